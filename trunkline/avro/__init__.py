@@ -1,0 +1,1 @@
+"""Avro: schema files are the truth; types are generated from them; values travel in Confluent wire format."""

@@ -1,0 +1,68 @@
+"""Values in Confluent wire format: a zero byte, the schema's id as a big-endian int32, the Avro body. Nothing more."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fastavro
+from fastavro.schema import SchemaParseException
+
+from trunkline.errors import Permanent, Poison, UsageError
+
+MAGIC = 0
+HEAD = 5
+
+
+class Codec:
+    """Writes and reads values of one schema."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            self.schema = fastavro.parse_schema(json.loads(text))
+        except (SchemaParseException, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"not an Avro schema: {error}") from None
+
+    def encode(self, value: Mapping[str, Any], schema_id: int) -> bytes:
+        """Write a value.
+
+        Raises:
+            Permanent: the value has a field the schema has not, lacks one without a default, or one of a wrong type.
+        """
+        out = io.BytesIO()
+        out.write(MAGIC.to_bytes(1, "big") + schema_id.to_bytes(4, "big"))
+        try:
+            fastavro.schemaless_writer(out, self.schema, value, strict_allow_default=True)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
+            raise Permanent(f"the record does not fit its schema: {error}") from None
+        return out.getvalue()
+
+    def decode(self, body: bytes, reader: "Codec | None" = None) -> dict[str, Any]:
+        """Read a body (without its five bytes) to the end, resolved to `reader`'s schema when that is another one.
+
+        Raises:
+            Poison: the body is not of this schema, or bytes are left over.
+        """
+        source = io.BytesIO(body)
+        try:
+            value = fastavro.schemaless_reader(source, self.schema, None if reader is None else reader.schema)
+        except Exception as error:  # noqa: BLE001 - whatever a hostile body makes the decoder raise
+            raise Poison(f"the body is no Avro of its schema: {type(error).__name__}: {error}") from None
+        if left := len(body) - source.tell():
+            raise Poison(f"{left} bytes are left over after the Avro body")
+        if not isinstance(value, dict):
+            raise Poison("the Avro body is no record")
+        return value
+
+
+def split(value: bytes | None) -> tuple[int, bytes]:
+    """Take a record's value apart into schema id and body.
+
+    Raises:
+        Poison: there is no value, or it does not begin as Confluent wire format does.
+    """
+    if value is None:
+        raise Poison("the record has no value")
+    if len(value) < HEAD or value[0] != MAGIC:
+        raise Poison("the value is no Avro in Confluent wire format: it has no zero byte and schema id in front")
+    return int.from_bytes(value[1:HEAD], "big"), value[HEAD:]

@@ -1,0 +1,126 @@
+"""A dead letter: the record as it was, byte for byte, and headers that say why it could not be delivered.
+
+The `__connect.errors.*` names are Kafka Connect's (KIP-298), so existing tools read them; `trunkline-*` are ours.
+The first origin is written once and survives replays; what describes the last failure is replaced.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from trunkline.event import Headers
+
+ORIGIN = ("trunkline-origin-topic", "trunkline-origin-partition", "trunkline-origin-offset")
+REPLAY_RUN = "trunkline-replay-run"
+REPLAY_COUNT = "trunkline-replay-count"
+FIRST_FAILED = "trunkline-first-failed-at"
+KEPT_ON_REPLAY = {*ORIGIN, REPLAY_COUNT, FIRST_FAILED}
+OURS = ("trunkline-", "__connect.errors.")
+LONGEST = 2048
+"""Characters of a message that a header keeps: all our headers together stay far below 16 KiB (D5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a record first stood."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an event is dead: `kind` is poison, permanent, exhausted or unknown; `stage` decode, process or deliver."""
+
+    flow: str
+    kind: str
+    stage: str
+    error: str
+    message: str
+    attempts: int
+    status: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What the headers of a dead letter say."""
+
+    origin: Origin
+    failure: Failure
+    first_failed_at: datetime
+    replays: int
+
+
+def origin_of(headers: Headers, here: Origin) -> Origin:
+    """Give the first origin: from the headers of a replayed record, else where the record stands."""
+    found = dict(headers)
+    if ORIGIN[0] not in found:
+        return here
+    return Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
+
+
+def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
+    """Give the headers of the dead letter: the event's own, untouched and in order, then ours."""
+    found = dict(headers)
+    at = failure.at.isoformat().encode()
+    ours: list[tuple[str, bytes]] = [
+        ("__connect.errors.topic", origin.topic.encode()),
+        ("__connect.errors.partition", str(origin.partition).encode()),
+        ("__connect.errors.offset", str(origin.offset).encode()),
+        ("__connect.errors.connector.name", failure.flow.encode()),
+        ("__connect.errors.stage", failure.stage.encode()),
+        ("__connect.errors.exception.class.name", failure.error.encode()),
+        ("__connect.errors.exception.message", failure.message[:LONGEST].encode()),
+        (ORIGIN[0], origin.topic.encode()),
+        (ORIGIN[1], str(origin.partition).encode()),
+        (ORIGIN[2], str(origin.offset).encode()),
+        (FIRST_FAILED, found.get(FIRST_FAILED, at)),
+        ("trunkline-last-failed-at", at),
+        ("trunkline-flow", failure.flow.encode()),
+        ("trunkline-class", failure.kind.encode()),
+        ("trunkline-stage", failure.stage.encode()),
+        ("trunkline-attempts", str(failure.attempts).encode()),
+        (REPLAY_COUNT, found.get(REPLAY_COUNT, b"0")),
+    ]
+    if failure.status is not None:
+        ours.append(("trunkline-http-status", str(failure.status).encode()))
+    return (*original(headers), *ours)
+
+
+def original(headers: Headers) -> Headers:
+    """Give the event's own headers: what the record had before it first failed."""
+    return tuple((name, value) for name, value in headers if not name.startswith(OURS))
+
+
+def read(headers: Iterable[tuple[str, bytes]]) -> Letter:
+    """Read a dead letter's headers.
+
+    Raises:
+        KeyError, ValueError: the record is not a dead letter of ours.
+    """
+    found = {name: value.decode() for name, value in headers if name.startswith(OURS)}
+    status = found.get("trunkline-http-status")
+    return Letter(
+        origin=Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])),
+        failure=Failure(
+            flow=found["trunkline-flow"],
+            kind=found["trunkline-class"],
+            stage=found["trunkline-stage"],
+            error=found["__connect.errors.exception.class.name"],
+            message=found["__connect.errors.exception.message"],
+            attempts=int(found["trunkline-attempts"]),
+            status=None if status is None else int(status),
+            at=datetime.fromisoformat(found["trunkline-last-failed-at"]),
+        ),
+        first_failed_at=datetime.fromisoformat(found[FIRST_FAILED]),
+        replays=int(found[REPLAY_COUNT]),
+    )
+
+
+def replayed(headers: Headers, run: str) -> Headers:
+    """Give the headers of the record that a replay sends: the event's own, its origin, and the run that sent it."""
+    kept = tuple((name, value) for name, value in headers if name in KEPT_ON_REPLAY and name != REPLAY_COUNT)
+    count = int(dict(headers).get(REPLAY_COUNT, b"0")) + 1
+    return (*original(headers), *kept, (REPLAY_COUNT, str(count).encode()), (REPLAY_RUN, run.encode()))

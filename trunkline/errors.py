@@ -1,0 +1,95 @@
+"""What can go wrong, drawn by what the caller does next.
+
+TrunklineError
+├── UsageError         a command, setting or file is wrong    tell the person, exit 2
+├── TopologyError      the declaration is wrong               refuse to start, every fault named, exit 2
+├── Rejected           a sender's request is wrong            answer with problem+json, publish nothing
+├── Unavailable        a part we depend on does not answer    tell the person or the sender to come back later, exit 1
+├── Halt               every event would fail so              pause what shares the cause, keep offsets, alarm
+└── Undeliverable      this one event failed
+    ├── Retryable      the target's fault                     its key waits and the call is repeated, bounded
+    ├── Permanent      the event's fault                      dead letter now
+    ├── Unknown        sent, and no answer came back          repeat under the same idempotency key
+    └── Poison         not even an event                      dead letter with the original bytes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TrunklineError(Exception):
+    """The root of everything Trunkline raises on purpose; the message is one line that a person can act on."""
+
+
+class UsageError(TrunklineError):
+    """A command, a setting or an input file is wrong; nothing was done. The CLI exits with 2."""
+
+
+class Rejected(TrunklineError):  # noqa: N818 - what happened to the request
+    """A sender's request is wrong: nothing was published. Answered as RFC 9457 problem+json.
+
+    `status` is the HTTP status, `title` the kind of mistake, the message this occurrence of it, and `fields` names
+    what to change as (path, what is wrong) pairs.
+    """
+
+    def __init__(self, status: int, title: str, detail: str, fields: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+        self.fields = tuple(fields)
+
+
+class Unavailable(TrunklineError):  # noqa: N818 - named for the state, as HTTP's 503 is
+    """The broker or the ledger does not answer now; nothing was acknowledged and the same call may work later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One mistake in a topology: the line that declared it, what is wrong and what to change."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}  {self.message}"
+
+
+class TopologyError(TrunklineError):
+    """The declaration is wrong: every fault at once, each with the line that declared it. The CLI exits with 2."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__("\n".join([*map(str, self.faults), f"{count}; nothing was started."]))
+
+
+class Halt(TrunklineError):  # noqa: N818 - the engine halts; it is not the event's error
+    """Every event would fail in the same way: stop what shares the cause, keep its offsets, tell a person."""
+
+
+class Undeliverable(TrunklineError):  # noqa: N818 - the word of DESIGN §5
+    """This one event could not be handled. `status` is the target's HTTP status, when it gave one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Retryable(Undeliverable):
+    """The target's fault: wait and call again. `after` is the target's own wish in seconds, when it named one."""
+
+    def __init__(self, message: str, *, status: int | None = None, after: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.after = after
+
+
+class Permanent(Undeliverable):
+    """The event's fault: the same call would be refused for ever."""
+
+
+class Unknown(Undeliverable):
+    """The request was sent and no answer came: the effect may or may not have happened."""
+
+
+class Poison(Undeliverable):
+    """The record is not an event: no magic byte, no known schema, bytes left over, missing identity."""

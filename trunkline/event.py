@@ -1,0 +1,118 @@
+"""What travels: an event with one identity for its whole life, and the headers that carry it (CloudEvents 1.0).
+
+Identity is (source, id). It is minted once at the edge; everything made from it is derived by hashing
+length-prefixed parts, so that the same input always gives the same output (SEMANTICS I2).
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from trunkline.errors import Poison
+
+D = TypeVar("D", bound=Mapping[str, Any])
+E = TypeVar("E", bound=Mapping[str, Any])
+
+Headers = tuple[tuple[str, bytes], ...]
+
+REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[D]):
+    """One thing that happened.
+
+    A source gives `id`, `time` (aware; when it happened) and `data`; the bus adds `source`, `type` and `key`.
+    `key` is the value whose order is kept, as text; None when the topic declares no key.
+    """
+
+    id: str
+    time: datetime
+    data: D
+    source: str = ""
+    type: str = ""
+    key: str | None = None
+    traceparent: str | None = None
+
+    def having(self, data: E) -> "Event[E]":
+        """Return the same event with other data: what an enriching step gives back."""
+        return replace(self, data=data)  # type: ignore[arg-type, return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A step's answer for an event that goes no further; it is counted as filtered under `reason`."""
+
+    reason: str
+
+
+def digest(*parts: str | bytes | None) -> bytes:
+    """SHA-256 over length-prefixed parts; None differs from the empty string."""
+    h = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            h.update(b"\xff" * 8)
+            continue
+        raw = part.encode() if isinstance(part, str) else part
+        h.update(len(raw).to_bytes(8, "big"))
+        h.update(raw)
+    return h.digest()
+
+
+def name_of(digested: bytes) -> str:
+    """Give 32 lower-case base32 characters of a digest: short enough for every target's key limit."""
+    return base64.b32encode(digested)[:32].decode().lower()
+
+
+def derived_id(parent: Event[Any], topic: str, key: str | None, ordinal: int) -> str:
+    """Give the id of a record that a route made; `ordinal` counts the parent's records of that topic and key (I2)."""
+    return name_of(digest(parent.source, parent.id, topic, key, str(ordinal)))
+
+
+def idempotency_key(bus: str, sink: str, source: str, event_id: str, call: str = "") -> str:
+    """Give the key sent to a target: the same for every attempt, worker, restart and replay; 32 ASCII characters."""
+    return name_of(digest(bus, sink, source, event_id, call))
+
+
+def to_headers(event: Event[Any]) -> Headers:
+    """Write an event's identity as Kafka headers (CloudEvents Kafka binding 1.0.2, binary mode)."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.id.encode()),
+        ("ce_source", event.source.encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_time", event.time.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()),
+        ("content-type", b"application/avro"),
+    ]
+    if event.key is not None:
+        headers.append(("ce_subject", event.key.encode()))
+    if event.traceparent is not None:
+        headers.append(("traceparent", event.traceparent.encode()))
+    return tuple(headers)
+
+
+def from_headers(headers: Iterable[tuple[str, bytes | None]], key: bytes | None) -> Event[Mapping[str, Any]]:
+    """Read an event's identity back; its data is still empty.
+
+    Raises:
+        Poison: a required CloudEvents header is missing or no UTF-8, the time is no RFC 3339 time, the key no UTF-8.
+    """
+    found = {name: value for name, value in headers if value is not None}
+    if missing := [name for name in REQUIRED if name not in found]:
+        raise Poison(f"the record has no {', '.join(missing)} header, so it is no event")
+    try:
+        trace = found.get("traceparent")
+        return Event(
+            id=found["ce_id"].decode(),
+            source=found["ce_source"].decode(),
+            type=found["ce_type"].decode(),
+            time=datetime.fromisoformat(found["ce_time"].decode()).astimezone(UTC),
+            key=None if key is None else key.decode(),
+            traceparent=None if trace is None else trace.decode(),
+            data={},
+        )
+    except ValueError as error:
+        raise Poison(f"a header or the key of the record cannot be read: {error}") from None

@@ -1,0 +1,260 @@
+"""What a topology is made of.
+
+Frozen values: building them opens nothing, reads no secret and never raises; `check` names every mistake at once,
+each with the line that made it.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from trunkline.adapters import Sink, Source
+from trunkline.avro.files import Schema, schema_of
+from trunkline.event import Drop, Event
+from trunkline.settings import Env, Secret
+from trunkline.verdict import Retry
+
+Step = Callable[..., Event[Any] | Drop]
+Route = Callable[[Event[Any]], Iterable[Mapping[str, Any]]]
+
+LIBRARY = str(Path(__file__).parent.parent)
+
+
+def minutes(count: float) -> timedelta:
+    """Give a duration."""
+    return timedelta(minutes=count)
+
+
+def days(count: float) -> timedelta:
+    """Give a duration."""
+    return timedelta(days=count)
+
+
+def declared_at() -> str:
+    """Give `file:line` of the first caller outside the library, relative to the working directory."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller without building a traceback
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith((LIBRARY, "<")) or "abc.py" in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{here}:{frame.f_lineno}"
+
+
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """Anything written in topology.py: it knows its line."""
+
+    where: str = field(default_factory=declared_at, kw_only=True, repr=False)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """Send a secret in a header."""
+
+    secret: Secret
+    header: str = "X-Api-Key"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `events` calls per second or minute, by each process, with up to a tenth of a period's worth at once."""
+
+    events: float
+    per: Literal["second", "minute"] = "second"
+
+
+@dataclass(frozen=True, eq=False)
+class Target(Declared):
+    """A remote system: every sink that names it shares one connection pool and one limit."""
+
+    name: str
+    url: Env
+    auth: ApiKey | None = None
+    limit: Limit | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Topic(Declared):
+    """A topic, the record on it, and the field of the record whose order is kept."""
+
+    name: str
+    record: type
+    key: str | None = None
+    partitions: int = 6
+    keep: timedelta = timedelta(days=7)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema file of the record."""
+        return schema_of(self.record)
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Declared):
+    """A compacted topic, held in memory by every worker that enriches from it: the last row of each key."""
+
+    name: str
+    record: type
+    key: str
+    partitions: int = 1
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema file of a row."""
+        return schema_of(self.record)
+
+
+@dataclass(frozen=True, eq=False)
+class Enrich(Declared):
+    """A step that looks things up: `step(event, table, …)` gets each table as a read-only mapping of key to row."""
+
+    step: Step
+    tables: tuple[Table, ...]
+
+    def __init__(self, step: Step, *tables: Table) -> None:
+        object.__setattr__(self, "step", step)
+        object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "where", declared_at())
+
+
+@dataclass(frozen=True, eq=False)
+class Publish(Declared):
+    """Events that a source posts, onto a topic."""
+
+    source: Source
+    to: Topic
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Process(Declared):
+    """Events of a topic through steps, then by one route per output topic onto these, in transactions."""
+
+    topic: Topic
+    steps: Sequence[Step | Enrich]
+    to: Mapping[Topic, Route]
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Deliver(Declared):
+    """Events of a topic to a target, in order per key; what cannot be delivered becomes a dead letter of this flow."""
+
+    topic: Topic
+    to: Sink
+    retry: Retry = field(default_factory=Retry)
+    name: str = ""
+
+
+Flow = Publish | Process | Deliver
+
+
+def body_of(step: Step | Enrich) -> Step:
+    """Give the function of a step."""
+    return step.step if isinstance(step, Enrich) else step
+
+
+def tables_of(step: Step | Enrich) -> tuple[Table, ...]:
+    """Give the tables that a step looks things up in."""
+    return step.tables if isinstance(step, Enrich) else ()
+
+
+def flow_name(flow: Flow) -> str:
+    """Give a flow's name, which is its identity (I1)."""
+    if flow.name:
+        return flow.name
+    match flow:
+        case Publish():
+            return flow.source.name
+        case Deliver():
+            return f"{flow.topic.name}.{flow.to.name}"
+        case Process():
+            first = body_of(flow.steps[0]) if flow.steps else next(iter(flow.to.values()), None)
+            return f"{flow.topic.name}.{getattr(first, '__name__', 'process')}"
+
+
+@dataclass(frozen=True, eq=False)
+class Bus(Declared):
+    """Everything that flows: a name and flows in the order in which an event travels."""
+
+    name: str
+    flows: Sequence[Flow]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flows", tuple(self.flows))
+
+    def named(self) -> Iterator[tuple[str, Flow]]:
+        """Yield every flow with its name."""
+        return ((flow_name(flow), flow) for flow in self.flows)
+
+    @property
+    def publishing(self) -> dict[str, Publish]:
+        """The flows that begin at a source, by the source's name: the last part of the gateway's path."""
+        return {flow.source.name: flow for flow in self.flows if isinstance(flow, Publish)}
+
+    @property
+    def processing(self) -> dict[str, Process]:
+        """The flows from topic to topics, by name."""
+        return {name: flow for name, flow in self.named() if isinstance(flow, Process)}
+
+    @property
+    def delivering(self) -> dict[str, Deliver]:
+        """The flows that end at a target, by name."""
+        return {name: flow for name, flow in self.named() if isinstance(flow, Deliver)}
+
+    @property
+    def sources(self) -> list[Source]:
+        """Every source."""
+        return [flow.source for flow in self.publishing.values()]
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Every sink."""
+        return [flow.to for flow in self.delivering.values()]
+
+    @property
+    def topics(self) -> list[Topic]:
+        """Every topic that a flow writes or reads, in order of first use."""
+        used: dict[str, Topic] = {}
+        for flow in self.flows:
+            match flow:
+                case Publish():
+                    used.setdefault(flow.to.name, flow.to)
+                case Process():
+                    for topic in (flow.topic, *flow.to):
+                        used.setdefault(topic.name, topic)
+                case Deliver():
+                    used.setdefault(flow.topic.name, flow.topic)
+        return list(used.values())
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table that a step enriches from, in order of first use."""
+        found = (table for flow in self.processing.values() for step in flow.steps for table in tables_of(step))
+        return list({table.name: table for table in found}.values())
+
+
+def group_of(bus: Bus, flow: str) -> str:
+    """Give the consumer group of a flow, also the head of its transactional id."""
+    return f"{bus.name}.{flow}"
+
+
+def dead_letters_of(flow: str) -> str:
+    """Give the dead-letter topic of a flow."""
+    return f"{flow}.dlq"
+
+
+def replay_of(flow: str) -> str:
+    """Give the topic that only this flow reads, and that only a replay writes."""
+    return f"{flow}.replay"
+
+
+def schemas_of(bus: Bus) -> str:
+    """Give the topic of the embedded schema registry."""
+    return f"trunkline.{bus.name}.schemas"

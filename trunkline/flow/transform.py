@@ -1,0 +1,100 @@
+"""One event through the steps and routes of a process flow: pure, shared by the engine and by `walk`."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trunkline.errors import Permanent, TrunklineError
+from trunkline.event import Drop, Event, derived_id
+from trunkline.flow.declare import Process, Topic, body_of, tables_of
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The records that the routes made, each with its topic; at least one."""
+
+    records: tuple[tuple[Topic, Event[Any]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """A step dropped the event."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unrouted:
+    """No route made a record of the event."""
+
+
+Outcome = Routed | Filtered | Unrouted
+
+
+def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str, Rows]) -> Outcome:
+    """Run steps, then routes; `tables` holds the rows of every table by its name, `source` names the flow's records.
+
+    Raises:
+        Permanent: a step or route raised something that is no OSError and none of ours (P3), naming where.
+        TrunklineError, OSError: as raised by the step or route.
+    """
+    for step in flow.steps:
+        body = body_of(step)
+        with_tables = [tables[table.name] for table in tables_of(step)]
+        match run(body, event, *with_tables):
+            case Drop(reason):
+                return Filtered(reason)
+            case Event() as event:
+                pass
+            case other:
+                raise Permanent(f"{body.__name__} returned {type(other).__name__}, no Event or Drop")
+    records: list[tuple[Topic, Event[Any]]] = []
+    for topic, route in flow.to.items():
+        ordinals: Counter[str | None] = Counter()
+        for data in run(route_to_list, route, event):
+            key = key_of(topic, data)
+            made = Event(
+                id=derived_id(event, topic.name, key, ordinals[key]),
+                source=source,
+                type=topic.schema.event_type,
+                time=event.time,
+                key=key,
+                data=data,
+                traceparent=event.traceparent,
+            )
+            ordinals[key] += 1
+            records.append((topic, made))
+    return Routed(tuple(records)) if records else Unrouted()
+
+
+def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:
+    """Run a route to its end: it may be a generator, which raises only while it is read."""
+    return list(route(event))
+
+
+def run(body: Any, *arguments: Any) -> Any:
+    """Call a step or route; what it raises by mistake is the event's fault."""
+    try:
+        return body(*arguments)
+    except (TrunklineError, OSError, TimeoutError):
+        raise
+    except Exception as error:
+        name = getattr(arguments[0], "__name__", "") if body is route_to_list else body.__name__
+        raise Permanent(f"bug in {name}: {type(error).__name__}: {error}") from error
+
+
+def key_of(topic: Topic, data: Mapping[str, Any]) -> str | None:
+    """Give the key of a record: the declared field as text; None when no key is declared or the field is null.
+
+    Raises:
+        Permanent: the record has no such field.
+    """
+    if topic.key is None:
+        return None
+    if topic.key not in data:
+        raise Permanent(f"the record for {topic.name} has no {topic.key}, which is the topic's key")
+    value = data[topic.key]
+    return None if value is None else str(value)

@@ -1,0 +1,129 @@
+"""Where Trunkline runs: about ten settings, read from TRUNKLINE_* variables; everything else is in topology.py.
+
+A nested setting is written with two underscores (TRUNKLINE_KAFKA__BOOTSTRAP). Any variable may be given as
+NAME_FILE instead, naming a file that holds the value. A TRUNKLINE_ variable that means nothing is an error.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trunkline.errors import UsageError
+
+PREFIX = "TRUNKLINE_"
+
+
+class Kafka(BaseModel):
+    """How to reach the broker."""
+
+    bootstrap: str | None = Field(default=None, description="host:port[,host:port]; unset: the local broker")
+    replication: int = Field(default=1, ge=1, description="replication factor of the topics that `topics apply` makes")
+    min_insync: int = Field(default=1, ge=1, description="min.insync.replicas of these topics")
+
+
+class Ledger(BaseModel):
+    """Where deliveries are recorded."""
+
+    path: Path = Field(default=Path("var/ledger.db"), description="the SQLite file, shared by the workers of a machine")
+
+
+class Gateway(BaseModel):
+    """The one HTTP port of a worker: webhooks, schemas, health and metrics."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8701, ge=0, le=65535, description="0 takes a free port")
+
+
+class Worker(BaseModel):
+    """One process of `trunkline run`."""
+
+    slot: int = Field(default=0, ge=0, description="a number that differs between the processes of one machine")
+    drain_seconds: float = Field(default=25.0, gt=0, description="how long SIGTERM waits for calls in flight")
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop and production."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid")
+
+    kafka: Kafka = Kafka()
+    ledger: Ledger = Ledger()
+    gateway: Gateway = Gateway()
+    worker: Worker = Worker()
+    state: Path = Field(default=Path("var"), description="development state: the local broker, the demo's target")
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """A value that comes from the environment when the bus starts, not when the topology is imported."""
+
+    name: str
+
+    def read(self, environment: Mapping[str, str] = os.environ) -> str:
+        """Return the value, from NAME or from the file that NAME_FILE names.
+
+        Raises:
+            UsageError: neither is set, or the file cannot be read.
+        """
+        if (value := environment.get(self.name)) is not None:
+            return value
+        if (path := environment.get(f"{self.name}_FILE")) is not None:
+            try:
+                return Path(path).read_text().rstrip("\n")
+            except OSError as error:
+                raise UsageError(f"{self.name}_FILE names {path}, which cannot be read: {error.strerror}") from None
+        raise UsageError(f"{self.name} is not set. Set it, or {self.name}_FILE, or pass --env FILE (dev.env has one).")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret(Env):
+    """An environment value that never appears in a log, a topic, the ledger or an exception."""
+
+
+def env(name: str) -> Env:
+    """Name an environment variable; it is read when the bus starts."""
+    return Env(name)
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Raises:
+        UsageError: an unknown TRUNKLINE_ variable (with a suggestion) or a value of the wrong kind, by its name.
+    """
+    known = set(names())
+    given = [name for name in environment if name.startswith(PREFIX)]
+    for name in given:
+        base = name.removesuffix("_FILE")
+        if base not in known:
+            close = difflib.get_close_matches(base, known, n=1)
+            raise UsageError(f"{name} is no setting.{f' Did you mean {close[0]}?' if close else ''}")
+    values: dict[str, object] = {}
+    for name in known:
+        if name in environment or f"{name}_FILE" in environment:
+            *parents, leaf = name.removeprefix(PREFIX).lower().split("__")
+            node = values
+            for parent in parents:
+                node = node.setdefault(parent, {})  # type: ignore[assignment]
+            node[leaf] = Env(name).read(environment)
+    try:
+        return Settings(**values)  # type: ignore[arg-type]  # nested values by name, checked by pydantic
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"{name} is {first['input']!r}: {first['msg'].lower()}.") from None
+
+
+def names() -> Iterator[str]:
+    """Yield the name of every variable that is a setting."""
+    for field, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            for leaf in info.annotation.model_fields:
+                yield f"{PREFIX}{field}__{leaf}".upper()
+        else:
+            yield f"{PREFIX}{field}".upper()

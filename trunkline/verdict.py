@@ -1,0 +1,192 @@
+"""What a target's answer means, and what to do about it: two pure functions over two closed unions.
+
+    answer or exception ──judge──▶ Verdict ──decide──▶ Action
+
+The table is the whole policy; adapters that know better return a Verdict of their own.
+"""
+
+import email.utils
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from trunkline.errors import Halt, Permanent, Poison, Retryable, Undeliverable, Unknown
+
+KEPT = 200
+"""Characters of a target's own words that are kept in a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The target has it."""
+
+    status: int
+
+
+Verdict = Delivered | Retryable | Permanent | Unknown | Poison | Halt
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long one event is tried before it becomes a dead letter, and how the waits grow (full jitter)."""
+
+    give_up_after: timedelta = timedelta(minutes=15)
+    longest: timedelta = timedelta(minutes=1)
+    first: timedelta = timedelta(milliseconds=500)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Record the delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Call again after `seconds`; the lane waits."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Write a dead letter: `kind` is one of poison, permanent, exhausted, unknown."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Pause the sink, keep its offsets, tell a person why."""
+
+    reason: str
+
+
+Action = Done | Again | Bury | Stop
+
+
+def judge(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime, keyed: bool = True) -> Verdict:
+    """Say what an HTTP answer means (RFC 9110; 409 and 422 as in draft-ietf-httpapi-idempotency-key-header-07).
+
+    `keyed` says that the request carried our idempotency key; `now` is the wall clock that a Retry-After date is
+    measured against.
+    """
+    said = f"answered {status}{words(body)}"
+    match status:
+        case _ if 200 <= status < 300:
+            return Delivered(status)
+        case 401 | 407:
+            return Halt(f"the target {said}: it does not accept our credentials. Check the secret of this target.")
+        case _ if 300 <= status < 400:
+            return Halt(f"the target {said}: redirects are never followed. Put the new address in the target's URL.")
+        case 409 if keyed:
+            return Retryable(f"{said}: an earlier attempt is still running", status=status, after=wished(headers, now))
+        case 408 | 425 | 429:
+            return Retryable(said, status=status, after=wished(headers, now))
+        case _ if status >= 500:
+            return Retryable(said, status=status, after=wished(headers, now))
+        case _:
+            return Permanent(said, status=status)
+
+
+def of_exception(error: Exception) -> Verdict:
+    """Say what an exception from an adapter or a call means; a Python bug is the event's fault (under the guard)."""
+    match error:
+        case Retryable() | Permanent() | Unknown() | Poison() | Halt():
+            return error
+        case OSError() | TimeoutError():
+            return Retryable(f"{type(error).__name__}: {error}")
+        case _:
+            return Permanent(f"bug in the adapter: {type(error).__name__}: {error}")
+
+
+def decide(verdict: Verdict, *, attempt: int, elapsed: float, retry: Retry, random: Callable[[], float]) -> Action:
+    """Turn a verdict into what happens next.
+
+    `attempt` counts from 1, `elapsed` is the seconds since the first one, `random` gives numbers in [0, 1).
+    """
+    match verdict:
+        case Delivered():
+            return Done()
+        case Halt():
+            return Stop(str(verdict))
+        case Permanent():
+            return Bury("permanent")
+        case Poison():
+            return Bury("poison")
+        case Retryable() | Unknown():
+            wait = backoff(attempt, retry, random)
+            if isinstance(verdict, Retryable) and verdict.after is not None:
+                wait = max(wait, min(verdict.after, retry.give_up_after.total_seconds()))
+            if elapsed + wait > retry.give_up_after.total_seconds():
+                return Bury("unknown" if isinstance(verdict, Unknown) else "exhausted")
+            return Again(wait)
+        case _:
+            assert_never(verdict)
+
+
+def backoff(attempt: int, retry: Retry, random: Callable[[], float]) -> float:
+    """Seconds to wait after the attempt: exponential with full jitter, never above `retry.longest`."""
+    longest = retry.longest.total_seconds()
+    return random() * min(longest, retry.first.total_seconds() * 2.0 ** min(attempt - 1, 32))
+
+
+def wished(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read Retry-After as seconds from now (RFC 9110 §10.2.3): a number or an HTTP date; None when absent or absurd."""
+    if (value := headers.get("retry-after")) is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, (email.utils.parsedate_to_datetime(value) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def words(body: bytes) -> str:
+    """Give the start of what the target said, on one line and harmless to a terminal."""
+    text = " ".join(body[: KEPT * 4].decode(errors="replace").split())
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:KEPT]
+    return f": {plain}" if plain else ""
+
+
+@dataclass(slots=True)
+class Guard:
+    """Notices that it is not the event but everything: counts refusals in a row (DESIGN §5, SEMANTICS D11).
+
+    Twenty permanent failures of one kind in a row over at least five keys, or a 403 or 410 for five different keys in
+    a row, are a Halt: a bad release dead-letters twenty events and not a topic.
+    """
+
+    kind: str = ""
+    count: int = 0
+    keys: set[bytes | None] = field(default_factory=set)
+    barred: set[bytes | None] = field(default_factory=set)
+
+    def consider(self, verdict: Verdict, key: bytes | None) -> Verdict:
+        """Return the verdict, or a Halt in its place when too many in a row are alike."""
+        if not isinstance(verdict, Undeliverable):
+            self.clear()
+            return verdict
+        if not isinstance(verdict, Permanent):
+            return verdict
+        kind = f"{verdict.status}" if verdict.status is not None else str(verdict)
+        if kind != self.kind:
+            self.clear()
+            self.kind = kind
+        self.count += 1
+        if len(self.keys) < 5:
+            self.keys.add(key)
+        if verdict.status in (403, 410):
+            self.barred.add(key)
+            if len(self.barred) >= 5:
+                return Halt(f"{len(self.barred)} different keys in a row were refused: {verdict}")
+        if self.count > 20 and len(self.keys) >= 5:
+            return Halt(f"{self.count - 1} events in a row were refused alike: {verdict}")
+        return verdict
+
+    def clear(self) -> None:
+        """Forget the row."""
+        self.kind, self.count = "", 0
+        self.keys.clear()
+        self.barred.clear()
