@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class Schema:
     name: str
     version: int
     path: Path
-    definition: Mapping[str, Any]
+    definition: Mapping[str, Any] = field(compare=False, repr=False)
 
     @property
     def text(self) -> str:

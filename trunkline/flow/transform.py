@@ -7,7 +7,7 @@ from typing import Any
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
-from trunkline.flow.declare import Process, Topic, body_of, tables_of
+from trunkline.flow.declare import Bus, Process, Publish, Topic, body_of, tables_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -84,6 +84,23 @@ def run(body: Any, *arguments: Any) -> Any:
     except Exception as error:
         name = getattr(arguments[0], "__name__", "") if body is route_to_list else body.__name__
         raise Permanent(f"bug in {name}: {type(error).__name__}: {error}") from error
+
+
+def stamp(bus: Bus, flow: Publish, event: Event[Any]) -> Event[Any]:
+    """Give an event of a source its place on the bus: source, type and key.
+
+    Raises:
+        Permanent: the event lacks the field that is its topic's key.
+    """
+    return Event(
+        id=event.id,
+        time=event.time,
+        data=event.data,
+        source=f"{bus.name}/{flow.source.name}",
+        type=flow.to.schema.event_type,
+        key=key_of(flow.to, event.data),
+        traceparent=event.traceparent,
+    )
 
 
 def key_of(topic: Topic, data: Mapping[str, Any]) -> str | None:

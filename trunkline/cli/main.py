@@ -1,0 +1,52 @@
+"""`trunkline`: every command, and the one place where an error becomes a line and an exit code."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline import __version__
+from trunkline.cli import broker
+from trunkline.cli.project import read_env, talk
+from trunkline.errors import TopologyError, TrunklineError, UsageError
+
+commands = typer.Typer(
+    name="trunkline",
+    help="An event-driven integration bus: change events in, idempotent API calls out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+commands.add_typer(broker.app, name="broker")
+
+
+def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"trunkline {__version__}")
+        raise typer.Exit
+
+
+@commands.callback()
+def main(
+    env: Annotated[Path | None, typer.Option(help="Read NAME=value lines first; variables already set win.")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True)] = False,  # noqa: ARG001, FBT002
+) -> None:
+    """Run with --help for the commands."""
+    if env is not None:
+        read_env(env)
+
+
+def app() -> None:
+    """Run the command line; exits 0, 1 (failed) or 2 (wrong use or declaration)."""
+    try:
+        commands()
+    except TopologyError as error:
+        talk.print(str(error), markup=False)
+        sys.exit(2)
+    except UsageError as error:
+        talk.print(f"trunkline: {error}", markup=False)
+        sys.exit(2)
+    except TrunklineError as error:
+        talk.print(f"trunkline: {error}", markup=False)
+        sys.exit(1)

@@ -1,0 +1,127 @@
+"""One raw request through the whole bus without any I/O, clock or retry: what every source, step, route and sink does.
+
+Serves users' tests, explanations and documentation; the engine runs the same functions.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trunkline.adapters import Request, Response, Source, WebhookRequest
+from trunkline.avro.codec import HEAD, Codec
+from trunkline.errors import Permanent, Poison, TrunklineError, UsageError
+from trunkline.event import Event
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, flow_name
+from trunkline.flow.transform import Filtered, Routed, Rows, stamp, transform
+from trunkline.verdict import Verdict, of_exception
+
+OK = Response(200)
+EXAMPLES = Path("producers/examples")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What became of a request; the mappings are by topic, flow or sink name and hold only what happened."""
+
+    events: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
+    """Events by the topic they were written to."""
+    filtered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Reasons for which a flow's steps dropped an event."""
+    unrouted: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
+    """Events of which a flow's routes made nothing."""
+    requests: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
+    """Requests by sink."""
+    verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
+    """What each sink made of the answers."""
+    dead: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
+    """What becomes a dead letter at once, by sink, or by flow where a step failed."""
+
+
+def walk(
+    bus: Bus,
+    source: Source,
+    request: str | bytes | WebhookRequest,
+    *,
+    tables: Mapping[Table, Rows] | None = None,
+    answers: Mapping[str, Response] | None = None,
+) -> Journey:
+    """Follow one request of `source`: an example's file name, a body, or a whole request; its signature is not checked.
+
+    `tables` holds rows by key for every table that a step uses (absent: empty); `answers` what a target would answer,
+    by sink (absent: 200).
+
+    Raises:
+        Rejected: the request is wrong, as the sender would be told.
+        UsageError: there is no such example.
+    """
+    journey = Journey()
+    rows = {table.name: found for table, found in (tables or {}).items()}
+    rows = {table.name: rows.get(table.name, {}) for table in bus.tables}
+    for flow in bus.flows:
+        match flow:
+            case Publish() if flow.source is source:
+                for event in source.events(read(request)):
+                    stamped = stamp(bus, flow, event)
+                    journey.events[flow.to.name].append(through(flow.to, stamped))
+            case Process():
+                for event in journey.events.get(flow.topic.name, ()):
+                    process(journey, bus, flow, event, rows)
+            case Deliver():
+                for event in journey.events.get(flow.topic.name, ()):
+                    deliver(journey, flow, event, (answers or {}).get(flow.to.name, OK))
+            case Publish():
+                pass
+    return journey
+
+
+def read(request: str | bytes | WebhookRequest) -> WebhookRequest:
+    """Give a request from an example's name or from a body."""
+    match request:
+        case WebhookRequest():
+            return request
+        case bytes():
+            return WebhookRequest({"content-type": "application/json"}, request)
+        case str():
+            path = EXAMPLES / request
+            if not path.is_file():
+                raise UsageError(f"there is no example {path}; examples are raw requests as they really arrive.")
+            return WebhookRequest({"content-type": "application/json"}, path.read_bytes())
+
+
+def through(topic: Topic, event: Event[Any]) -> Event[Any]:
+    """Write an event to Avro and read it back, as the topic would."""
+    codec = Codec(topic.schema.text)
+    return event.having(codec.decode(codec.encode(event.data, 0)[HEAD:]))
+
+
+def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: Mapping[str, Rows]) -> None:
+    """Run one event through steps and routes and note what came of it."""
+    name = flow_name(flow)
+    try:
+        match transform(flow, f"{bus.name}/{name}", event, rows):
+            case Routed(records):
+                written: Sequence[tuple[Topic, Event[Any]]] = [(topic, through(topic, made)) for topic, made in records]
+                for topic, made in written:
+                    journey.events[topic.name].append(made)
+            case Filtered(reason):
+                journey.filtered[name].append(reason)
+            case _:
+                journey.unrouted[name].append(event)
+    except (TrunklineError, OSError) as error:
+        journey.dead[name].append(of_exception(error))
+
+
+def deliver(journey: Journey, flow: Deliver, event: Event[Any], answer: Response) -> None:
+    """Ask the sink for its request, give it the answer, and note what came of it."""
+    sink = flow.to
+    verdict: Verdict
+    try:
+        journey.requests[sink.name].append(sink.request(event))
+        verdict = sink.verdict(answer)
+    except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+        verdict = of_exception(error)
+    journey.verdicts[sink.name].append(verdict)
+    if isinstance(verdict, Permanent | Poison):
+        journey.dead[sink.name].append(verdict)

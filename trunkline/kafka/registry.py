@@ -1,0 +1,174 @@
+"""The embedded schema registry: a topic of one partition that is never compacted and never expires (I4).
+
+A schema's id is the offset of the first record with its fingerprint: write it, read back to the end, then use it. So
+two registrars that race always agree, and no service has to run.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from trunkline.avro.codec import Codec, split
+from trunkline.avro.files import Schema, fingerprint
+from trunkline.errors import Poison, Unavailable
+
+PATIENCE = 10.0
+NOT_FOUND_FOR = 5.0
+
+
+class Registry:
+    """Schemas by id, and ids by schema; safe to use from several threads."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._partition = TopicPartition(topic, 0)
+        self._lock = threading.Lock()
+        self._consumer: Consumer | None = None
+        self._next = 0
+        self._texts: dict[int, str] = {}
+        self._ids: dict[bytes, int] = {}
+        self._codecs: dict[int, Codec] = {}
+        self._missing: dict[int, float] = {}
+
+    def id_of(self, text: str) -> int:
+        """Give the id of a schema, registered when it is new.
+
+        Raises:
+            Unavailable: the broker does not answer, or the registry's topic is missing.
+        """
+        mark = fingerprint(text)
+        with self._lock:
+            if mark not in self._ids:
+                self._catch_up()
+            if mark not in self._ids:
+                self._append(mark, text.encode())
+                self._catch_up()
+            return self._ids[mark]
+
+    def text_of(self, schema_id: int) -> str | None:
+        """Give the schema with this id as JSON text, None when there is none (asked again after five seconds).
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        if (text := self._texts.get(schema_id)) is not None:
+            return text
+        with self._lock:
+            if schema_id not in self._texts and time.monotonic() > self._missing.get(schema_id, 0.0):
+                self._catch_up()
+                if schema_id not in self._texts:
+                    self._missing[schema_id] = time.monotonic() + NOT_FOUND_FOR
+            return self._texts.get(schema_id)
+
+    def codec_of(self, schema_id: int) -> Codec:
+        """Give the codec of the schema with this id.
+
+        Raises:
+            Poison: no schema has this id.
+            Unavailable: the broker does not answer.
+        """
+        if (codec := self._codecs.get(schema_id)) is not None:
+            return codec
+        if (text := self.text_of(schema_id)) is None:
+            raise Poison(f"the value names schema {schema_id}, which nobody registered")
+        return self._codecs.setdefault(schema_id, Codec(text))
+
+    def close(self) -> None:
+        """Leave the broker."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _append(self, mark: bytes, value: bytes) -> None:
+        producer = Producer(
+            {"bootstrap.servers": self._bootstrap, "acks": "all", "enable.idempotence": True, "log_level": 0,
+             "message.timeout.ms": int(PATIENCE * 1000)}
+        )  # fmt: skip
+        failures: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, _: Any) -> None:
+            if error is not None:
+                failures.append(error)
+
+        if self._next == 0:
+            # Ids begin at 1, as clients of other registries expect: the first record says what the topic is.
+            producer.produce(self._topic, key=b"", value=b'"trunkline schema registry"', on_delivery=delivered)
+        producer.produce(self._topic, key=mark, value=value, on_delivery=delivered)
+        if producer.flush(PATIENCE + 1) or failures:
+            why = failures[0].str() if failures else "no answer"
+            raise Unavailable(f"a schema cannot be registered on {self._topic}: {why}")
+
+    def _catch_up(self) -> None:
+        """Read what was registered since the last time, to the end."""
+        try:
+            if self._consumer is None:
+                self._consumer = Consumer(
+                    {"bootstrap.servers": self._bootstrap, "group.id": "trunkline-registry-reader", "log_level": 0,
+                     "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
+                )  # fmt: skip
+                self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
+            _, end = self._consumer.get_watermark_offsets(self._partition, timeout=PATIENCE)
+            until = time.monotonic() + PATIENCE
+            while self._next < end:
+                message = self._consumer.poll(0.1)
+                if message is None:
+                    if time.monotonic() > until:
+                        raise Unavailable(f"{self._topic} cannot be read to its end")
+                    continue
+                if (error := message.error()) is not None:
+                    raise KafkaException(error)  # noqa: TRY301 - told to the caller as all broker errors are
+                self._learn(message.offset() or 0, message.key() or b"", message.value() or b"")
+        except KafkaException as error:
+            raise Unavailable(f"the schemas on {self._topic} cannot be read: {error.args[0].str()}") from None
+
+    def _learn(self, offset: int, mark: bytes | str, value: bytes | str) -> None:
+        self._next = offset + 1
+        raw = value if isinstance(value, bytes) else value.encode()
+        if isinstance(mark, bytes) and mark and fingerprint(raw.decode(errors="replace")) == mark:
+            self._texts[offset] = raw.decode()
+            self._ids.setdefault(mark, offset)
+
+
+class Format:
+    """How the values of one topic are written and read: Avro in Confluent wire format, schemas from the registry."""
+
+    def __init__(self, registry: Registry, schema: Schema) -> None:
+        """Register the schema, so that no event waits for it.
+
+        Raises:
+            Unavailable: the broker does not answer, or the registry's topic is missing.
+        """
+        self._registry = registry
+        self._id = registry.id_of(schema.text)
+        self._codec = Codec(schema.text)
+
+    def encode(self, data: Mapping[str, Any]) -> bytes:
+        """Write a value.
+
+        Raises:
+            Permanent: the data do not fit the schema.
+        """
+        return self._codec.encode(data, self._id)
+
+    def decode(self, value: bytes | None) -> dict[str, Any]:
+        """Read a value, whatever version of the schema wrote it.
+
+        Raises:
+            Poison: it is no Avro in Confluent wire format of a known schema, or bytes are left over.
+            Unavailable: its schema is unknown here and the broker does not answer.
+        """
+        writer, body = split(value)
+        if writer == self._id:
+            return self._codec.decode(body)
+        return self._registry.codec_of(writer).decode(body, self._codec)
+
+
+def answer(registry: Registry, schema_id: int) -> bytes | None:
+    """Give the body of GET /schemas/ids/{id}, as Confluent's registry answers it; None when there is none."""
+    text = registry.text_of(schema_id)
+    return None if text is None else json.dumps({"schema": text, "schemaType": "AVRO"}).encode()

@@ -1,0 +1,58 @@
+"""Claims: what a source has posted, so that a repeat is recognised and never published twice (G1)."""
+
+import enum
+import sqlite3
+from typing import Literal
+
+from trunkline.event import digest
+
+PATIENCE = 15.0
+"""Seconds for which a claim is its owner's: longer than the producer tries."""
+
+Answer = Literal["ours", "published", "pending", "conflict"]
+
+
+class State(enum.IntEnum):
+    """How far a posted event is."""
+
+    PENDING = 1
+    PUBLISHED = 2
+
+
+def id_of(source: str, event_id: str) -> bytes:
+    """Give the claim's id."""
+    return digest(source, event_id)[:16]
+
+
+def take(db: sqlite3.Connection, claim: bytes, payload: bytes, owner: str, now: float) -> Answer:
+    """Claim an event before it is published.
+
+    "ours": publish it. "published": it is on the topic already. "pending": another post of it is under way, come back
+    later. "conflict": the id was used for another payload.
+    """
+    row = db.execute("SELECT payload, state, deadline FROM claims WHERE id = ?", (claim,)).fetchone()
+    if row is None:
+        db.execute(
+            "INSERT INTO claims (id, payload, state, owner, deadline) VALUES (?, ?, ?, ?, ?)",
+            (claim, payload, State.PENDING, owner, now + PATIENCE),
+        )
+        return "ours"
+    theirs, state, deadline = row
+    if theirs != payload:
+        return "conflict"
+    if state == State.PUBLISHED:
+        return "published"
+    if now < deadline:
+        return "pending"
+    db.execute("UPDATE claims SET owner = ?, deadline = ? WHERE id = ?", (owner, now + PATIENCE, claim))
+    return "ours"
+
+
+def publish(db: sqlite3.Connection, claim: bytes) -> None:
+    """Note that the broker has acknowledged the event."""
+    db.execute("UPDATE claims SET state = ? WHERE id = ?", (State.PUBLISHED, claim))
+
+
+def release(db: sqlite3.Connection, claim: bytes, owner: str) -> None:
+    """Give a claim up after a failure, so that the sender's next try may take it at once."""
+    db.execute("UPDATE claims SET deadline = 0 WHERE id = ? AND owner = ? AND state = ?", (claim, owner, State.PENDING))
