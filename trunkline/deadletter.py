@@ -4,13 +4,18 @@ The `__connect.errors.*` names are Kafka Connect's (KIP-298), so existing tools 
 The first origin is written once and survives replays; what describes the last failure is replaced.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
-from trunkline.event import Headers
+from trunkline.errors import Poison
+from trunkline.event import Event, Headers, from_headers
 
 ORIGIN = ("trunkline-origin-topic", "trunkline-origin-partition", "trunkline-origin-offset")
+REFERENCE = "trunkline-reference-sha256"
+"""On a letter without its value: the digest of the value that stands at its origin."""
 REPLAY_RUN = "trunkline-replay-run"
 REPLAY_COUNT = "trunkline-replay-count"
 FIRST_FAILED = "trunkline-first-failed-at"
@@ -61,6 +66,18 @@ def origin_of(headers: Headers, here: Origin) -> Origin:
     return Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
 
 
+def identity_of(headers: Headers, key: bytes | None, origin: Origin, timestamp: int) -> Event[Any]:
+    """Give the identity of any record, also of one that is no event: then it is the place where it first stood.
+
+    `timestamp` is the record's own, in epoch milliseconds.
+    """
+    try:
+        return from_headers(headers, key)
+    except Poison:
+        time = datetime.fromtimestamp(max(timestamp, 0) / 1000, UTC)
+        return Event(f"{origin.partition}@{origin.offset}", time, {}, source=f"kafka:{origin.topic}")
+
+
 def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
     """Give the headers of the dead letter: the event's own, untouched and in order, then ours."""
     found = dict(headers)
@@ -87,6 +104,11 @@ def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
     if failure.status is not None:
         ours.append(("trunkline-http-status", str(failure.status).encode()))
     return (*original(headers), *ours)
+
+
+def by_reference(headers: Headers, value: bytes | None) -> Headers:
+    """Give the headers of a letter that is too large to hold its value: where to find it is its origin (D5)."""
+    return (*headers, (REFERENCE, hashlib.sha256(value or b"").hexdigest().encode()))
 
 
 def original(headers: Headers) -> Headers:

@@ -13,7 +13,7 @@ What = Literal[
     # a process flow, per event, after its transaction is committed
     "read", "routed", "filtered", "unrouted", "emitted",
     # both kinds of reading flow
-    "dead", "halted",
+    "dead", "stuck", "halted",
     # a delivering flow
     "repeat", "calling", "attempt", "delivered",
     # moments that tests stop the world at
@@ -84,7 +84,7 @@ class Metrics:
                 self.attempts.labels(seen.flow, seen.sink, klass).inc()
             case "halted":
                 self.halted.labels(seen.flow).set(1)
-            case "produced" | "answered" | "recorded":
+            case "stuck" | "produced" | "answered" | "recorded":
                 pass
             case "read" | "routed" | "filtered" | "unrouted" | "dead" | "delivered" | "repeat":
                 if seen.sink:
@@ -99,6 +99,8 @@ def log(seen: Observed) -> None:
     match seen.what:
         case "dead":
             logger.warning("dead letter", flow=seen.flow, event_id=seen.event, why=seen.detail)
+        case "stuck":
+            logger.warning("stuck", flow=seen.flow, event_id=seen.event, why=seen.detail)
         case "halted":
             logger.error("halted", flow=seen.flow, why=seen.detail)
         case "rejected":

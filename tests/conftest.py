@@ -1,0 +1,74 @@
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from testcontainers.core.container import DockerContainer
+
+from trunkline.dev import broker
+from trunkline.dev.broker import LocalKafka, answers
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a real broker: the one of TEST_BOOTSTRAP, else Docker's, else one on the JVM.
+
+    The workers of pytest-xdist share it. Whoever uses it holds the file's lock shared; the worker that started it stops
+    it under the exclusive lock, so after the others; a lock ends with its process, so a crashed worker blocks nobody.
+    """
+    if given := os.environ.get("TEST_BOOTSTRAP"):
+        yield given
+        return
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "bootstrap").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if started := file.read():
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield started
+            return
+        with in_docker(shared / "ports") if docker_works() else on_jvm(shared / "broker") as address:
+            file.write(address)
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield address
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+
+
+def docker_works() -> bool:
+    asked = ["docker", "info"]
+    return bool(shutil.which("docker")) and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def on_jvm(folder: Path) -> Iterator[str]:
+    kafka = LocalKafka(folder)
+    try:
+        yield kafka.start().bootstrap
+    finally:
+        kafka.stop()
+
+
+@contextmanager
+def in_docker(file: Path) -> Iterator[str]:
+    port, _ = broker._ports(file)
+    settings = dict(line.split("=", 1) for line in broker.properties(29092, 29093).splitlines())
+    settings |= {
+        "listeners": "PLAINTEXT://0.0.0.0:29092,CONTROLLER://127.0.0.1:29093",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "log.dirs": "/var/lib/kafka/data",
+    }
+    variables = {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in settings.items()}
+    with DockerContainer(f"apache/kafka:{broker.VERSION}").with_envs(**variables).with_bind_ports(29092, port) as kafka:
+        give_up = time.monotonic() + 60
+        while not answers(f"127.0.0.1:{port}"):
+            assert time.monotonic() < give_up, kafka.get_logs()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"

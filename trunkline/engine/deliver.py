@@ -1,0 +1,473 @@
+"""Topic to target: in order per key, effectively once, offsets committed only past finished events.
+
+A thread owns the consumer: it fetches, looks every batch up in the ledger and commits. The asyncio loop makes the
+calls. Between them go batches, one call_soon_threadsafe each (D1, D2).
+
+    fetch ─▶ look up ─▶ lane ─▶ request ─▶ send ─▶ verdict ─▶ action ─▶ ledger ─▶ watermark ─▶ commit
+                                    ▲                            │
+                                    └───────── wait ◀────────────┤
+                                                                 └─▶ dead letter ─▶ ledger ─▶ watermark
+"""
+
+import asyncio
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, assert_never
+
+from trunkline import deadletter
+from trunkline.adapters import Request
+from trunkline.avro.codec import HEAD
+from trunkline.deadletter import Failure, Origin
+from trunkline.engine.lanes import Key, Lanes
+from trunkline.engine.targets import Targets
+from trunkline.engine.watermark import Watermark
+from trunkline.errors import Halt, Permanent, Poison, TrunklineError, Unavailable, Undeliverable
+from trunkline.event import Event, from_headers, idempotency_key
+from trunkline.flow.declare import Bus, Deliver, dead_letters_of, flow_name, group_of, replay_of
+from trunkline.kafka.events import Member, Record, Sender, Slot
+from trunkline.kafka.registry import Format
+from trunkline.ledger import deliveries, runs, sqlite
+from trunkline.ledger.deliveries import Outcome, Place, State
+from trunkline.observe import Observed, Observer
+from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Stop, Verdict, decide, of_exception
+
+WIDTH = 256
+"""Calls in flight at most, over all keys."""
+FULL = 4_000
+"""Events held at which fetching pauses; it goes on at half of it."""
+BATCH = 500
+COMMIT_EVERY = 0.5
+COMMIT_ALL_EVERY = 30.0
+"""Also what has not moved, so that the broker does not forget the offsets of a quiet replay topic."""
+REVOKE_PATIENCE = 22.0
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One event on its way to the target."""
+
+    record: Record
+    event: Event[Any]
+    origin: Origin
+    place: Place
+    payload: bytes
+    lane: Key
+    watermark: Watermark
+    poison: Poison | None = None
+    request: Request | None = None
+    attempts: int = 0
+    began: float = 0.0
+    busy: bool = False
+    timer: asyncio.TimerHandle | None = None
+    run: str = ""
+    """The replay that sent it, if one did."""
+    twins: list["Delivery"] = field(default_factory=list)
+    """Copies of the same event that came while this one was under way."""
+
+
+class Deliverer:
+    """Runs one Deliver flow until it is stopped."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        flow: Deliver,
+        *,
+        bootstrap: str,
+        form: Format,
+        targets: Targets,
+        sender: Sender,
+        ledger: Path,
+        writer: sqlite.Writer,
+        observe: Observer,
+    ) -> None:
+        self.name = flow_name(flow)
+        self.halted = ""
+        """Why the flow stands still; empty while it runs."""
+        self._bus = bus
+        self._flow = flow
+        self._sink = flow.to
+        self._bootstrap = bootstrap
+        self._form = form
+        self._targets = targets
+        self._sender = sender
+        self._ledger = ledger
+        self._writer = writer
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._lanes: Lanes[Delivery] = Lanes(WIDTH)
+        self._watermarks: dict[Slot, Watermark] = {}
+        self._open: dict[Place, Delivery] = {}
+        self._settled: dict[Place, tuple[int, State]] = {}
+        self._looked_up = 0
+        self._outcomes: list[tuple[Delivery, Outcome]] = []
+        self._recording = False
+        self._guard = Guard()
+        self._stopping = threading.Event()
+        self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[Slot] = set()
+        self._number = 0
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    async def start(self) -> None:
+        """Join the group and begin."""
+        self._number = await self._writer.write(lambda db: deliveries.number_of(db, self._sink.name))
+        self._thread.start()
+
+    async def stop(self, seconds: float) -> bool:
+        """Finish the calls in flight, at most so long, commit and leave the group; say whether all finished."""
+        self._stopping.set()
+        drained = await self._drain(list(self._watermarks), seconds)
+        await asyncio.to_thread(self._thread.join, 30)
+        for task in self._tasks:
+            task.cancel()
+        return drained
+
+    # The consumer's thread.
+
+    def _run(self) -> None:
+        try:
+            db = sqlite.connect(self._ledger)
+            member = Member(
+                self._bootstrap,
+                group_of(self._bus, self.name),
+                self._flow.topic.name,
+                replay=replay_of(self.name),
+                revoked=self._revoked,
+                lost=self._lost,
+            )
+        except TrunklineError as error:
+            self._loop.call_soon_threadsafe(self._halt, str(error))
+            return
+        try:
+            self._pump(db, member)
+        finally:
+            member.commit(self._positions(), note(), wait=True)
+            member.close()
+            db.close()
+
+    def _pump(self, db: sqlite3.Connection, member: Member) -> None:
+        committed: dict[Slot, int] = {}
+        next_commit = next_all = 0.0
+        full = False
+        while not self._stopping.is_set():
+            full = self._lanes.held >= (FULL // 2 if full else FULL)
+            member.pause(full or bool(self.halted))
+            try:
+                if records := member.fetch(BATCH, 0.05):
+                    self._looked_up += 1
+                    batch = [self._read(record) for record in records]
+                    known = deliveries.look_up(db, [delivery.place for delivery in batch])
+                    live = runs.live(db, self._sink.name) if any(delivery.run for delivery in batch) else set()
+                    self._loop.call_soon_threadsafe(self._dispatch, self._looked_up, batch, known, live)
+            except (Halt, sqlite3.Error) as error:
+                self._loop.call_soon_threadsafe(self._halt, str(error))
+                self._stopping.wait(1.0)
+            except Unavailable:
+                self._stopping.wait(1.0)
+            now = time.monotonic()
+            if now >= next_commit:
+                positions = self._positions()
+                if now >= next_all:
+                    committed.clear()
+                    next_all = now + COMMIT_ALL_EVERY
+                moved = {slot: offset for slot, offset in positions.items() if committed.get(slot) != offset}
+                member.commit(moved, note())
+                committed.update(moved)
+                next_commit = now + COMMIT_EVERY
+
+    def _read(self, record: Record) -> Delivery:
+        """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own."""
+        origin = deadletter.origin_of(record.headers, Origin(*record.slot, record.offset))
+        event = deadletter.identity_of(record.headers, record.key, origin, record.timestamp)
+        poison: Poison | None = None
+        try:
+            from_headers(record.headers, record.key)
+            event = event.having(self._form.decode(record.value))
+        except Poison as error:
+            poison = error
+        return Delivery(
+            record=record,
+            event=event,
+            origin=origin,
+            place=deliveries.place_of(self._sink.name, event),
+            payload=deliveries.payload_of((record.value or b"")[HEAD:]),
+            lane=(record.slot, record.offset) if record.key is None else record.key,
+            watermark=UNSET,
+            poison=poison,
+            run=dict(record.headers).get(deadletter.REPLAY_RUN, b"").decode(errors="replace"),
+        )
+
+    def _positions(self) -> dict[Slot, int]:
+        return {
+            slot: position
+            for slot, watermark in self._watermarks.copy().items()
+            if (position := watermark.position) is not None
+        }
+
+    def _revoked(self, slots: list[Slot]) -> Mapping[Slot, int]:
+        """Finish what is in flight on these partitions and give the offsets to commit; nothing new begins (D7)."""
+        asyncio.run_coroutine_threadsafe(self._drain(slots, REVOKE_PATIENCE), self._loop).result()
+        positions = {slot: offset for slot, offset in self._positions().items() if slot in slots}
+        self._forget(slots)
+        return positions
+
+    def _lost(self, slots: list[Slot]) -> None:
+        """The partitions are another's already: commit nothing, and let what is in flight end without effect here."""
+        asyncio.run_coroutine_threadsafe(self._drain(slots, 0.0), self._loop).result()
+        self._forget(slots)
+
+    def _forget(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self._watermarks.pop(slot, None)
+        self._leaving.difference_update(slots)
+
+    # The loop.
+
+    def _dispatch(
+        self, number: int, batch: list[Delivery], known: Mapping[Place, deliveries.Row], live: set[str]
+    ) -> None:
+        if self.halted:
+            return
+        for delivery in batch:
+            slot, offset = delivery.record.slot, delivery.record.offset
+            watermark = self._watermarks.get(slot)
+            if watermark is None:
+                watermark = self._watermarks[slot] = Watermark()
+            delivery.watermark = watermark
+            watermark.begin(offset)
+            row = known.get(delivery.place)
+            if row is not None and row.payload != delivery.payload:
+                self._halt(
+                    f"event {delivery.event.id} came with another content than before ({slot.topic} partition "
+                    f"{slot.partition} offset {offset}); sending it would hide one of the two. Nothing was sent."
+                )
+                return
+            state = row.state if row is not None else None
+            if (late := self._settled.get(delivery.place)) is not None and late[0] >= number:
+                state = late[1]
+            self._admit(delivery, state, live)
+        self._settled = {place: entry for place, entry in self._settled.items() if entry[0] > number}
+        self._fill()
+
+    def _admit(self, delivery: Delivery, state: State | None, live: set[str]) -> None:
+        """Queue a delivery, unless its event is finished: for ever when DONE, for all but a live replay when DEAD."""
+        reopened = state is State.DEAD and delivery.run in live
+        stale = bool(delivery.run) and delivery.run not in live
+        if (state is not None and not reopened) or (stale and state is None):
+            delivery.watermark.finish(delivery.record.offset)
+            self._see("repeat")
+        elif (first := self._open.get(delivery.place)) is not None:
+            first.twins.append(delivery)
+        else:
+            self._see("read")
+            self._open[delivery.place] = delivery
+            self._lanes.add(delivery.lane, delivery)
+
+    def _fill(self) -> None:
+        """Start as many calls as may run now."""
+        if self.halted or self._stopping.is_set():
+            return
+        for delivery in self._lanes.start():
+            delivery.busy = True
+            task = self._loop.create_task(self._call(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._called)
+
+    def _called(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
+
+    async def _call(self, delivery: Delivery) -> None:
+        """Make one attempt and do what follows from it."""
+        delivery.attempts += 1
+        now = time.monotonic()
+        delivery.began = delivery.began or now
+        verdict = self._guard.consider(await self._attempt(delivery), delivery.record.key)
+        self._lanes.answered()
+        action = decide(
+            verdict,
+            attempt=delivery.attempts,
+            elapsed=time.monotonic() - delivery.began,
+            retry=self._flow.retry,
+            random=random.random,
+        )
+        match action:
+            case Done():
+                self._see("answered", delivery)
+                self._settle(delivery, State.DONE)
+            case Again(seconds):
+                delivery.busy = False
+                if delivery.record.slot in self._leaving:
+                    self._drop(delivery)
+                else:
+                    delivery.timer = self._loop.call_later(seconds, self._again, delivery)
+                self._fill()
+            case Bury(kind):
+                await self._bury(delivery, kind, verdict)
+            case Stop(reason):
+                delivery.busy = False
+                self._lanes.again(delivery.lane)
+                self._idle.set()
+                self._halt(reason)
+            case _:
+                assert_never(action)
+
+    async def _attempt(self, delivery: Delivery) -> Verdict:
+        """sink.request → target.send → sink.verdict."""
+        if delivery.poison is not None:
+            return delivery.poison
+        began = 0.0
+        status = None
+        try:
+            if delivery.request is None:
+                delivery.request = self._sink.request(delivery.event)
+            await self._targets.turn(self._sink.target)
+            began = time.monotonic()
+            self._see("calling", delivery)
+            key = idempotency_key(self._bus.name, self._sink.name, delivery.event.source, delivery.event.id)
+            response = await self._targets.send(self._sink.target, delivery.request, key)
+            status = response.status
+            return self._sink.verdict(response)
+        except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+            return of_exception(error)
+        finally:
+            if began:
+                self._see("attempt", delivery, status=status, seconds=time.monotonic() - began)
+
+    def _again(self, delivery: Delivery) -> None:
+        delivery.timer = None
+        self._lanes.again(delivery.lane)
+        self._fill()
+
+    async def _bury(self, delivery: Delivery, kind: str, verdict: Verdict) -> None:
+        """Write the dead letter, acknowledged, before the ledger hears of it (D5); until then its key waits."""
+        if isinstance(verdict, Delivered):
+            raise TypeError("a delivered event is not buried")
+        failure = Failure(
+            flow=self.name,
+            kind=kind,
+            stage="decode" if delivery.poison is not None else "deliver",
+            error=type(verdict).__name__,
+            message=str(verdict),
+            attempts=delivery.attempts,
+            status=verdict.status if isinstance(verdict, Undeliverable) else None,
+            at=datetime.now(UTC),
+        )
+        record = delivery.record
+        headers = deadletter.write(record.headers, delivery.origin, failure)
+        value = record.value
+        while True:
+            letter = self._sender.send(
+                dead_letters_of(self.name), record.key, value, headers, partition=record.slot.partition
+            )
+            try:
+                await asyncio.wrap_future(letter)
+                break
+            except Permanent:
+                value, headers = None, deadletter.by_reference(headers, record.value)
+            except Unavailable as error:
+                self._see("stuck", delivery, detail=f"its dead letter cannot be written, so its key waits: {error}")
+                await asyncio.sleep(1.0)
+        self._see("dead", delivery, detail=str(verdict))
+        self._settle(delivery, State.DEAD)
+
+    def _settle(self, delivery: Delivery, state: State) -> None:
+        """Record an outcome; the next group begins when the last one is durable (D3)."""
+        outcome = Outcome(
+            place=delivery.place,
+            sink=self._number,
+            state=state,
+            key=delivery.record.key and deliveries.payload_of(delivery.record.key),
+            partition=delivery.origin.partition,
+            offset=delivery.origin.offset,
+            payload=delivery.payload,
+            attempts=delivery.attempts,
+            at=datetime.now(UTC),
+        )
+        self._outcomes.append((delivery, outcome))
+        if not self._recording:
+            self._record()
+
+    def _record(self) -> None:
+        group, self._outcomes = self._outcomes, []
+        self._recording = True
+        rows = [outcome for _, outcome in group]
+        future = self._writer.write(lambda db: deliveries.record(db, rows))
+        future.add_done_callback(lambda done: self._recorded(group, done))
+
+    def _recorded(self, group: list[tuple[Delivery, Outcome]], done: "asyncio.Future[None]") -> None:
+        self._recording = False
+        if (error := done.exception()) is not None:
+            self._halt(str(error))
+            return
+        for delivery, outcome in group:
+            self._see("recorded", delivery)
+            if outcome.state is State.DONE:
+                self._see("delivered", delivery)
+            self._end(delivery, outcome.state)
+        if self._outcomes:
+            self._record()
+        self._fill()
+
+    def _end(self, delivery: Delivery, state: State) -> None:
+        """Let the next of its key begin and the watermark move; copies that waited are repeats now."""
+        delivery.busy = False
+        self._lanes.finish(delivery.lane)
+        del self._open[delivery.place]
+        self._settled[delivery.place] = (self._looked_up, state)
+        delivery.watermark.finish(delivery.record.offset)
+        for twin in delivery.twins:
+            self._admit(twin, state, {twin.run} if twin.run else set())
+        self._idle.set()
+
+    def _drop(self, delivery: Delivery) -> None:
+        """Forget a delivery that waits to be tried again: its partition goes to another worker."""
+        self._lanes.finish(delivery.lane)
+        del self._open[delivery.place]
+        self._idle.set()
+
+    async def _drain(self, slots: list[Slot], seconds: float) -> bool:
+        """Drop what has not begun on these partitions and wait for what has; say whether all of it ended."""
+        leaving = set(slots)
+        self._leaving |= leaving
+        self._lanes.discard(lambda delivery: delivery.record.slot in leaving, lambda delivery: delivery.busy)
+        for place, delivery in list(self._open.items()):
+            if delivery.record.slot in leaving and not delivery.busy:
+                if delivery.timer is not None:
+                    delivery.timer.cancel()
+                del self._open[place]
+        until = time.monotonic() + seconds
+        while any(delivery.busy and delivery.record.slot in leaving for delivery in self._open.values()):
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                return False
+        return True
+
+    def _halt(self, reason: str) -> None:
+        if not self.halted:
+            self.halted = reason
+            self._see("halted", detail=reason)
+
+    def _see(self, what: Any, delivery: Delivery | None = None, **more: Any) -> None:
+        event = "" if delivery is None else delivery.event.id
+        self._observe(Observed(what, self.name, sink=self._sink.name, event=event, **more))
+
+
+UNSET = Watermark()
+"""Stands in a delivery until the loop has given it its partition's."""
+
+
+def note() -> str:
+    """Give what is kept beside a committed offset: when it was committed."""
+    return f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"

@@ -1,0 +1,195 @@
+"""Topic to topics in transactions: what a batch writes, its dead letters and its offsets appear together or not at all.
+
+    fetch ─▶ decode ─▶ steps ─▶ routes ─▶ encode ─▶ [ begin ─▶ produce ─▶ flush ─▶ offsets ─▶ commit ]
+
+Everything that can wait or fail for one event happens before the transaction begins (P2, P5). One thread runs a flow.
+"""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from trunkline import deadletter
+from trunkline.deadletter import Failure, Origin
+from trunkline.engine.deliver import note
+from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable
+from trunkline.event import Headers, from_headers, to_headers
+from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of
+from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
+from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions
+from trunkline.kafka.registry import Format
+from trunkline.observe import Observed, Observer
+from trunkline.verdict import Guard, of_exception
+
+BATCH = 2_000
+LARGEST = 1_048_576
+"""Bytes of a value that our topics take."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction will write, and what to count when it is committed."""
+
+    writes: list[tuple[str, bytes | None, bytes | None, Headers, int]] = field(default_factory=list)
+    offsets: dict[Slot, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    emitted: Counter[str] = field(default_factory=Counter)
+    dead: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Processor:
+    """Runs one Process flow until it is stopped."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        flow: Process,
+        *,
+        bootstrap: str,
+        forms: Mapping[str, Format],
+        tables: Mapping[str, Rows],
+        slot: int,
+        observe: Observer,
+    ) -> None:
+        """Prepare; `forms` holds the format of every topic of the flow by name, `tables` the rows by table name."""
+        self.name = flow_name(flow)
+        self.halted = ""
+        """Why the flow stands still; empty while it runs."""
+        self._flow = flow
+        self._source = f"{bus.name}/{self.name}"
+        self._bootstrap = bootstrap
+        self._group = group_of(bus, self.name)
+        self._id = f"{self._group}.{socket.gethostname()}.{slot}"
+        self._forms = forms
+        self._tables = tables
+        self._observe = observe
+        self._guard = Guard()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def start(self) -> None:
+        """Join the group and begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Commit the batch under way, at most so long, and leave the group; say whether that was in time."""
+        self._stopping.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        """Run sessions: a transaction that fails ends one, and the next begins at the committed offsets."""
+        while not self._stopping.is_set():
+            try:
+                self._session()
+            except Halt as error:
+                self.halted = str(error)
+                self._see("halted", detail=self.halted)
+                return
+            except Unavailable as error:
+                self._see("stuck", detail=f"the batch is tried again: {error}")
+                self._stopping.wait(1.0)
+            except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
+                self.halted = f"bug in Trunkline: {type(error).__name__}: {error}"
+                self._see("halted", detail=self.halted)
+                return
+
+    def _session(self) -> None:
+        transactions = Transactions(self._bootstrap, self._id)
+        member = Member(self._bootstrap, self._group, self._flow.topic.name)
+        try:
+            while not self._stopping.is_set():
+                if records := member.fetch(BATCH, 0.1):
+                    self._commit(self._prepare(records), transactions, member)
+        finally:
+            member.close()
+
+    def _prepare(self, records: list[Record]) -> Batch:
+        batch = Batch()
+        for record in records:
+            while not self._stopping.is_set():
+                try:
+                    self._apply(record, batch)
+                    break
+                except (Retryable, OSError, TimeoutError, Unavailable) as error:
+                    self._see("stuck", detail=f"{record.slot.topic} waits at offset {record.offset}: {error}")
+                    self._stopping.wait(1.0)
+            else:
+                break  # stopped: what was not applied stays uncommitted
+            batch.offsets[record.slot] = record.offset + 1
+            batch.counts["read"] += 1
+        return batch
+
+    def _apply(self, record: Record, batch: Batch) -> None:
+        """Run one record through the flow into the batch; nothing of it is added when it fails."""
+        try:
+            event = from_headers(record.headers, record.key)
+            event = event.having(self._forms[record.slot.topic].decode(record.value))
+            outcome = transform(self._flow, self._source, event, self._tables)
+            match outcome:
+                case Routed(made):
+                    writes = [self._write(topic.name, out) for topic, out in made]
+                    batch.writes += writes
+                    batch.counts["routed"] += 1
+                    batch.emitted.update(write[0] for write in writes)
+                case Filtered():
+                    batch.counts["filtered"] += 1
+                case Unrouted():
+                    batch.counts["unrouted"] += 1
+            self._guard.clear()
+        except (Permanent, Poison) as error:
+            self._bury(record, error, batch)
+
+    def _write(self, topic: str, event: Any) -> tuple[str, bytes | None, bytes | None, Headers, int]:
+        value = self._forms[topic].encode(event.data)
+        if len(value) > LARGEST:
+            raise Permanent(f"the record for {topic} has {len(value)} bytes; {LARGEST} are allowed")
+        return topic, None if event.key is None else event.key.encode(), value, to_headers(event), BY_KEY
+
+    def _bury(self, record: Record, error: Permanent | Poison, batch: Batch) -> None:
+        verdict = self._guard.consider(of_exception(error), record.key)
+        if isinstance(verdict, Halt):
+            raise verdict
+        origin = deadletter.origin_of(record.headers, Origin(*record.slot, record.offset))
+        failure = Failure(
+            flow=self.name,
+            kind="poison" if isinstance(error, Poison) else "permanent",
+            stage="decode" if isinstance(error, Poison) else "process",
+            error=type(error).__name__,
+            message=str(error),
+            attempts=1,
+            status=None,
+            at=datetime.now(UTC),
+        )
+        headers = deadletter.write(record.headers, origin, failure)
+        batch.writes.append((dead_letters_of(self.name), record.key, record.value, headers, record.slot.partition))
+        identity = deadletter.identity_of(record.headers, record.key, origin, record.timestamp)
+        batch.dead.append((identity.id, str(error)))
+
+    def _commit(self, batch: Batch, transactions: Transactions, member: Member) -> None:
+        if not batch.offsets:
+            return
+        transactions.begin()
+        try:
+            for write in batch.writes:
+                transactions.write(*write)
+            transactions.flush()
+            self._see("produced", count=len(batch.writes))
+            transactions.commit(batch.offsets, member, note())
+        except TrunklineError:
+            transactions.abort()
+            raise
+        for what in ("read", "routed", "filtered", "unrouted"):
+            if count := batch.counts[what]:
+                self._see(what, count=count)
+        for topic, count in batch.emitted.items():
+            self._see("emitted", topic=topic, count=count)
+        for event, why in batch.dead:
+            self._see("dead", event=event, detail=why)
+
+    def _see(self, what: Any, **more: Any) -> None:
+        self._observe(Observed(what, self.name, **more))

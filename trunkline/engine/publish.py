@@ -1,0 +1,160 @@
+"""Source to topic: claimed in the ledger, published, acknowledged by every in-sync replica, only then answered (G1)."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from trunkline.adapters import WebhookRequest
+from trunkline.avro.codec import HEAD
+from trunkline.errors import Permanent, Rejected, Unavailable
+from trunkline.event import Event, to_headers
+from trunkline.flow.declare import Bus, Publish
+from trunkline.flow.transform import stamp
+from trunkline.kafka.events import Sender
+from trunkline.kafka.registry import Format
+from trunkline.ledger import claims, sqlite
+from trunkline.ledger.deliveries import payload_of
+from trunkline.observe import Observed, Observer
+
+LARGEST = 1_048_576
+AHEAD = timedelta(days=1)
+FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of one posted event; a duplicate has no place of its own."""
+
+    id: str
+    outcome: Literal["published", "duplicate"]
+    topic: str = ""
+    partition: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An event that is ready to be claimed."""
+
+    event: Event[Any]
+    value: bytes
+    claim: bytes
+    payload: bytes
+
+
+class Publisher:
+    """Runs one Publish flow: give it verified requests."""
+
+    def __init__(
+        self, bus: Bus, flow: Publish, *, form: Format, sender: Sender, writer: sqlite.Writer, observe: Observer
+    ) -> None:
+        self.name = flow.source.name
+        self.source = flow.source
+        self._bus = bus
+        self._flow = flow
+        self._form = form
+        self._sender = sender
+        self._writer = writer
+        self._observe = observe
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+
+    async def publish(self, request: WebhookRequest) -> list[Accepted]:
+        """Publish the events of one verified request and return when all are acknowledged.
+
+        Raises:
+            Rejected: the request is wrong, or an id was used for another content; nothing of it was published.
+            Unavailable: the broker or ledger does not answer, or the same event is being published; try again.
+        """
+        try:
+            prepared = [self._prepare(event) for event in self.source.events(request)]
+        except Rejected as error:
+            self._count("received")
+            self._count("rejected", detail=str(error))
+            raise
+        self._count("received", count=len(prepared))
+        answers = await self._claim(prepared)
+        results = await asyncio.gather(
+            *(self._send(item, answer) for item, answer in zip(prepared, answers, strict=True)), return_exceptions=True
+        )
+        accepted = []
+        failure: BaseException | None = None
+        for result in results:
+            if isinstance(result, Accepted):
+                accepted.append(result)
+                self._count(result.outcome)
+            else:
+                failure = result
+                self._count("rejected", detail=str(result))
+        if failure is not None:
+            raise failure  # the sender posts the request again; what was published is a duplicate then
+        return accepted
+
+    def reject(self, why: str) -> None:
+        """Count a request that did not come as far as an event."""
+        self._count("received")
+        self._count("rejected", detail=why)
+
+    def _prepare(self, event: Event[Any]) -> Prepared:
+        now = datetime.now(UTC)
+        if event.time.tzinfo is None or not FIRST <= event.time <= now + AHEAD:
+            why = "an event happens after 1970, at most a day ahead of now, and its time has an offset"
+            raise Rejected(422, "The event is not valid", f"Its time is {event.time.isoformat()}.", [("time", why)])
+        if not event.id:
+            raise Rejected(422, "The event is not valid", "Its id is empty.", [("id", "an event needs an id")])
+        try:
+            stamped = stamp(self._bus, self._flow, event)
+            value = self._form.encode(stamped.data)
+        except Permanent as error:
+            raise Rejected(422, "The event is not valid", f"{error}.") from None
+        if len(value) > LARGEST:
+            raise Rejected(413, "The event is too large", f"It has {len(value)} bytes; {LARGEST} are allowed.")
+        return Prepared(stamped, value, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:]))
+
+    async def _claim(self, prepared: Sequence[Prepared]) -> list[claims.Answer]:
+        now = time.time()
+        try:
+            answers = await self._writer.write(
+                lambda db: [claims.take(db, item.claim, item.payload, self._owner, now) for item in prepared]
+            )
+        except Unavailable as error:
+            self._count("rejected", count=len(prepared), detail=str(error))
+            raise
+        wrong = next((i for i, a in zip(prepared, answers, strict=True) if a in ("conflict", "pending")), None)
+        if wrong is None:
+            return answers
+        ours = [item.claim for item, answer in zip(prepared, answers, strict=True) if answer == "ours"]
+        await self._release(ours)
+        self._count("rejected", count=len(prepared), detail=f"event {wrong.event.id} is claimed")
+        if "conflict" in answers:
+            raise Rejected(
+                409,
+                "The id is taken",
+                f"Event {wrong.event.id} was posted before with another content; nothing was published.",
+                [("id", "an event keeps its content; give a changed event a new id")],
+            )
+        raise Unavailable(f"event {wrong.event.id} is being published for another request; post it again")
+
+    async def _send(self, item: Prepared, answer: claims.Answer) -> Accepted:
+        if answer == "published":
+            return Accepted(item.event.id, "duplicate")
+        event = item.event
+        key = None if event.key is None else event.key.encode()
+        future = self._sender.send(self._flow.to.name, key, item.value, to_headers(event))
+        try:
+            written = await asyncio.wrap_future(future)
+        except Exception:
+            await self._release([item.claim])
+            raise
+        await self._writer.write(lambda db: claims.publish(db, item.claim))
+        return Accepted(event.id, "published", self._flow.to.name, written.partition, written.offset)
+
+    async def _release(self, ours: Sequence[bytes]) -> None:
+        await self._writer.write(lambda db: claims.release(db, ours, self._owner))
+
+    def _count(self, what: Any, count: int = 1, detail: str = "") -> None:
+        self._observe(Observed(what, self.name, count=count, detail=detail))

@@ -1,0 +1,156 @@
+"""One process: the flows it runs, what they share, and how they stop."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Self
+
+from trunkline.engine.deliver import WIDTH, Deliverer
+from trunkline.engine.process import Processor
+from trunkline.engine.publish import Publisher
+from trunkline.engine.tables import TableReader
+from trunkline.engine.targets import Targets
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, schemas_of, tables_of
+from trunkline.kafka.events import Sender
+from trunkline.kafka.registry import Format, Registry
+from trunkline.ledger import sqlite
+from trunkline.observe import Observer
+from trunkline.settings import Settings
+
+TABLE_PATIENCE = 120.0
+
+
+class Worker:
+    """Runs some or all flows of a bus in this process; an async context manager. SIGTERM is the caller's matter."""
+
+    def __init__(
+        self, bus: Bus, settings: Settings, bootstrap: str, *, observe: Observer, flows: Collection[str] = ()
+    ) -> None:
+        """Choose flows by name; none named means all.
+
+        Raises:
+            UsageError: a flow is not in the topology.
+        """
+        known = dict(bus.named())
+        if unknown := [name for name in flows if name not in known]:
+            raise UsageError(f"there is no flow {unknown[0]}. The flows are: {', '.join(known)}.")
+        self._flows = [flow for name, flow in known.items() if not flows or name in flows]
+        self._bus = bus
+        self._settings = settings
+        self._bootstrap = bootstrap
+        self._observe = observe
+        self.registry = Registry(bootstrap, schemas_of(bus))
+        self.publishers: dict[str, Publisher] = {}
+        self._processors: list[Processor] = []
+        self._deliverers: list[Deliverer] = []
+        self._tables: dict[str, TableReader] = {}
+        self.drained = True
+        """After the end: whether every call in flight had finished."""
+
+    async def __aenter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            UsageError: an address or secret is not set.
+            Unavailable: broker, ledger or a table cannot be reached.
+        """
+        for flow in self._flows:  # a missing secret stops the start, not the first event
+            if isinstance(flow, Publish):
+                flow.source.verify.sign("check", b"")
+        self._targets = Targets(
+            [flow.to.target for flow in self._flows if isinstance(flow, Deliver)], connections=WIDTH
+        )
+        await self._targets.__aenter__()
+        self._writer = sqlite.Writer(self._settings.ledger.path)
+        self._sender = Sender(self._bootstrap)
+        forms = await asyncio.to_thread(self._register)
+        await asyncio.to_thread(self._read_tables, forms)
+        for flow in self._flows:
+            match flow:
+                case Publish():
+                    self.publishers[flow.source.name] = Publisher(
+                        self._bus,
+                        flow,
+                        form=forms[flow.to.name],
+                        sender=self._sender,
+                        writer=self._writer,
+                        observe=self._observe,
+                    )
+                case Process():
+                    self._processors.append(
+                        Processor(
+                            self._bus,
+                            flow,
+                            bootstrap=self._bootstrap,
+                            forms=forms,
+                            tables={name: reader.rows for name, reader in self._tables.items()},
+                            slot=self._settings.worker.slot,
+                            observe=self._observe,
+                        )
+                    )
+                case Deliver():
+                    self._deliverers.append(
+                        Deliverer(
+                            self._bus,
+                            flow,
+                            bootstrap=self._bootstrap,
+                            form=forms[flow.topic.name],
+                            targets=self._targets,
+                            sender=self._sender,
+                            ledger=self._settings.ledger.path,
+                            writer=self._writer,
+                            observe=self._observe,
+                        )
+                    )
+        for processor in self._processors:
+            processor.start()
+        for deliverer in self._deliverers:
+            await deliverer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop: finish what is in flight, at most `drain_seconds`, commit, leave the groups, close."""
+        seconds = self._settings.worker.drain_seconds
+        ended = await asyncio.gather(
+            *(asyncio.to_thread(processor.stop, seconds) for processor in self._processors),
+            *(deliverer.stop(seconds) for deliverer in self._deliverers),
+        )
+        self.drained = all(ended)
+        for reader in self._tables.values():
+            await asyncio.to_thread(reader.stop)
+        await asyncio.to_thread(self._sender.close)
+        await self._writer.close()
+        await self._targets.__aexit__()
+        self.registry.close()
+
+    def stopped(self) -> Mapping[str, str]:
+        """Name the flows that have halted, with the reason."""
+        reading: list[Processor | Deliverer] = [*self._processors, *self._deliverers]
+        return {flow.name: flow.halted for flow in reading if flow.halted}
+
+    def _register(self) -> dict[str, Format]:
+        """Register the schema of every topic and table that the flows touch."""
+        used = {}
+        for flow in self._flows:
+            match flow:
+                case Publish():
+                    used[flow.to.name] = flow.to.schema
+                case Process():
+                    used.update({topic.name: topic.schema for topic in (flow.topic, *flow.to)})
+                    used.update({table.name: table.schema for step in flow.steps for table in tables_of(step)})
+                case Deliver():
+                    used[flow.topic.name] = flow.topic.schema
+        return {name: Format(self.registry, schema) for name, schema in used.items()}
+
+    def _read_tables(self, forms: Mapping[str, Format]) -> None:
+        """Hold every table that a step uses, each read to the end it has now."""
+        tables = {
+            table.name: table
+            for flow in self._flows
+            if isinstance(flow, Process)
+            for step in flow.steps
+            for table in tables_of(step)
+        }
+        self._tables = {name: TableReader(table, forms[name], self._bootstrap) for name, table in tables.items()}
+        for reader in self._tables.values():
+            reader.wait(TABLE_PATIENCE)

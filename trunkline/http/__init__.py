@@ -1,0 +1,1 @@
+"""HTTP to targets; knows no business and no Kafka."""

@@ -1,0 +1,410 @@
+"""Events over librdkafka: acknowledged sending, and one member of a flow's consumer group.
+
+Every producer partitions with murmur2, as Java and kafka-python do; librdkafka's own default does not (I3).
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from trunkline.errors import Halt, Permanent, Unavailable
+from trunkline.event import Headers
+
+LARGEST = 8 * 1024 * 1024
+"""Bytes a client lets through; the topics set the real limits."""
+
+BY_KEY = -1
+"""The partition that murmur2 of the key gives, or any when there is no key."""
+
+COMMON = {"log_level": 3, "broker.address.family": "v4"}
+PRODUCER = {
+    **COMMON,
+    "acks": "all",
+    "enable.idempotence": True,
+    "partitioner": "murmur2_random",
+    "linger.ms": 2,
+    "message.max.bytes": LARGEST,
+    "queue.buffering.max.messages": 200_000,
+    "queue.buffering.max.kbytes": 262_144,
+}
+TRANSACTION_SECONDS = 10
+
+
+class Slot(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Record(NamedTuple):
+    """A record as it was fetched."""
+
+    slot: Slot
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+    """Epoch milliseconds of publishing."""
+
+
+def record_of(message: Message) -> Record:
+    """Take a fetched message apart."""
+    headers: Any = message.headers()
+    key: Any = message.key()
+    value: Any = message.value()
+    return Record(
+        Slot(message.topic() or "", message.partition() or 0),
+        message.offset() or 0,
+        key,
+        value,
+        tuple((name, content if content is not None else b"") for name, content in headers) if headers else (),
+        message.timestamp()[1],
+    )
+
+
+class Written(NamedTuple):
+    """Where the broker put a record."""
+
+    partition: int
+    offset: int
+
+
+def failure_of(error: KafkaError) -> Exception:
+    """Say what a failed delivery report means."""
+    if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
+        return Permanent(f"the record is larger than its topic allows: {error.str()}")
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):  # noqa: SLF001
+        return Unavailable(f"the topic is missing: {error.str()}. Run `trunkline topics apply`.")
+    return Unavailable(f"the broker did not acknowledge the record: {error.str()}")
+
+
+class Sender:
+    """Sends records and waits for each one's own acknowledgement by all in-sync replicas; used from any thread."""
+
+    def __init__(self, bootstrap: str, *, patience: float = 10.0) -> None:
+        """Connect in the background; a record that is not acknowledged after `patience` seconds has failed."""
+        self._producer = Producer(
+            {**PRODUCER, "bootstrap.servers": bootstrap, "message.timeout.ms": int(patience * 1000)}
+        )
+        self._open = True
+        self._thread = threading.Thread(target=self._poll, name="sender", daemon=True)
+        self._thread.start()
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        *,
+        partition: int = BY_KEY,
+    ) -> "Future[Written]":
+        """Send one record. The future has its place, or raises Permanent (too large) or Unavailable."""
+        future: Future[Written] = Future()
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                future.set_exception(failure_of(error))
+            else:
+                future.set_result(Written(message.partition() or 0, message.offset() or 0))
+
+        try:
+            self._producer.produce(
+                topic, key=key, value=value, headers=list(headers), on_delivery=delivered, partition=partition
+            )
+        except BufferError:
+            future.set_exception(Unavailable("too many records wait for the broker's acknowledgement"))
+        except KafkaException as error:
+            future.set_exception(failure_of(error.args[0]))
+        return future
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Wait for what is under way, at most so long, then leave."""
+        self._producer.flush(seconds)
+        self._open = False
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while self._open:
+            self._producer.poll(0.1)
+
+
+class Member:
+    """One member of a flow's group. One thread owns it and calls everything, callbacks included (D1).
+
+    `revoked` is called inside `fetch`, while the partitions are still ours: finish what is in flight there and return
+    the offsets to commit. `lost` is called when they already are another member's. With `replay`, partition n of that
+    topic is taken and given back together with partition n of the main topic (R1).
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        topic: str,
+        *,
+        replay: str | None = None,
+        revoked: Callable[[list[Slot]], Mapping[Slot, int]] = lambda _: {},
+        lost: Callable[[list[Slot]], None] = lambda _: None,
+    ) -> None:
+        self._replay = replay
+        self._topic = topic
+        self._revoked = revoked
+        self._lost = lost
+        self._ours: set[Slot] = set()
+        self._paused = False
+        self._consumer = Consumer(
+            {
+                **COMMON,
+                "bootstrap.servers": bootstrap,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "queued.max.messages.kbytes": 4096,
+                "fetch.wait.max.ms": 100,
+                "fetch.message.max.bytes": 1_048_576,
+            }
+        )
+        self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def fetch(self, most: int, seconds: float) -> list[Record]:
+        """Return what has arrived, waiting at most `seconds` for the first record. Call it often: callbacks run in it.
+
+        Raises:
+            Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone.
+        """
+        first = self._consumer.poll(seconds)
+        if first is None:
+            return []
+        rest = self._consumer.consume(most - 1, 0) if most > 1 else []
+        records = []
+        for message in (first, *rest):
+            if (error := message.error()) is None:
+                records.append(record_of(message))
+            else:
+                self._consider(error, message)
+        return records
+
+    def commit(self, offsets: Mapping[Slot, int], note: str, *, wait: bool = False) -> None:
+        """Commit offsets with a note beside each; failures show in the next start, so they are only tolerated."""
+        if not offsets:
+            return
+        places = [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
+        with contextlib.suppress(KafkaException):
+            if wait:
+                self._consumer.commit(offsets=places, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=places)
+
+    def pause(self, wanted: bool) -> None:  # noqa: FBT001 - pause(True), pause(False) is what it is
+        """Stop or go on fetching from every partition we have."""
+        if wanted == self._paused:
+            return
+        self._paused = wanted
+        places = partitions(self._ours)
+        (self._consumer.pause if wanted else self._consumer.resume)(places)
+
+    def metadata(self) -> Any:
+        """Give what a transaction needs to be fenced together with this member (KIP-447)."""
+        return self._consumer.consumer_group_metadata()
+
+    def close(self) -> None:
+        """Leave the group; `revoked` is called first."""
+        self._consumer.close()
+
+    def _consider(self, error: KafkaError, message: Message) -> None:
+        where = f"{message.topic()} partition {message.partition()}"
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+            raise Halt(
+                f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
+                "offsets have expired. Choose where to go on with `trunkline run --start earliest|latest|TIME`."
+            )
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+            raise Halt(f"{where} cannot be read: {error.str()}. Run `trunkline topics apply`.")
+        if error.fatal():
+            raise Halt(f"{where} cannot be read: {error.str()}")
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        wanted = list(places)
+        if self._replay is not None and places:
+            replay = [TopicPartition(self._replay, place.partition) for place in places]
+            for place in consumer.committed(replay, timeout=10):
+                offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+                wanted.append(TopicPartition(place.topic, place.partition, offset))
+        consumer.incremental_assign(wanted)
+        self._ours.update(Slot(place.topic, place.partition) for place in wanted)
+        if self._paused:
+            consumer.pause(wanted)
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        slots = self._with_replay(places)
+        offsets = self._revoked(slots)
+        self.commit(offsets, "", wait=True)
+        self._ours.difference_update(slots)
+        consumer.incremental_unassign(partitions(slots))
+
+    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        slots = self._with_replay(places)
+        self._lost(slots)
+        self._ours.difference_update(slots)
+        consumer.incremental_unassign(partitions(slots))
+
+    def _with_replay(self, places: list[TopicPartition]) -> list[Slot]:
+        numbers = [place.partition for place in places]
+        topics = [self._topic] if self._replay is None else [self._topic, self._replay]
+        return [slot for topic in topics for number in numbers if (slot := Slot(topic, number)) in self._ours]
+
+
+def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:
+    """Give slots in librdkafka's form."""
+    return [TopicPartition(slot.topic, slot.partition) for slot in slots]
+
+
+class Transactions:
+    """A transactional producer: what one batch writes and the offsets it read become visible together, or not at all.
+
+    Its id is stable per slot of a machine, so that a restart ends what its predecessor left open (P1).
+    """
+
+    def __init__(self, bootstrap: str, transactional_id: str) -> None:
+        """Take the id over.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        self._producer = Producer(
+            {
+                **PRODUCER,
+                "bootstrap.servers": bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_SECONDS * 1000,
+                "message.timeout.ms": TRANSACTION_SECONDS * 1000,
+                "socket.timeout.ms": TRANSACTION_SECONDS * 1000,
+                # Back-to-back transactions wait for the last one's markers; the default back-off makes that 100 ms.
+                "retry.backoff.ms": 5,
+                "retry.backoff.max.ms": 20,
+            }
+        )
+        self._failures: list[KafkaError] = []
+        try:
+            self._producer.init_transactions(TRANSACTION_SECONDS * 3)
+        except KafkaException as error:
+            raise Unavailable(f"no transactions for {transactional_id}: {error.args[0].str()}") from None
+
+    def begin(self) -> None:
+        """Open a transaction.
+
+        Raises:
+            Unavailable: the last one is not over yet, or the producer cannot go on.
+        """
+        self._failures.clear()
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise Unavailable(f"no transaction can begin: {error.args[0].str()}") from None
+
+    def write(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = BY_KEY
+    ) -> None:
+        """Write one record into the open transaction."""
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    key=key,
+                    value=value,
+                    headers=list(headers),
+                    on_delivery=self._delivered,
+                    partition=partition,
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise Unavailable(f"a record of a transaction was refused: {error.args[0].str()}") from None
+            else:
+                break
+
+    def flush(self) -> None:
+        """Wait until the broker has acknowledged every record of the transaction.
+
+        Raises:
+            Unavailable: one was not.
+        """
+        if self._producer.flush(TRANSACTION_SECONDS) or self._failures:
+            why = self._failures[0].str() if self._failures else "no answer"
+            raise Unavailable(f"a record of a transaction was not acknowledged: {why}")
+
+    def commit(self, offsets: Mapping[Slot, int], member: Member, note: str) -> None:
+        """Commit the records together with the offsets that come after what was read.
+
+        Raises:
+            Halt: another process has taken the id.
+            Unavailable: it was not committed; abort.
+        """
+        places = [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
+        try:
+            self._producer.send_offsets_to_transaction(places, member.metadata(), TRANSACTION_SECONDS)
+            self._producer.commit_transaction(TRANSACTION_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._FENCED:  # noqa: SLF001
+                raise Halt(
+                    "another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT"
+                ) from None
+            raise Unavailable(f"a transaction was not committed: {error.args[0].str()}") from None
+
+    def abort(self) -> None:
+        """Make the open transaction as if it had never been, as far as the broker can be reached."""
+        with contextlib.suppress(KafkaException):
+            self._producer.abort_transaction(TRANSACTION_SECONDS)
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failures.append(error)
+
+
+class Follower:
+    """Reads a compacted topic from its beginning for ever, without a group."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                **COMMON,
+                "bootstrap.servers": bootstrap,
+                "group.id": f"trunkline-table-{topic}",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        found = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        self._behind = {Slot(topic, number) for number in found}
+        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in found])
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether every partition has been read to its end once."""
+        return not self._behind
+
+    def fetch(self, seconds: float) -> list[Record]:
+        """Return what has arrived, waiting at most `seconds`."""
+        first = self._consumer.poll(seconds)
+        records = []
+        for message in () if first is None else (first, *self._consumer.consume(5_000, 0)):
+            if (error := message.error()) is None:
+                records.append(record_of(message))
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self._behind.discard(Slot(message.topic() or "", message.partition() or 0))
+        return records
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._consumer.close()
