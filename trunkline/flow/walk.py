@@ -19,6 +19,7 @@ from trunkline.verdict import Verdict, of_exception
 
 OK = Response(200)
 EXAMPLES = Path("producers/examples")
+"""Raw requests as they really arrive, in a folder per source."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def walk(
     for flow in bus.flows:
         match flow:
             case Publish() if flow.source is source:
-                for event in source.events(read(request)):
+                for event in source.events(read(source, request)):
                     stamped = stamp(bus, flow, event)
                     journey.events[flow.to.name].append(through(flow.to, stamped))
             case Process():
@@ -76,18 +77,30 @@ def walk(
     return journey
 
 
-def read(request: str | bytes | WebhookRequest) -> WebhookRequest:
-    """Give a request from an example's name or from a body."""
+def read(source: Source, request: str | bytes | WebhookRequest) -> WebhookRequest:
+    """Give a request of a source from an example's name or from a body."""
     match request:
         case WebhookRequest():
             return request
         case bytes():
             return WebhookRequest({"content-type": "application/json"}, request)
         case str():
-            path = EXAMPLES / request
-            if not path.is_file():
-                raise UsageError(f"there is no example {path}; examples are raw requests as they really arrive.")
-            return WebhookRequest({"content-type": "application/json"}, path.read_bytes())
+            return WebhookRequest({"content-type": "application/json"}, example(source, request).read_bytes())
+
+
+def example(source: Source, name: str = "") -> Path:
+    """Find an example of a source by its file's name, or its first one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = EXAMPLES / source.name
+    found = sorted(path for path in folder.glob("*") if path.is_file())
+    chosen = next((path for path in found if name in ("", path.name, path.stem)), None)
+    if chosen is None:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UsageError(f"there is no example {name or 'of ' + source.name} in {folder}; there are: {names}.")
+    return chosen
 
 
 def through(topic: Topic, event: Event[Any]) -> Event[Any]:
@@ -118,7 +131,8 @@ def deliver(journey: Journey, flow: Deliver, event: Event[Any], answer: Response
     sink = flow.to
     verdict: Verdict
     try:
-        journey.requests[sink.name].append(sink.request(event))
+        request = sink.request(event)
+        journey.requests[sink.name].append(request)
         verdict = sink.verdict(answer)
     except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
         verdict = of_exception(error)

@@ -2,6 +2,7 @@
 
 import enum
 import sqlite3
+from collections.abc import Iterable
 from typing import Literal
 
 from trunkline.event import digest
@@ -53,6 +54,9 @@ def publish(db: sqlite3.Connection, claim: bytes) -> None:
     db.execute("UPDATE claims SET state = ? WHERE id = ?", (State.PUBLISHED, claim))
 
 
-def release(db: sqlite3.Connection, claim: bytes, owner: str) -> None:
-    """Give a claim up after a failure, so that the sender's next try may take it at once."""
-    db.execute("UPDATE claims SET deadline = 0 WHERE id = ? AND owner = ? AND state = ?", (claim, owner, State.PENDING))
+def release(db: sqlite3.Connection, claims: Iterable[bytes], owner: str) -> None:
+    """Give claims up after a failure, so that the sender's next try may take them at once."""
+    db.executemany(
+        "UPDATE claims SET deadline = 0 WHERE id = ? AND owner = ? AND state = ?",
+        [(claim, owner, State.PENDING) for claim in claims],
+    )
