@@ -11,7 +11,6 @@ calls. Between them go batches, one call_soon_threadsafe each (D1, D2).
 
 import asyncio
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping
@@ -149,11 +148,11 @@ class Deliverer:
         try:
             self._pump(db, member)
         finally:
-            member.commit(self._positions(), note(), wait=True)
+            member.commit(self._positions(), wait=True)
             member.close()
             db.close()
 
-    def _pump(self, db: sqlite3.Connection, member: Member) -> None:
+    def _pump(self, db: sqlite.Connection, member: Member) -> None:
         committed: dict[Slot, int] = {}
         next_commit = next_all = 0.0
         full = False
@@ -167,7 +166,7 @@ class Deliverer:
                     known = deliveries.look_up(db, [delivery.place for delivery in batch])
                     live = runs.live(db, self._sink.name) if any(delivery.run for delivery in batch) else set()
                     self._loop.call_soon_threadsafe(self._dispatch, self._looked_up, batch, known, live)
-            except (Halt, sqlite3.Error) as error:
+            except (Halt, sqlite.Failure) as error:
                 self._loop.call_soon_threadsafe(self._halt, str(error))
                 self._stopping.wait(1.0)
             except Unavailable:
@@ -179,7 +178,7 @@ class Deliverer:
                     committed.clear()
                     next_all = now + COMMIT_ALL_EVERY
                 moved = {slot: offset for slot, offset in positions.items() if committed.get(slot) != offset}
-                member.commit(moved, note())
+                member.commit(moved)
                 committed.update(moved)
                 next_commit = now + COMMIT_EVERY
 
@@ -466,8 +465,3 @@ class Deliverer:
 
 UNSET = Watermark()
 """Stands in a delivery until the loop has given it its partition's."""
-
-
-def note() -> str:
-    """Give what is kept beside a committed offset: when it was committed."""
-    return f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"

@@ -15,7 +15,6 @@ from typing import Any
 
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
-from trunkline.engine.deliver import note
 from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable
 from trunkline.event import Headers, from_headers, to_headers
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of
@@ -179,7 +178,7 @@ class Processor:
                 transactions.write(*write)
             transactions.flush()
             self._see("produced", count=len(batch.writes))
-            transactions.commit(batch.offsets, member, note())
+            transactions.commit(batch.offsets, member)
         except TrunklineError:
             transactions.abort()
             raise

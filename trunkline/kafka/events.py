@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -193,11 +194,11 @@ class Member:
                 self._consider(error, message)
         return records
 
-    def commit(self, offsets: Mapping[Slot, int], note: str, *, wait: bool = False) -> None:
-        """Commit offsets with a note beside each; failures show in the next start, so they are only tolerated."""
+    def commit(self, offsets: Mapping[Slot, int], *, wait: bool = False) -> None:
+        """Commit offsets; a commit that fails means that some events come again, so it is only tolerated."""
         if not offsets:
             return
-        places = [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
+        places = dated(offsets)
         with contextlib.suppress(KafkaException):
             if wait:
                 self._consumer.commit(offsets=places, asynchronous=False)
@@ -247,7 +248,7 @@ class Member:
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         offsets = self._revoked(slots)
-        self.commit(offsets, "", wait=True)
+        self.commit(offsets, wait=True)
         self._ours.difference_update(slots)
         consumer.incremental_unassign(partitions(slots))
 
@@ -266,6 +267,12 @@ class Member:
 def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:
     """Give slots in librdkafka's form."""
     return [TopicPartition(slot.topic, slot.partition) for slot in slots]
+
+
+def dated(offsets: Mapping[Slot, int]) -> list[TopicPartition]:
+    """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress."""
+    note = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
+    return [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
 
 
 class Transactions:
@@ -342,16 +349,15 @@ class Transactions:
             why = self._failures[0].str() if self._failures else "no answer"
             raise Unavailable(f"a record of a transaction was not acknowledged: {why}")
 
-    def commit(self, offsets: Mapping[Slot, int], member: Member, note: str) -> None:
+    def commit(self, offsets: Mapping[Slot, int], member: Member) -> None:
         """Commit the records together with the offsets that come after what was read.
 
         Raises:
             Halt: another process has taken the id.
             Unavailable: it was not committed; abort.
         """
-        places = [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
         try:
-            self._producer.send_offsets_to_transaction(places, member.metadata(), TRANSACTION_SECONDS)
+            self._producer.send_offsets_to_transaction(dated(offsets), member.metadata(), TRANSACTION_SECONDS)
             self._producer.commit_transaction(TRANSACTION_SECONDS)
         except KafkaException as error:
             if error.args[0].code() == KafkaError._FENCED:  # noqa: SLF001

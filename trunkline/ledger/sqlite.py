@@ -16,6 +16,10 @@ from trunkline.errors import Unavailable
 
 T = TypeVar("T")
 
+Connection = sqlite3.Connection
+Failure = sqlite3.Error
+"""What reading the ledger raises when its file cannot be read."""
+
 GROUP = 500
 """Writes that share one commit at most."""
 
