@@ -89,7 +89,7 @@ def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
         ("__connect.errors.connector.name", failure.flow.encode()),
         ("__connect.errors.stage", failure.stage.encode()),
         ("__connect.errors.exception.class.name", failure.error.encode()),
-        ("__connect.errors.exception.message", failure.message[:LONGEST].encode()),
+        ("__connect.errors.exception.message", failure.message[:LONGEST].encode(errors="replace")),
         (ORIGIN[0], origin.topic.encode()),
         (ORIGIN[1], str(origin.partition).encode()),
         (ORIGIN[2], str(origin.offset).encode()),

@@ -21,7 +21,7 @@ Headers = tuple[tuple[str, bytes], ...]
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, Python 3.11 cannot call Event[X](…)
 class Event(Generic[D]):
     """One thing that happened.
 
@@ -105,14 +105,17 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]], key: bytes | None)
         raise Poison(f"the record has no {', '.join(missing)} header, so it is no event")
     try:
         trace = found.get("traceparent")
+        time = datetime.fromisoformat(found["ce_time"].decode())
+        if time.tzinfo is None:
+            raise Poison(f"the ce_time of the record has no offset: {time.isoformat()}")
         return Event(
             id=found["ce_id"].decode(),
             source=found["ce_source"].decode(),
             type=found["ce_type"].decode(),
-            time=datetime.fromisoformat(found["ce_time"].decode()).astimezone(UTC),
+            time=time.astimezone(UTC),
             key=None if key is None else key.decode(),
             traceparent=None if trace is None else trace.decode(),
             data={},
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Poison(f"a header or the key of the record cannot be read: {error}") from None

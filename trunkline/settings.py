@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from trunkline.errors import UsageError
 
@@ -47,7 +47,7 @@ class Worker(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything that differs between a laptop and production."""
+    """Everything that differs between a laptop and production; `load` reads it from the environment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid")
 
@@ -56,6 +56,18 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     state: Path = Field(default=Path("var"), description="development state: the local broker, the demo's target")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' own signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given and nothing else: `Settings()` in a test is not the developer's environment."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +115,14 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         if base not in known:
             close = difflib.get_close_matches(base, known, n=1)
             raise UsageError(f"{name} is no setting.{f' Did you mean {close[0]}?' if close else ''}")
-    values: dict[str, object] = {}
-    for name in known:
-        if name in environment or f"{name}_FILE" in environment:
-            *parents, leaf = name.removeprefix(PREFIX).lower().split("__")
-            node = values
-            for parent in parents:
-                node = node.setdefault(parent, {})  # type: ignore[assignment]
-            node[leaf] = Env(name).read(environment)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {
+        name.lower(): Env(name).read(environment)
+        for name in known
+        if name in environment or f"{name}_FILE" in environment
+    }
     try:
-        return Settings(**values)  # type: ignore[arg-type]  # nested values by name, checked by pydantic
+        return Settings(**source())
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()

@@ -6,6 +6,7 @@ The table is the whole policy; adapters that know better return a Verdict of the
 """
 
 import email.utils
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -115,12 +116,12 @@ def decide(verdict: Verdict, *, attempt: int, elapsed: float, retry: Retry, rand
         case Poison():
             return Bury("poison")
         case Retryable() | Unknown():
+            left = retry.give_up_after.total_seconds() - elapsed
             wait = backoff(attempt, retry, random)
-            if isinstance(verdict, Retryable) and verdict.after is not None:
-                wait = max(wait, min(verdict.after, retry.give_up_after.total_seconds()))
-            if elapsed + wait > retry.give_up_after.total_seconds():
+            if wait > left:
                 return Bury("unknown" if isinstance(verdict, Unknown) else "exhausted")
-            return Again(wait)
+            asked = verdict.after if isinstance(verdict, Retryable) else None
+            return Again(wait if asked is None else max(wait, min(asked, left)))
         case _:
             assert_never(verdict)
 
@@ -135,8 +136,8 @@ def wished(headers: Mapping[str, str], now: datetime) -> float | None:
     """Read Retry-After as seconds from now (RFC 9110 §10.2.3): a number or an HTTP date; None when absent or absurd."""
     if (value := headers.get("retry-after")) is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if (number := value.strip()).isascii() and number.isdecimal():
+        return float(number)
     try:
         return max(0.0, (email.utils.parsedate_to_datetime(value) - now).total_seconds())
     except (ValueError, TypeError):
@@ -148,6 +149,13 @@ def words(body: bytes) -> str:
     text = " ".join(body[: KEPT * 4].decode(errors="replace").split())
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:KEPT]
     return f": {plain}" if plain else ""
+
+
+def fingerprint(verdict: Permanent) -> str:
+    """Give what alike refusals have in common: the status, else the message without its numbers and quoted parts."""
+    if verdict.status is not None:
+        return str(verdict.status)
+    return re.sub(r"""'[^']*'|"[^"]*"|[0-9]+""", "…", str(verdict))
 
 
 @dataclass(slots=True)
@@ -170,7 +178,7 @@ class Guard:
             return verdict
         if not isinstance(verdict, Permanent):
             return verdict
-        kind = f"{verdict.status}" if verdict.status is not None else str(verdict)
+        kind = fingerprint(verdict)
         if kind != self.kind:
             self.clear()
             self.kind = kind

@@ -21,7 +21,7 @@ class Codec:
         try:
             self.schema = fastavro.parse_schema(json.loads(text))
         except (SchemaParseException, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"not an Avro schema: {error}") from None
+            raise UsageError(f"not an Avro schema: {type(error).__name__}: {error}") from None
 
     def encode(self, value: Mapping[str, Any], schema_id: int) -> bytes:
         """Write a value.

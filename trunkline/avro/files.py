@@ -30,12 +30,12 @@ class Schema:
 
     @property
     def type_name(self) -> str:
-        """The name of the generated type: `sale_recorded.v1.avsc` gives SaleRecordedV1."""
+        """The name of the generated type: `order_placed.v1.avsc` gives OrderPlacedV1."""
         return "".join(part.capitalize() for part in self.name.split("_")) + f"V{self.version}"
 
     @property
     def event_type(self) -> str:
-        """The CloudEvents type of an event with this schema, such as `shop.SaleRecorded.v1`."""
+        """The CloudEvents type of an event with this schema, such as `orders.OrderPlaced.v1`."""
         space = self.definition.get("namespace")
         return f"{f'{space}.' if space else ''}{self.definition['name']}.v{self.version}"
 
@@ -56,14 +56,15 @@ def read(path: Path) -> Schema:
     Raises:
         UsageError: the name has not the form `<name>.v<N>.avsc`, or the content is no Avro record in JSON.
     """
+    shown = f"{path.parent.name}/{path.name}"
     if (match := FILE.fullmatch(path.name)) is None:
-        raise UsageError(f"{path}: a schema file is named <name>.v<N>.avsc, such as order_placed.v1.avsc.")
+        raise UsageError(f"{shown}: a schema file is named <name>.v<N>.avsc, such as order_placed.v1.avsc.")
     try:
         definition = json.loads(path.read_text())
     except ValueError as error:
-        raise UsageError(f"{path}: no JSON: {error}.") from None
+        raise UsageError(f"{shown}: no JSON: {error}.") from None
     if not isinstance(definition, dict) or definition.get("type") != "record" or "name" not in definition:
-        raise UsageError(f'{path}: a schema is a JSON object with "type": "record" and a "name".')
+        raise UsageError(f'{shown}: a schema is a JSON object with "type": "record" and a "name".')
     return Schema(match["name"], int(match["version"]), path, definition)
 
 
@@ -79,12 +80,13 @@ def schema_of(record: type) -> Schema:
         UsageError: the type was not generated from a schema file, or the file is gone.
     """
     module = sys.modules.get(record.__module__)
-    folder = Path(module.__file__).parent if module is not None and module.__file__ else None
+    file = getattr(module, "__file__", None)
+    folder = Path(file).parent if file else None
     match = re.fullmatch(r"(?P<words>[A-Z]\w*?)V(?P<version>[1-9][0-9]*)", record.__name__)
     if folder is None or match is None:
         raise UsageError(f"{record.__name__} is no generated record type; `trunkline schema types` writes them.")
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", match["words"]).lower()
     path = folder / f"{name}.v{match['version']}.avsc"
     if not path.exists():
-        raise UsageError(f"{record.__name__}: there is no {path.name} in {folder.name}/.")
+        raise UsageError(f"{record.__name__}: there is no {path.name} in {folder.name}/. Add it, or take another.")
     return read(path)

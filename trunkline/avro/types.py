@@ -1,5 +1,6 @@
 """Python types from schema files: one TypedDict per record, so that the type checker reads every step and sink."""
 
+import keyword
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,8 +68,11 @@ class Writer:
         """Write one record as a TypedDict and return its name."""
         self._named[definition["name"]] = name
         lines = [f"class {name}(TypedDict):"]
-        doc = " ".join(str(definition.get("doc", f"A {definition['name']}.")).split())
+        words = " ".join(str(definition.get("doc", f"A {definition['name']}.")).split())
+        doc = words.replace("\\", "\\\\").replace('"', "'")
         lines.append(f'    """{doc}"""\n')
+        if bad := [field["name"] for field in definition["fields"] if keyword.iskeyword(field["name"])]:
+            raise UsageError(f"{self._schema.path.name}: {bad[0]} is a word of Python and no field; rename it.")
         lines += [f"    {field['name']}: {self.type(field['type'])}" for field in definition["fields"]]
         text = "\n".join(lines) + "\n"
         if self._classes.setdefault(name, text) != text:
@@ -80,8 +84,8 @@ class Writer:
         match avro:
             case str() if avro in PRIMITIVE:
                 return PRIMITIVE[avro]
-            case str() if avro in self._named:
-                return self._named[avro]
+            case str() if (name := avro.rpartition(".")[2]) in self._named:
+                return self._named[name]
             case list():
                 kinds = sorted((self.type(kind) for kind in avro), key="None".__eq__)
                 return " | ".join(dict.fromkeys(kinds))
@@ -96,9 +100,10 @@ class Writer:
                 return f"dict[str, {self.type(avro['values'])}]"
             case {"type": "enum"}:
                 self._used.add("Literal")
-                return "Literal[" + ", ".join(f'"{symbol}"' for symbol in avro["symbols"]) + "]"
+                literal = "Literal[" + ", ".join(f'"{symbol}"' for symbol in avro["symbols"]) + "]"
+                return self._named.setdefault(avro["name"], literal)
             case {"type": "fixed"}:
-                return "bytes"
+                return self._named.setdefault(avro["name"], "bytes")
             case {"type": inner}:
                 return self.type(inner)
         raise UsageError(f"{self._schema.path.name}: {avro!r} is no type that Trunkline knows.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker
+from trunkline.cli import broker, declared, dlq, run, send, status, tail, topics
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 
@@ -17,7 +17,16 @@ commands = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+commands.command()(declared.show)
+commands.command()(declared.check)
+commands.add_typer(declared.schema, name="schema")
 commands.add_typer(broker.app, name="broker")
+commands.add_typer(topics.app, name="topics")
+commands.command()(run.run)
+commands.command()(send.send)
+commands.command()(tail.tail)
+commands.command()(status.status)
+commands.add_typer(dlq.app, name="dlq")
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape

@@ -8,16 +8,18 @@ from trunkline.errors import Poison, Unavailable
 from trunkline.flow.declare import Table
 from trunkline.kafka.events import Follower
 from trunkline.kafka.registry import Format
+from trunkline.observe import Observed, Observer
 
 
 class TableReader:
     """Follows one table for as long as the worker lives; `rows` may be read from any thread."""
 
-    def __init__(self, table: Table, form: Format, bootstrap: str) -> None:
+    def __init__(self, table: Table, form: Format, bootstrap: str, observe: Observer) -> None:
         self.rows: dict[str, Mapping[str, Any]] = {}
         self._table = table
         self._form = form
         self._bootstrap = bootstrap
+        self._observe = observe
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
@@ -53,7 +55,7 @@ class TableReader:
         follower.close()
 
     def _apply(self, key: bytes | None, value: bytes | None) -> None:
-        """Keep the row; a null value deletes it. A row that cannot be read keeps its predecessor."""
+        """Keep the row; a null value deletes it. One that cannot be read is told, and its predecessor kept."""
         if key is None:
             return
         name = key.decode(errors="surrogateescape")
@@ -63,4 +65,4 @@ class TableReader:
         try:
             self.rows[name] = self._form.decode(value)
         except (Poison, Unavailable) as error:
-            self._failure = error
+            self._observe(Observed("stuck", self._table.name, event=name, detail=f"a row cannot be read: {error}"))

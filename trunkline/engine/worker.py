@@ -151,6 +151,8 @@ class Worker:
             for step in flow.steps
             for table in tables_of(step)
         }
-        self._tables = {name: TableReader(table, forms[name], self._bootstrap) for name, table in tables.items()}
+        self._tables = {
+            name: TableReader(table, forms[name], self._bootstrap, self._observe) for name, table in tables.items()
+        }
         for reader in self._tables.values():
             reader.wait(TABLE_PATIENCE)

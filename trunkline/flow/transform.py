@@ -55,6 +55,8 @@ def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str
     for topic, route in flow.to.items():
         ordinals: Counter[str | None] = Counter()
         for data in run(route_to_list, route, event):
+            if not isinstance(data, Mapping):
+                raise Permanent(f"{route.__name__} gave a {type(data).__name__} for {topic.name}, no record")
             key = key_of(topic, data)
             made = Event(
                 id=derived_id(event, topic.name, key, ordinals[key]),
@@ -107,11 +109,17 @@ def key_of(topic: Topic, data: Mapping[str, Any]) -> str | None:
     """Give the key of a record: the declared field as text; None when no key is declared or the field is null.
 
     Raises:
-        Permanent: the record has no such field.
+        Permanent: the record has no such field, or its value is no text that can be written as UTF-8.
     """
     if topic.key is None:
         return None
     if topic.key not in data:
         raise Permanent(f"the record for {topic.name} has no {topic.key}, which is the topic's key")
-    value = data[topic.key]
-    return None if value is None else str(value)
+    if (value := data[topic.key]) is None:
+        return None
+    key = str(value)
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise Permanent(f"the {topic.key} of the record for {topic.name} is no text: {key!r}") from None
+    return key

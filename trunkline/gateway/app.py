@@ -1,10 +1,12 @@
 """POST /in/{source}, and what every worker shows: /schemas/ids/{id}, /metrics, /healthz, /readyz."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -50,7 +52,7 @@ def build(
 
     async def schema(request: Request) -> Response:
         try:
-            body = answer(registry, int(request.path_params["id"]))
+            body = await asyncio.to_thread(answer, registry, request.path_params["id"])
         except Unavailable as error:
             return of_unavailable(error)
         if body is None:
@@ -74,8 +76,20 @@ def build(
             Route("/metrics", show_metrics),
             Route("/healthz", health),
             Route("/readyz", ready),
-        ]
+        ],
+        exception_handlers={HTTPException: refuse, Exception: fail},
     )
+
+
+def refuse(request: Request, error: Exception) -> Response:
+    """Answer for an address or method that is not there."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return problem(status, "No such thing here", f"{request.method} {request.url.path}: events go to POST /in/SOURCE.")
+
+
+def fail(_: Request, error: Exception) -> Response:
+    """Answer for a bug of ours or of a source, without its words: they may hold what is not for the sender."""
+    return problem(500, "A bug on our side", f"{type(error).__name__}; nothing was acknowledged. See the worker's log.")
 
 
 async def read(request: Request) -> bytes:

@@ -1,0 +1,5 @@
+from helpers import stock
+
+from trunkline import Bus
+
+bus = Bus("shop", [stock()])

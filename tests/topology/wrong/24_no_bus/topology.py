@@ -1,0 +1,3 @@
+from trunkline import Bus
+
+wrong = Bus

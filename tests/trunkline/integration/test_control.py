@@ -1,0 +1,217 @@
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as Place
+from kafka import KafkaProducer
+
+from trunkline import Bus, Deliver, Topic
+from trunkline.adapters import Request, Response
+from trunkline.errors import TopologyError, Unavailable, UsageError
+from trunkline.event import Event
+from trunkline.flow.declare import group_of
+from trunkline.kafka.control import Control, Start
+from trunkline.kafka.events import Slot
+from trunkline.kafka.topics import Create, Grow, names, plan
+from trunkline.settings import Kafka
+from trunkline.verdict import Delivered, Verdict
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Store:
+    name: str = "store"
+    target: Any = None
+
+    def request(self, event: Event[Any]) -> Request:
+        return Request.put("/x", json=dict(event.data))
+
+    def verdict(self, response: Response) -> Verdict:
+        return Delivered(response.status)
+
+
+def small_bus(*, partitions: int = 2, key: str | None = "id", prefix: str = "") -> Bus:
+    prefix = prefix or f"c{uuid.uuid4().hex[:8]}"
+    return Bus(prefix, [Deliver(Topic(f"{prefix}.lines", dict, key=key, partitions=partitions), to=Store())])
+
+
+@pytest.fixture
+def control(bootstrap: str) -> Iterator[Control]:
+    with Control(bootstrap) as control:
+        yield control
+
+
+@pytest.fixture
+def bus(control: Control) -> Bus:
+    bus = small_bus()
+    control.apply(plan(bus, {}, Kafka()))
+    return bus
+
+
+def write(bootstrap: str, topic: str, *values: bytes, partition: int = 0, at: datetime = THEN) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for number, value in enumerate(values):
+        timestamp = int((at + timedelta(hours=number)).timestamp() * 1000)
+        headers = [("empty", b""), ("one", b"1")]
+        producer.send(topic, value, b"k", headers, partition, timestamp).get(timeout=20)
+    producer.close()
+
+
+def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None:
+    bus = small_bus(key=None)
+    changes = plan(bus, control.existing(names(bus)), Kafka())
+    assert len(changes) == 4
+    assert control.apply(changes) == changes
+    assert control.topics()[bus.topics[0].name] == 2
+    assert control.apply(changes) == changes, "a topic that another apply has made meanwhile is no failure"
+    assert plan(bus, control.existing(names(bus)), Kafka()) == []
+    assert control.apply([]) == []
+
+    wider = small_bus(partitions=3, key=None, prefix=bus.name)
+    grown = control.apply(plan(wider, control.existing(names(bus)), Kafka()))
+    assert [type(change) for change in grown] == [Grow, Grow, Grow]
+    assert {control.topics()[change.topic] for change in grown} == {3}
+
+
+def test_a_refused_change_stops_all_of_them(control: Control, bus: Bus) -> None:
+    wider = small_bus(partitions=5, prefix=bus.name)
+    missing = Create(f"{bus.name}.more", 1, 1, {}, "events")
+    with pytest.raises(TopologyError, match=r"2 partitions and 5 are declared(.|\n)*1 fault; nothing was started"):
+        control.apply([missing, *plan(wider, control.existing(names(bus)), Kafka())])
+    assert missing.topic not in control.topics()
+
+
+def test_a_topic_that_the_broker_refuses_is_named(control: Control) -> None:
+    name = f"c{uuid.uuid4().hex[:8]}"
+    with pytest.raises(Unavailable, match=rf"^{name} cannot be created: .*replication factor of 5"):
+        control.apply([Create(name, 1, 5, {}, "events")])
+
+
+def test_records_are_read_from_any_start_to_the_end_of_that_moment(bootstrap: str, control: Control, bus: Bus) -> None:
+    topic = bus.topics[0].name
+    write(bootstrap, topic, b"a", b"b", b"c", partition=1)
+    records = list(control.read(topic))
+    assert [(record.partition, record.offset, record.value) for record in records] == [
+        (1, 0, b"a"),
+        (1, 1, b"b"),
+        (1, 2, b"c"),
+    ]
+    assert records[0].timestamp == THEN
+    assert records[0].headers == (("empty", b""), ("one", b"1"))
+    assert records[0].key == b"k"
+
+    def values(start: Any, partition: int | None = None) -> list[bytes | None]:
+        return [record.value for record in control.read(topic, start=start, partition=partition)]
+
+    assert values("latest") == []
+    assert values(THEN + timedelta(minutes=1)) == [b"b", b"c"]
+    assert values(THEN + timedelta(days=1)) == []
+    assert values({1: 2}) == [b"c"]
+    assert values("earliest", 0) == []
+    assert control.last_times([topic]) == {topic: THEN + timedelta(hours=2)}
+    with pytest.raises(UsageError, match=rf"^{topic} has no partition 9\.$"):
+        values("earliest", 9)
+
+
+def test_following_goes_on_with_what_arrives(bootstrap: str, control: Control, bus: Bus) -> None:
+    topic = bus.topics[0].name
+    following = control.read(topic, start="latest", follow=True)
+    write(bootstrap, topic, b"new")
+    assert next(following).value == b"new"
+    following.close()
+
+
+def test_only_committed_records_are_read_and_marks_are_no_records(bootstrap: str, control: Control, bus: Bus) -> None:
+    topic = bus.topics[0].name
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions(30)
+    for value, wanted in ((b"kept", True), (b"gone", False)):
+        producer.begin_transaction()
+        producer.produce(topic, value, partition=0)
+        producer.flush(20)
+        (producer.commit_transaction if wanted else producer.abort_transaction)(20)
+    assert [record.value for record in control.read(topic)] == [b"kept"]
+    assert control.ends([topic]) == {Slot(topic, 0): 4, Slot(topic, 1): 0}
+    assert control.first({Slot(topic, 0): 0})[Slot(topic, 0)].value == b"kept"
+    assert control.first({Slot(topic, 0): 1, Slot(topic, 1): 0}) == {}
+
+
+def test_an_empty_topic_begins_at_once_and_only_once(control: Control, bus: Bus, bootstrap: str) -> None:
+    [flow], topic = bus.delivering, bus.topics[0].name
+    group = group_of(bus, flow)
+    control.start_offsets(bus, [flow], None)
+    assert control.committed(group) == {Slot(topic, 0): (0, ""), Slot(topic, 1): (0, "")}
+    write(bootstrap, topic, b"a")
+    control.start_offsets(bus, [flow], "latest")
+    assert control.committed(group) == {Slot(topic, 0): (0, ""), Slot(topic, 1): (0, "")}
+    control.commit(group, {Slot(topic, 0): 1})
+    control.start_offsets(bus, [flow], None)
+    assert control.committed(group)[Slot(topic, 0)] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("start", "offset"), [("earliest", 0), ("latest", 3), (THEN + timedelta(minutes=90), 2), (datetime.now(UTC), 3)]
+)
+def test_a_topic_with_records_asks_where_to_begin(
+    control: Control, bus: Bus, bootstrap: str, start: Start, offset: int
+) -> None:
+    [flow], topic = bus.delivering, bus.topics[0].name
+    write(bootstrap, topic, b"a", b"b", b"c", partition=1)
+    with pytest.raises(UsageError) as refused:
+        control.start_offsets(bus, [flow], None)
+    assert str(refused.value) == (
+        f"{flow} has not read {topic} yet, where up to 3 records wait. "
+        "Say where to begin: --start earliest|latest|TIME."
+    )
+    assert control.committed(group_of(bus, flow)) == {}, "nothing is committed before everything is decided"
+    control.start_offsets(bus, [flow], start)
+    assert control.committed(group_of(bus, flow)) == {Slot(topic, 0): (0, ""), Slot(topic, 1): (offset, "")}
+
+
+def test_every_missing_topic_is_named(control: Control) -> None:
+    bus = small_bus()
+    [flow] = bus.delivering
+    with pytest.raises(UsageError) as refused:
+        control.start_offsets(bus, [flow], None)
+    assert str(refused.value) == (
+        f"these topics do not exist: {bus.name}.lines, {flow}.dlq, {flow}.replay, trunkline.{bus.name}.schemas. "
+        "Run `trunkline topics apply`."
+    )
+
+
+def test_a_group_with_members_is_seen_and_keeps_its_offsets(control: Control, bus: Bus, bootstrap: str) -> None:
+    [flow], topic = bus.delivering, bus.topics[0].name
+    group = group_of(bus, flow)
+    assert control.members(group) == []
+    control.commit(group, {Slot(topic, 0): 0})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "client.id": "one", "log_level": 0})
+    consumer.subscribe([topic])
+    while not consumer.assignment():
+        consumer.poll(0.1)
+    [member] = control.members(group)
+    assert (member.client, set(member.slots)) == ("one", {Slot(topic, 0), Slot(topic, 1)})
+    with pytest.raises(Unavailable, match="A group that has members keeps its offsets: stop its workers first"):
+        control.commit(group, {Slot(topic, 1): 0})
+    with pytest.raises(Unavailable, match="stop its workers first"):
+        control.start_offsets(bus, [flow], None)
+    consumer.commit(offsets=[Place(topic, 1, 0, "at=2026-01-01T00:00:00.000+00:00")], asynchronous=False)
+    control.start_offsets(bus, [flow], None)
+    assert control.committed(group)[Slot(topic, 1)] == (0, "at=2026-01-01T00:00:00.000+00:00")
+    consumer.close()
+
+
+def test_a_topic_that_is_not_there_is_named_with_the_one_that_is_meant(control: Control, bus: Bus) -> None:
+    with pytest.raises(UsageError, match=rf"there is no topic {bus.name}\.line\. Did you mean {bus.name}\.lines\?"):
+        control.read(f"{bus.name}.line")
+
+
+def test_no_broker_is_one_clear_line() -> None:
+    with pytest.raises(Unavailable, match=r"^no broker answers at 127\.0\.0\.1:1\.$"):
+        Control("127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"^the broker's address 'here:there' is no host:port"):
+        Control("here:there")

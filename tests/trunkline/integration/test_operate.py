@@ -1,0 +1,509 @@
+"""What operators type, on a real broker and a project of its own; only the worker is a stand-in."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as Place
+
+from trunkline import deadletter
+from trunkline.avro.codec import HEAD, Codec
+from trunkline.avro.files import read, released
+from trunkline.avro.types import module
+from trunkline.cli.main import app
+from trunkline.deadletter import Failure, Origin
+from trunkline.event import Event, Headers, to_headers
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender, Written
+from trunkline.kafka.registry import Registry
+from trunkline.ledger import deliveries, runs, sqlite
+from trunkline.ledger.deliveries import Outcome, State
+
+TRUNKLINE = Path(sys.executable).with_name("trunkline")
+HAPPENED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+BIG = 9_007_199_254_740_993
+"""2^53 + 1: what a float would round."""
+
+ORDER = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "t",
+    "doc": "An order.",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "number", "type": "long"},
+        {"name": "amount", "type": {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 2}},
+    ],
+}
+
+TOPOLOGY = """
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
+
+from schemas import OrderV1
+from trunkline import Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
+from trunkline.sinks import HttpSink, Request
+from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
+
+
+class Till(Webhook):
+    name = "till"
+
+    def events(self, request: WebhookRequest) -> list[Event[OrderV1]]:
+        return []
+
+
+class Store(HttpSink):
+    name = "store"
+
+    def request(self, event: Event[OrderV1]) -> Request:
+        return Request.put("/orders/{id}", path={"id": event.id}, json={"number": event.data["number"]})
+
+
+def checked(order: Event[OrderV1]) -> Iterator[OrderV1]:
+    yield order.data
+
+
+orders = Topic("PREFIX.orders", OrderV1, key="id", partitions=2)
+good = Topic("PREFIX.good", OrderV1, key="id", partitions=2)
+bus = Bus(
+    "PREFIX",
+    [
+        Publish(Till(verify=StandardWebhooks(Secret("TILL"))), to=orders),
+        Process(orders, [], to={good: checked}),
+        Deliver(good, to=Store(Target("shelves", env("STORE_URL")))),
+    ],
+)
+"""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Project:
+    """A project's folder, and what a test writes onto its topics."""
+
+    folder: Path
+    bootstrap: str
+    prefix: str = field(default_factory=lambda: f"o{uuid.uuid4().hex[:8]}")
+
+    def __post_init__(self) -> None:
+        schemas = self.folder / "schemas"
+        schemas.mkdir()
+        (schemas / "order.v1.avsc").write_text(json.dumps(ORDER))
+        (schemas / "__init__.py").write_text(module(released(schemas)))
+        (self.folder / "topology.py").write_text(TOPOLOGY.replace("PREFIX", self.prefix))
+        self.good = f"{self.prefix}.good"
+        self.flow = f"{self.good}.store"
+        self.ledger = self.folder / "var" / "ledger.db"
+        self.codec = Codec(read(schemas / "order.v1.avsc").text)
+
+    def __call__(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        """Run a command and give what it printed on stdout, and after wrong use on stderr."""
+        done = self.run(*arguments, **environment)
+        assert done.code == code, done
+        return done.stderr if code == 2 else done.stdout
+
+    def run(self, *arguments: str, **environment: str) -> "Done":
+        """Run a command in this process, as if it were one of its own in the project's folder."""
+        variables = {"TRUNKLINE_KAFKA__BOOTSTRAP": self.bootstrap, **environment}
+        stdout, stderr, code = StringIO(), StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["trunkline", *arguments])
+            patch.setattr(sys, "path", [str(self.folder), *sys.path])
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            for name in ("topology", "schemas"):
+                patch.delitem(sys.modules, name, raising=False)
+            try:
+                app()
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 0
+            for name in ("topology", "schemas"):
+                sys.modules.pop(name, None)
+        return Done(code, stdout.getvalue(), stderr.getvalue())
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process of its own."""
+        variables = {**os.environ, "TRUNKLINE_KAFKA__BOOTSTRAP": self.bootstrap}
+        command, pipe = [str(TRUNKLINE), *arguments], subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code))
+
+    @cached_property
+    def schema(self) -> int:
+        with closing(Registry(self.bootstrap, f"trunkline.{self.prefix}.schemas")) as registry:
+            return registry.id_of(read(self.folder / "schemas" / "order.v1.avsc").text)
+
+    def value(self, number: int) -> bytes:
+        return self.codec.encode({"id": "k1", "number": number, "amount": Decimal("12345678901234567.89")}, self.schema)
+
+    @cached_property
+    def sender(self) -> Sender:
+        return Sender(self.bootstrap)
+
+    def send(
+        self, topic: str, value: bytes | None, headers: Headers, *, key: bytes = b"k1", partition: int = 0
+    ) -> Written:
+        return self.sender.send(topic, key, value, headers, partition=partition).result(20)
+
+    def fail(
+        self,
+        event: str,
+        *,
+        state: State | None = State.DEAD,
+        replays: int = 0,
+        kind: str = "permanent",
+        value: bytes | None = None,
+        partition: int = 0,
+    ) -> None:
+        """Let an event be a dead letter of the sink, as the engine would."""
+        value = self.value(BIG) if value is None else value
+        seen = order(event)
+        headers = (*to_headers(seen), ("trunkline-replay-count", str(replays).encode()))
+        stood = self.send(self.good, value, to_headers(seen), partition=partition)
+        at = HAPPENED + timedelta(days=1, minutes=replays)
+        failure = Failure(self.flow, kind, "deliver", "Permanent", "answered 422: no such \x1b[31mshelf", 2, 422, at)
+        letter = deadletter.write(headers, Origin(self.good, partition, stood.offset), failure)
+        self.send(f"{self.flow}.dlq", value, letter, partition=partition)
+        if state is not None:
+            with sqlite.connect(self.ledger) as db:
+                self.record(db, seen, state, value)
+
+    def record(self, db: sqlite3.Connection, event: Event[Any], state: State, value: bytes) -> None:
+        place, number = deliveries.place_of("store", event), deliveries.number_of(db, "store")
+        payload = deliveries.payload_of(value[HEAD:])
+        deliveries.record(db, [Outcome(place, number, state, None, 0, 0, payload, 1, datetime.now(UTC))])
+
+
+def order(event: str) -> Event[Any]:
+    return Event(event, HAPPENED, {}, source="t/till", type="t.Order.v1", key="k1")
+
+
+@pytest.fixture
+def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path, bootstrap)
+    project("topics", "apply")
+    yield project
+    project.sender.close()
+
+
+def test_topics_are_planned_applied_and_then_as_declared(bootstrap: str, tmp_path: Path) -> None:
+    project = Project(tmp_path, bootstrap)
+    planned = project("topics", "plan")
+    assert planned.splitlines()[0].split() == ["topic", "what", "why"]
+    assert f"{project.flow}.replay" in planned
+    assert {change["what"] for change in project.json("topics", "plan")} == {"create"}
+    assert len(project.json("topics", "apply")) == 6
+    assert project.json("topics", "apply") == []
+    assert project.json("topics", "plan") == []
+    assert project.run("topics", "apply").stderr == "Nothing to do: every topic exists.\n"
+
+    topology = tmp_path / "topology.py"
+    topology.write_text(topology.read_text().replace("partitions=2", "partitions=4"))
+    assert {change["what"] for change in project.json("topics", "plan")} == {"refuse"}
+    refused = project("topics", "apply", code=2)
+    assert "topology.py:29  " in refused
+    assert refused.endswith("2 faults; nothing was started.\n")
+
+
+def test_without_a_broker_every_command_says_what_to_do(project: Project) -> None:
+    none = {"TRUNKLINE_KAFKA__BOOTSTRAP": ""}
+    unreachable = {"TRUNKLINE_KAFKA__BOOTSTRAP": "127.0.0.1:1"}
+    for command in (["status"], ["topics", "plan"], ["tail", "x"], ["dlq", "ls"], ["dlq", "replay", "store"]):
+        assert project(*command, code=2, **none) == (
+            "trunkline: no broker: run `trunkline broker up` or set TRUNKLINE_KAFKA__BOOTSTRAP.\n"
+        )
+        failed = project.run(*command, **unreachable)
+        assert (failed.code, failed.stderr) == (1, "trunkline: no broker answers at 127.0.0.1:1.\n")
+
+
+def test_tail_decodes_exactly_and_shows_what_it_cannot_decode(project: Project) -> None:
+    project.send(project.good, project.value(BIG), to_headers(order("e1")))
+    project.send(project.good, b"\x00\x00\x00\x00\x63body", (("note", b"\xff\x1b[31m"),), partition=1)
+    project.send(project.good, b"plain", (), partition=1)
+    project.send(project.good, None, (), partition=1)
+    lines = [json.loads(line) for line in project("tail", project.good, "--json").splitlines()]
+    assert [(line["partition"], line["offset"]) for line in lines] == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert lines[0]["value"] == {"id": "k1", "number": BIG, "amount": "12345678901234567.89"}
+    assert (lines[0]["key"], lines[0]["ce_time"]) == ("k1", "2026-03-01T12:00:00Z")
+    assert lines[0]["timestamp"].endswith("Z")
+    assert lines[1]["not_decoded"] == "the value names schema 99, which nobody registered"
+    assert lines[1]["hex"] == b"\x00\x00\x00\x00\x63body".hex()
+    shown = project("tail", project.good)
+    assert str(BIG) in shown
+    assert "\x1b" not in shown
+    assert "  70 6c 61 69 6e\n" in shown
+    assert "  no value\n" in shown
+    assert [json.loads(line)["offset"] for line in project("tail", project.good, "-n2", "--json").splitlines()] == [
+        1,
+        2,
+    ]
+    assert project("tail", project.good, "--last", "0") == ""
+    assert project("tail", f"{project.good}s", code=2) == (
+        f"trunkline: there is no topic {project.good}s. Did you mean {project.good}?\n"
+    )
+
+
+def test_tail_finds_the_newest_records_behind_the_marks_of_transactions(project: Project, bootstrap: str) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": project.prefix, "log_level": 0})
+    producer.init_transactions(30)
+    for number in range(6):
+        producer.begin_transaction()
+        producer.produce(project.good, str(number).encode(), partition=0)
+        producer.commit_transaction(20)
+    lines = [json.loads(line) for line in project("tail", project.good, "-n4", "--json").splitlines()]
+    assert [bytes.fromhex(line["hex"]) for line in lines] == [b"2", b"3", b"4", b"5"]
+
+
+def test_tail_follows_until_it_is_interrupted(project: Project) -> None:
+    with project.start("tail", project.good, "--follow", "--json") as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        assert tail.stderr.readline() == f"Following {project.good}; Ctrl-C ends it.\n"
+        project.send(project.good, b"new", ())
+        assert json.loads(tail.stdout.readline())["hex"] == b"new".hex()
+        tail.send_signal(2)
+        assert (tail.wait(20), tail.stderr.read()) == (0, "")
+
+
+def test_status_shows_the_worst_first(project: Project, bootstrap: str) -> None:
+    quiet = project.json("status")
+    assert {(one["kind"], one["workers"], one["lag"], one["behind"]) for one in quiet} == {
+        ("publish", None, 0, 0.0),
+        ("process", 0, 0, 0.0),
+        ("deliver", 0, 0, 0.0),
+    }
+    project.fail("e1")
+    project.fail("e2", state=State.DONE)
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": project.prefix, "log_level": 0})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(project.good, b"x", partition=1)
+    producer.commit_transaction(20)
+    group, note = f"{project.prefix}.{project.flow}", "at=2026-03-02T00:00:00.000+00:00"
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+    consumer.commit(offsets=[Place(project.good, 0, 1, note), Place(project.good, 1, 1, "")], asynchronous=False)
+    consumer.close()
+
+    [worst, *_] = project.json("status")
+    assert worst["flow"] == project.flow
+    assert (worst["lag"], worst["started"], worst["dead"], worst["delivered"]) == (1, True, 1, 1), "a mark is no lag"
+    assert 0 < worst["behind"] < 120
+    assert worst["progress"] == "2026-03-02T00:00:00+00:00"
+    table = project("status")
+    assert table.splitlines()[1].startswith(project.flow)
+    assert "2026-03-02T00:00:00.000Z" in table
+
+    project.send(f"{project.prefix}.orders", b"x", ())
+    standing = {one["kind"]: one for one in project.json("status")}
+    assert standing["publish"]["progress"] is not None
+    assert (standing["process"]["lag"], standing["process"]["started"]) == (1, False)
+    assert "not started" in project("status")
+
+
+def test_status_names_missing_topics(bootstrap: str, tmp_path: Path) -> None:
+    project = Project(tmp_path, bootstrap)
+    assert "topics missing: trunkline topics apply" in project("status")
+    assert not project.ledger.exists(), "looking makes no ledger"
+
+
+def test_dead_letters_are_listed_and_shown(project: Project) -> None:
+    assert project("dlq", "ls") == ""
+    project.fail("open")
+    project.fail("open", replays=1)
+    project.fail("done", state=State.DONE)
+    project.fail("raw", value=b"\x01raw", kind="poison", partition=1, state=None)
+    [line] = project.json("dlq", "ls")
+    assert line == {"sink": "store", "flow": project.flow, "events": 3, "letters": 4, "open": 2, "delivered": 1}
+    assert project("dlq", "ls").splitlines()[1].split() == ["store", project.flow, "3", "4", "2", "1"]
+
+    letters = {one["event"]: one for one in project.json("dlq", "ls", "store")}
+    assert {event: (one["state"], one["letters"], one["replays"]) for event, one in letters.items()} == {
+        "open": ("open", 2, 1),
+        "done": ("delivered", 1, 0),
+        "raw": ("open", 1, 0),
+    }
+    assert project.json("dlq", "ls", project.flow) == list(letters.values())
+    table = project("dlq", "ls", "store")
+    assert len(table.splitlines()) == 4
+    assert "\x1b" not in table
+
+    shown = project("dlq", "show", "store", "open")
+    assert shown.splitlines()[0] == (
+        "store refused event open (key k1) in 2 attempts: answered 422: no such \N{REPLACEMENT CHARACTER}[31mshelf. "
+        "It waits here; nothing else is affected. Replay it with: trunkline dlq replay store --event open"
+    )
+    assert f'"number": {BIG}' in shown
+    assert "ce_id: open" in shown
+    assert f"{project.good} partition 0 offset 1" in shown
+    assert project.json("dlq", "show", "store")["event"] == "open", "the newest open one"
+    assert "A replay has delivered it since" in project("dlq", "show", "store", "done")
+    raw = project("dlq", "show", "store", "raw")
+    assert raw.startswith("store cannot read event raw")
+    assert "01 72 61 77" in raw
+    assert project("dlq", "show", "store", "none", code=2).startswith("trunkline: no dead letter has event none.")
+    assert project("dlq", "ls", "stor", code=2) == (
+        "trunkline: there is no sink or reading flow stor. Did you mean store?\n"
+    )
+
+
+def test_a_letter_without_its_value_is_shown_from_its_origin(project: Project) -> None:
+    value, seen = project.value(7), order("large")
+    stood = project.send(project.good, value, to_headers(seen), partition=1)
+    failure = Failure(project.flow, "permanent", "deliver", "Permanent", "answered 422", 1, 422, HAPPENED)
+    headers = deadletter.write(to_headers(seen), Origin(project.good, 1, stood.offset), failure)
+    project.send(f"{project.flow}.dlq", None, deadletter.by_reference(headers, value), partition=1)
+    assert project.json("dlq", "show", "store")["value"]["number"] == 7
+
+
+def test_a_replay_is_planned_first(project: Project) -> None:
+    assert project("dlq", "replay", "store", code=2).startswith("trunkline: there is no ledger at var/ledger.db")
+    project.fail("one")
+    project.fail("two", state=State.DONE)
+    project.fail("round", replays=3)
+    planned = project.json("dlq", "replay", "store")
+    assert {name: [one["event"] for one in planned[name]] for name in ("send", "delivered", "refused")} == {
+        "send": ["one"],
+        "delivered": ["two"],
+        "refused": ["round"],
+    }
+    assert planned["command"] == "trunkline dlq replay store --run"
+    told = project.run("dlq", "replay", "store", "--key", "k1", "--rate", "5/s")
+    assert "3 selected" in told.stdout
+    assert told.stderr == "Nothing was sent. Run it with: trunkline dlq replay store --key k1 --rate 5/s --run\n"
+    with Control(project.bootstrap) as control:
+        assert set(control.ends([f"{project.flow}.replay"]).values()) == {0}
+    flow = f"{project.prefix}.orders.checked"
+    assert "only the dead letters of a sink" in project("dlq", "replay", flow, code=2)
+    assert "is no rate" in project("dlq", "replay", "store", "--rate", "fast", code=2)
+
+
+@dataclass
+class Worker:
+    """Stands in for a worker: settles every record of the replay topic, as long as its run is live."""
+
+    project: Project
+    refuses: frozenset[str] = frozenset()
+    seen: list[Any] = field(default_factory=list)
+
+    def settle(self, stop: threading.Event) -> None:
+        flow = self.project.flow
+        with Control(self.project.bootstrap) as control:
+            at = dict.fromkeys(range(2), 0)
+            while not stop.wait(0.05):
+                for record in control.read(f"{flow}.replay", start=at):
+                    at[record.partition] = record.offset + 1
+                    self.seen.append(record)
+                    self.finish(record)
+
+    def finish(self, record: Any) -> None:
+        event = dict(record.headers)["ce_id"].decode()
+        run = dict(record.headers)[deadletter.REPLAY_RUN].decode()
+        with sqlite.connect(self.project.ledger) as db:
+            assert run in runs.live(db, "store")
+            if event in self.refuses:
+                self.project.fail(event, replays=int(dict(record.headers)[deadletter.REPLAY_COUNT]))
+            else:
+                self.project.record(db, order(event), State.DONE, record.value)
+
+
+@pytest.fixture
+def worker(project: Project) -> Iterator[Worker]:
+    worker, stop = Worker(project, frozenset({"stubborn"})), threading.Event()
+    thread = threading.Thread(target=worker.settle, args=(stop,))
+    thread.start()
+    yield worker
+    stop.set()
+    thread.join()
+
+
+def live(project: Project) -> set[str]:
+    with sqlite.connect(project.ledger) as db:
+        return runs.live(db, "store")
+
+
+def test_a_replay_is_done_when_the_ledger_says_so(project: Project, worker: Worker) -> None:
+    for event, partition in (("b", 1), ("a", 0), ("c", 1)):
+        project.fail(event, partition=partition)
+    report = project.json("dlq", "replay", "store", "--run")
+    assert [one["event"] for one in report["delivered"]] == ["a", "b", "c"]
+    assert (report["dead_again"], report["still_open"], report["not_sent"], report["trouble"]) == ([], [], [], None)
+    assert [(record.partition, dict(record.headers)["ce_id"]) for record in worker.seen] == [
+        (0, b"a"),
+        (1, b"b"),
+        (1, b"c"),
+    ]
+    [first, *_] = worker.seen
+    assert (first.key, first.value) == (b"k1", project.value(BIG))
+    headers = dict(first.headers)
+    assert first.headers[: len(to_headers(order("a")))] == to_headers(order("a"))
+    assert (headers[deadletter.REPLAY_COUNT], headers[deadletter.REPLAY_RUN].decode()) == (b"1", report["run"])
+    assert headers["trunkline-origin-topic"].decode() == project.good
+    assert live(project) == set()
+    again = project("dlq", "replay", "store", "--run")
+    assert "nothing to send" in again
+
+
+def test_what_fails_again_is_told_with_its_new_reason(project: Project, worker: Worker) -> None:
+    project.fail("easy")
+    project.fail("stubborn")
+    report = project.json("dlq", "replay", "store", "--run", code=1)
+    assert [one["event"] for one in report["delivered"]] == ["easy"]
+    assert [(one["event"], one["replays"]) for one in report["dead_again"]] == [("stubborn", 1)]
+    assert live(project) == set()
+    failed = project.run("dlq", "replay", "store", "--event", "stubborn", "--run")
+    assert failed.code == 1
+    assert "1 dead again" in failed.stdout
+    assert worker.seen
+
+
+def test_without_a_worker_a_replay_says_so_and_ends(project: Project) -> None:
+    project.fail("one")
+    ended = project.run("dlq", "replay", "store", "--run", "--wait", "0.5")
+    assert ended.code == 1
+    assert ended.stderr.startswith(
+        f"No worker runs {project.flow}: nothing can be delivered until `trunkline run` does."
+    )
+    assert "1 still open" in ended.stdout
+    assert "no worker runs this flow" in ended.stderr
+    assert live(project) == set()
+
+
+def test_an_interrupted_replay_ends_its_run(project: Project) -> None:
+    project.fail("one")
+    project.fail("two")
+    with project.start("dlq", "replay", "store", "--run", "--rate", "0.01") as replay:
+        with Control(project.bootstrap) as control:
+            next(control.read(f"{project.flow}.replay", follow=True))
+        assert len(live(project)) == 1
+        replay.send_signal(2)
+        told, error = replay.communicate(timeout=20)
+    assert replay.returncode == 1
+    assert "1 still open, 1 not sent" in told
+    assert "The run ended early: interrupted" in error
+    assert live(project) == set()

@@ -1,0 +1,115 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.deadletter import (
+    LONGEST,
+    OURS,
+    REPLAY_RUN,
+    Failure,
+    Letter,
+    Origin,
+    origin_of,
+    original,
+    read,
+    replayed,
+    write,
+)
+from trunkline.event import Event, Headers, to_headers
+
+AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
+HERE = Origin("orders", 3, 41)
+EVENT = to_headers(Event("42", AT, {}, source="bus/till", type="orders.Placed.v1", key="7"))
+FAILURE = Failure("orders.billing", "permanent", "deliver", "Permanent", "answered 422: no", 1, 422, AT)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=LONGEST)
+own_headers = st.lists(
+    st.tuples(st.text(max_size=20).filter(lambda name: not name.startswith(OURS)), st.binary(max_size=20)), max_size=8
+).map(tuple)
+failures = st.builds(
+    Failure,
+    flow=texts,
+    kind=st.sampled_from(["poison", "permanent", "exhausted", "unknown"]),
+    stage=st.sampled_from(["decode", "process", "deliver"]),
+    error=texts,
+    message=texts,
+    attempts=st.integers(0, 10**6),
+    status=st.none() | st.integers(100, 999),
+    at=st.datetimes(timezones=st.just(UTC)),
+)
+
+
+@given(own_headers, failures, st.integers(0, 10**6), st.integers(0, 2**62))
+def test_what_is_written_is_read_and_the_event_is_untouched(
+    headers: Headers, failure: Failure, partition: int, offset: int
+) -> None:
+    origin = Origin("orders", partition, offset)
+    written = write(headers, origin, failure)
+    assert written[: len(headers)] == headers
+    assert original(written) == headers
+    assert read(written) == Letter(origin, failure, failure.at, 0)
+
+
+@given(own_headers, failures, failures)
+def test_a_replay_that_fails_again_keeps_its_first_origin(headers: Headers, first: Failure, second: Failure) -> None:
+    dead = write(headers, HERE, first)
+    sent = replayed(dead, "run-1")
+    assert original(sent) == headers
+    assert origin_of(sent, Origin("orders.billing.replay", 0, 9)) == HERE
+    again = write(sent, origin_of(sent, Origin("orders.billing.replay", 0, 9)), second)
+    assert original(again) == headers
+    assert read(again) == Letter(HERE, second, first.at, 1)
+    assert read(write(replayed(again, "run-2"), HERE, first)).replays == 2
+
+
+def test_a_replay_carries_its_run_and_nothing_of_the_failure() -> None:
+    sent = dict(replayed(write(EVENT, HERE, FAILURE), "run-7"))
+    assert sent[REPLAY_RUN] == b"run-7"
+    assert set(sent) - set(dict(EVENT)) == {
+        "trunkline-origin-topic",
+        "trunkline-origin-partition",
+        "trunkline-origin-offset",
+        "trunkline-first-failed-at",
+        "trunkline-replay-count",
+        "trunkline-replay-run",
+    }
+
+
+def test_a_record_that_never_failed_stands_where_it_is() -> None:
+    assert origin_of(EVENT, HERE) == HERE
+
+
+def test_existing_tools_find_what_they_know() -> None:
+    found = dict(write(EVENT, HERE, FAILURE))
+    assert found["__connect.errors.topic"] == b"orders"
+    assert found["__connect.errors.partition"] == b"3"
+    assert found["__connect.errors.offset"] == b"41"
+    assert found["__connect.errors.exception.message"] == b"answered 422: no"
+
+
+def test_an_endless_message_is_cut() -> None:
+    long = Failure("f", "permanent", "process", "E", "\N{SNOWMAN}" * 100_000, 1, None, AT)
+    headers = write(EVENT, HERE, long)
+    assert read(headers).failure.message == "\N{SNOWMAN}" * LONGEST
+    assert sum(len(name) + len(value) for name, value in headers) < 16 * 1024
+
+
+def test_a_message_that_is_no_text_is_written_all_the_same() -> None:
+    failure = Failure("f", "permanent", "process", "KeyError", "no \ud800 here", 1, None, AT)
+    assert read(write(EVENT, HERE, failure)).failure.message == "no ? here"
+
+
+def test_the_first_failure_keeps_its_time() -> None:
+    later = Failure("f", "exhausted", "deliver", "Retryable", "busy", 9, 503, AT + timedelta(days=1))
+    letter = read(write(replayed(write(EVENT, HERE, FAILURE), "run"), HERE, later))
+    assert letter.first_failed_at == AT
+    assert letter.failure.at == AT + timedelta(days=1)
+
+
+@pytest.mark.parametrize("missing", ["trunkline-flow", "trunkline-origin-offset", "trunkline-attempts"])
+def test_a_record_of_somebody_else_is_no_dead_letter_of_ours(missing: str) -> None:
+    headers = [header for header in write(EVENT, HERE, FAILURE) if header[0] != missing]
+    with pytest.raises(KeyError):
+        read(headers)

@@ -1,0 +1,151 @@
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from trunkline import Bus, Deliver, Enrich, Process, Publish, Table, Topic, days
+from trunkline.adapters import Request, Response
+from trunkline.errors import Fault
+from trunkline.event import Event
+from trunkline.kafka.control import beginning
+from trunkline.kafka.events import Slot
+from trunkline.kafka.topics import Change, Create, Differ, Existing, Grow, Refuse, names, needed, plan
+from trunkline.settings import Kafka
+from trunkline.verdict import Delivered, Verdict
+
+KAFKA = Kafka(replication=3, min_insync=2)
+
+
+@dataclass
+class Till:
+    name: str = "till"
+    verify: Any = None
+
+    def events(self, request: Any) -> list[Event[Any]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Store:
+    name: str = "store"
+    target: Any = None
+
+    def request(self, event: Event[Any]) -> Request:
+        return Request.put("/x", json=dict(event.data))
+
+    def verdict(self, response: Response) -> Verdict:
+        return Delivered(response.status)
+
+
+def enriched(event: Event[Any], _rows: Any) -> Event[Any]:
+    return event
+
+
+def bus(*, partitions: int = 4, key: str | None = "id") -> Bus:
+    orders = Topic("t.orders", dict, key=key, partitions=partitions, keep=days(2))
+    lines = Topic("t.lines", dict, key="id", partitions=3)
+    people = Table("t.people", dict, key="id")
+    return Bus(
+        "t",
+        [
+            Publish(Till(), to=orders),
+            Process(orders, [Enrich(enriched, people)], to={lines: lambda _: []}),
+            Deliver(lines, to=Store()),
+        ],
+    )
+
+
+def applied(changes: list[Change]) -> dict[str, Existing]:
+    """Give the topics that a broker has once every creation is done."""
+    return {
+        change.topic: Existing(change.partitions, change.replication, change.config)
+        for change in changes
+        if isinstance(change, Create)
+    }
+
+
+def test_everything_that_is_missing_is_created() -> None:
+    found = {change.topic: change for change in plan(bus(), {}, KAFKA) if isinstance(change, Create)}
+    assert {name: create.partitions for name, create in found.items()} == {
+        "t.orders": 4,
+        "t.lines": 3,
+        "t.people": 1,
+        "t.orders.enriched.dlq": 4,
+        "t.lines.store.dlq": 3,
+        "t.lines.store.replay": 3,
+        "trunkline.t.schemas": 1,
+    }
+    assert {create.replication for create in found.values()} == {3}
+    assert {create.config["min.insync.replicas"] for create in found.values()} == {"2"}
+    assert found["t.orders"].config["retention.ms"] == "172800000"
+    assert found["t.orders"].config["max.message.bytes"] == "1114112"
+    assert found["t.lines.store.dlq"].config["max.message.bytes"] == "1179648"
+    assert found["t.lines.store.replay"].config["max.message.bytes"] == "1179648"
+    assert found["t.people"].config["cleanup.policy"] == "compact"
+    assert found["trunkline.t.schemas"].config["retention.ms"] == "-1"
+    assert found["trunkline.t.schemas"].config["retention.bytes"] == "-1"
+    assert names(bus()) == found.keys()
+
+
+def test_what_was_applied_needs_nothing_more() -> None:
+    assert plan(bus(), applied(plan(bus(), {}, KAFKA)), KAFKA) == []
+
+
+def test_more_partitions_on_a_keyed_topic_are_refused_and_its_followers_stay() -> None:
+    wider = bus(partitions=8)
+    [refused] = plan(wider, applied(plan(bus(), {}, KAFKA)), KAFKA)
+    assert isinstance(refused, Refuse)
+    assert refused.fault == Fault(
+        wider.topics[0].where,
+        "t.orders has 4 partitions and 8 are declared: keys would move to other partitions and lose their order. "
+        "Declare partitions=4, or a topic of another name.",
+    )
+
+
+def test_a_topic_without_a_key_grows_and_its_dead_letters_with_it() -> None:
+    changes = plan(bus(partitions=8, key=None), applied(plan(bus(key=None), {}, KAFKA)), KAFKA)
+    assert [(change.topic, change.partitions) for change in changes if isinstance(change, Grow)] == [
+        ("t.orders", 8),
+        ("t.orders.enriched.dlq", 8),
+    ]
+    assert len(changes) == 2
+
+
+def test_replays_follow_the_partitions_that_their_topic_really_has() -> None:
+    existing = {"t.lines": applied(plan(bus(), {}, KAFKA))["t.lines"]}
+    existing["t.lines"] = replace(existing["t.lines"], partitions=9)
+    changes = plan(bus(), existing, KAFKA)
+    created = {change.topic: change.partitions for change in changes if isinstance(change, Create)}
+    assert created["t.lines.store.replay"] == created["t.lines.store.dlq"] == 9
+    assert Differ("t.lines", "9 partitions, 3 are declared; Kafka never takes any away") in changes
+
+
+def test_differences_are_only_told() -> None:
+    existing = applied(plan(bus(), {}, KAFKA))
+    existing["t.orders"] = Existing(4, 1, {**existing["t.orders"].config, "retention.ms": "1"})
+    existing["t.lines.store.replay"] = replace(existing["t.lines.store.replay"], partitions=5)
+    existing["t.lines.store.dlq"] = replace(existing["t.lines.store.dlq"], partitions=5)
+    assert plan(bus(), existing, KAFKA) == [
+        Differ("t.orders", "replication is 1, 3 is set"),
+        Differ("t.orders", "retention.ms is 1, 172800000 is declared"),
+        Differ("t.lines.store.replay", "5 partitions, only 3 are used"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flow", "topics"),
+    [
+        ("till", ["t.orders"]),
+        ("t.orders.enriched", ["t.orders", "t.lines", "t.people", "t.orders.enriched.dlq"]),
+        ("t.lines.store", ["t.lines", "t.lines.store.dlq", "t.lines.store.replay"]),
+    ],
+)
+def test_a_flow_needs_its_own_topics_and_the_registry(flow: str, topics: list[str]) -> None:
+    assert needed(bus(), [flow]) == ["trunkline.t.schemas", *topics]
+
+
+def test_only_a_partition_where_records_wait_and_nothing_is_committed_is_undecided() -> None:
+    read, empty, expired, waiting = (Slot("t", number) for number in range(4))
+    low = {read: 0, empty: 0, expired: 7, waiting: 2}
+    high = {read: 5, empty: 0, expired: 7, waiting: 9}
+    assert beginning(low, high, {read}) == ({empty: 0, expired: 7}, [waiting])

@@ -1,0 +1,193 @@
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.trunkline.unit.schemas import CustomerV1, OrderPlacedV1, ParcelV1
+from trunkline import Bus, Drop, Enrich, Event, Permanent, Process, Publish, Retryable, Table, Topic
+from trunkline.event import derived_id
+from trunkline.flow.declare import Step
+from trunkline.flow.transform import Filtered, Routed, Unrouted, key_of, stamp, transform
+from trunkline.sources import Webhook, WebhookRequest
+
+AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
+orders = Topic("orders", OrderPlacedV1, key="number")
+parcels = Topic("parcels", ParcelV1, key="customer")
+notes = Topic("notes", ParcelV1)
+customers = Table("customers", CustomerV1, key="customer")
+ORDER = Event[Any]("1", AT, {"number": "1", "customer": "7", "pieces": 3}, source="bus/web", traceparent="00-a-b-01")
+
+Route = Callable[[Event[Any]], Any]
+
+
+def one(order: Event[Any]) -> Iterator[ParcelV1]:
+    yield {"customer": order.data["customer"], "pieces": order.data["pieces"]}
+
+
+def each(order: Event[Any]) -> Iterator[ParcelV1]:
+    for number in range(order.data["pieces"]):
+        yield {"customer": "7" if number < 2 else "8", "pieces": 1}
+
+
+def none(_: Event[Any]) -> list[ParcelV1]:
+    return []
+
+
+def run(steps: list[Step | Enrich], to: Mapping[Topic, Route], rows: Mapping[str, Any] | None = None) -> object:
+    return transform(Process(orders, steps, to=to), "bus/orders.one", ORDER, {"customers": rows or {}})
+
+
+def test_a_record_is_an_event_of_its_own() -> None:
+    assert run([], {parcels: one}) == Routed(
+        (
+            (
+                parcels,
+                Event(
+                    id=derived_id(ORDER, "parcels", "7", 0),
+                    time=AT,
+                    data={"customer": "7", "pieces": 3},
+                    source="bus/orders.one",
+                    type="tests.Parcel.v1",
+                    key="7",
+                    traceparent="00-a-b-01",
+                ),
+            ),
+        )
+    )
+
+
+def test_ordinals_count_within_topic_and_key() -> None:
+    made = run([], {parcels: each, notes: each})
+    assert isinstance(made, Routed)
+    assert [(topic.name, event.key, event.id) for topic, event in made.records] == [
+        ("parcels", "7", derived_id(ORDER, "parcels", "7", 0)),
+        ("parcels", "7", derived_id(ORDER, "parcels", "7", 1)),
+        ("parcels", "8", derived_id(ORDER, "parcels", "8", 0)),
+        ("notes", None, derived_id(ORDER, "notes", None, 0)),
+        ("notes", None, derived_id(ORDER, "notes", None, 1)),
+        ("notes", None, derived_id(ORDER, "notes", None, 2)),
+    ]
+
+
+def test_the_same_event_gives_the_same_records() -> None:
+    assert run([], {parcels: each}) == run([], {parcels: each})
+
+
+def test_an_event_of_which_no_route_makes_anything_is_unrouted() -> None:
+    assert run([], {parcels: none, notes: none}) == Unrouted()
+
+
+def test_steps_run_in_order_with_their_tables() -> None:
+    def with_city(order: Event[Any], rows: Mapping[str, CustomerV1]) -> Event[Any]:
+        return order.having({**order.data, "city": rows[order.data["customer"]]["city"]})
+
+    def shouted(order: Event[Any]) -> Event[Any]:
+        return order.having({**order.data, "city": order.data["city"].upper()})
+
+    def to_city(order: Event[Any]) -> Iterator[ParcelV1]:
+        yield {"customer": order.data["city"], "pieces": 1}
+
+    made = run([Enrich(with_city, customers), shouted], {parcels: to_city}, {"7": {"customer": "7", "city": "Bern"}})
+    assert isinstance(made, Routed)
+    assert [event.key for _, event in made.records] == ["BERN"]
+
+
+def test_a_dropped_event_meets_no_later_step() -> None:
+    def dropped(_: Event[Any]) -> Drop:
+        return Drop("void")
+
+    def never(_: Event[Any]) -> Event[Any]:
+        raise AssertionError
+
+    assert run([dropped, never], {parcels: one}) == Filtered("void")
+
+
+def broken_step(_: Event[Any]) -> Event[Any]:
+    raise KeyError("city")
+
+
+def broken_route(_: Event[Any]) -> list[ParcelV1]:
+    raise ZeroDivisionError("pieces")
+
+
+def broken_generator(_: Event[Any]) -> Iterator[ParcelV1]:
+    yield {"customer": "7", "pieces": 1}
+    raise ValueError("later")
+
+
+def nothing(_: Event[Any]) -> None:
+    return None
+
+
+def texts(_: Event[Any]) -> list[str]:
+    return ["7"]
+
+
+def absent(_: Event[Any]) -> list[Any]:
+    return [None]
+
+
+def keyless(_: Event[Any]) -> list[Any]:
+    return [{"pieces": 1}]
+
+
+def no_text(_: Event[Any]) -> list[Any]:
+    return [{"customer": "\ud800", "pieces": 1}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "route", "told"),
+    [
+        ([broken_step], one, "bug in broken_step: KeyError: 'city'"),
+        ([nothing], one, "nothing returned NoneType, no Event or Drop"),
+        ([], broken_route, "bug in broken_route: ZeroDivisionError: pieces"),
+        ([], broken_generator, "bug in broken_generator: ValueError: later"),
+        ([], nothing, "bug in nothing: TypeError: 'NoneType' object is not iterable"),
+        ([], texts, "texts gave a str for parcels, no record"),
+        ([], absent, "absent gave a NoneType for parcels, no record"),
+        ([], keyless, "the record for parcels has no customer, which is the topic's key"),
+        ([], no_text, r"the customer of the record for parcels is no text: '\ud800'"),
+    ],
+)
+def test_a_bug_is_the_events_fault_and_says_where(steps: list[Step | Enrich], route: Route, told: str) -> None:
+    with pytest.raises(Permanent) as error:
+        run(steps, {parcels: route})
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("raised", [Retryable("busy"), Permanent("no"), OSError("disk"), TimeoutError("late")])
+def test_what_is_raised_on_purpose_stays_what_it_is(raised: Exception) -> None:
+    def step(_: Event[Any]) -> Event[Any]:
+        raise raised
+
+    with pytest.raises(type(raised)) as error:
+        run([step], {parcels: one})
+    assert error.value is raised
+
+
+class Web(Webhook):
+    name = "web"
+
+    def events(self, _: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+        return []
+
+
+class Anybody:
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Accept."""
+
+    def sign(self, message_id: str, body: bytes) -> dict[str, str]:
+        return {"id": message_id, "of": body.decode()}
+
+
+def test_a_sources_event_is_given_its_place() -> None:
+    flow = Publish(Web(Anybody()), to=orders)
+    event = stamp(Bus("bus", [flow]), flow, Event("1", AT, {"number": 1, "pieces": 2}))
+    assert (event.source, event.type, event.key, event.id) == ("bus/web", "tests.OrderPlaced.v1", "1", "1")
+
+
+def test_a_null_key_is_none_and_a_topic_may_have_none() -> None:
+    assert key_of(parcels, {"customer": None}) is None
+    assert key_of(notes, {"customer": "7"}) is None
+    assert key_of(parcels, {"customer": 7}) == "7"

@@ -1,0 +1,162 @@
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trunkline.unit.schemas import CustomerV1, OrderPlacedV1, ParcelV1
+from trunkline import (
+    Bus,
+    Deliver,
+    Delivered,
+    Drop,
+    Enrich,
+    Event,
+    Permanent,
+    Process,
+    Publish,
+    Rejected,
+    Table,
+    Target,
+    Topic,
+    env,
+)
+from trunkline.adapters import Request, Response, WebhookRequest
+from trunkline.errors import Halt, Retryable, UsageError
+from trunkline.flow.walk import Journey, walk
+from trunkline.sinks import HttpSink
+from trunkline.sources import Webhook
+
+AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+class Anybody:
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Accept."""
+
+    def sign(self, message_id: str, body: bytes) -> dict[str, str]:
+        return {"id": message_id, "of": body.decode()}
+
+
+class Web(Webhook):
+    name = "web"
+
+    def events(self, request: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+        return [Event(order["number"], AT, order) for order in request.json(list[OrderPlacedV1])]
+
+
+class Carrier(HttpSink):
+    name = "carrier"
+
+    def request(self, event: Event[ParcelV1]) -> Request:
+        return Request.put("/to/{city}", path={"city": event.data["customer"]}, json={"pieces": event.data["pieces"]})
+
+
+class Archive(HttpSink):
+    name = "archive"
+
+    def request(self, event: Event[ParcelV1]) -> Request:
+        return Request.post("/", json={"pieces": 10 // event.data["pieces"]})
+
+
+def with_city(order: Event[OrderPlacedV1], rows: Mapping[str, CustomerV1]) -> Event[OrderPlacedV1] | Drop:
+    if order.data["pieces"] < 0:
+        return Drop("negative")
+    row = rows.get(order.data["customer"] or "")
+    return order.having({**order.data, "customer": row["city"] if row else None})
+
+
+def parcels_of(order: Event[OrderPlacedV1]) -> Iterator[ParcelV1]:
+    if order.data["pieces"] == 666:
+        raise KeyError("pieces")
+    if order.data["pieces"] < 100:
+        yield {"customer": order.data["customer"], "pieces": order.data["pieces"]}
+
+
+web = Web(Anybody())
+other = Web(Anybody())
+orders = Topic("orders", OrderPlacedV1, key="number")
+parcels = Topic("parcels", ParcelV1, key="customer")
+customers = Table("customers", CustomerV1, key="customer")
+bus = Bus(
+    "bus",
+    [
+        Publish(web, to=orders),
+        Process(orders, [Enrich(with_city, customers)], to={parcels: parcels_of}),
+        Deliver(parcels, to=Carrier(Target("carrier", env("CARRIER_URL")))),
+        Deliver(parcels, to=Archive(Target("archive", env("ARCHIVE_URL")))),
+    ],
+)
+ROWS: dict[Table, Any] = {customers: {"7": {"customer": "7", "city": "Bern"}}}
+
+
+def went(*pieces: int, customer: str | None = "7", answers: Mapping[str, Response] | None = None) -> Journey:
+    order = [{"number": str(n), "customer": customer, "pieces": count} for n, count in enumerate(pieces)]
+    return walk(bus, web, json.dumps(order).encode(), tables=ROWS, answers=answers)
+
+
+def test_a_request_goes_all_the_way() -> None:
+    journey = went(2, 5)
+    assert [event.key for event in journey.events["orders"]] == ["0", "1"]
+    assert journey.requests["carrier"] == [
+        Request("PUT", "/to/Bern", {"pieces": 2}),
+        Request("PUT", "/to/Bern", {"pieces": 5}),
+    ]
+    assert journey.verdicts["archive"] == [Delivered(200), Delivered(200)]
+    assert not any((journey.dead, journey.filtered, journey.unrouted))
+
+
+def test_what_goes_no_further_is_told_apart() -> None:
+    journey = went(-1, 200, 666)
+    assert dict(journey.filtered) == {"orders.with_city": ["negative"]}
+    assert [event.id for event in journey.unrouted["orders.with_city"]] == ["1"]
+    assert [str(verdict) for verdict in journey.dead["orders.with_city"]] == ["bug in parcels_of: KeyError: 'pieces'"]
+    assert "parcels" not in journey.events
+
+
+def test_an_adapters_bug_is_a_dead_letter_of_that_sink_alone() -> None:
+    journey = went(0)
+    assert list(journey.dead) == ["archive"]
+    assert list(journey.requests) == ["carrier"]
+    assert str(journey.dead["archive"][0]).startswith("bug in the adapter: ZeroDivisionError")
+
+
+def test_an_event_that_cannot_be_expressed_is_a_dead_letter() -> None:
+    journey = went(1, customer=None)
+    assert isinstance(journey.dead["carrier"][0], Permanent)
+    assert journey.verdicts["archive"] == [Delivered(200)]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(422, Permanent), (503, Retryable), (401, Halt), (204, Delivered)])
+def test_answers_are_judged(status: int, kind: type) -> None:
+    journey = went(1, answers={"carrier": Response(status)})
+    assert isinstance(journey.verdicts["carrier"][0], kind)
+    assert ("carrier" in journey.dead) == (kind is Permanent)
+    assert journey.verdicts["archive"] == [Delivered(200)]
+
+
+def test_nothing_happens_for_a_source_that_is_not_on_the_bus() -> None:
+    assert walk(bus, other, b"[]") == Journey()
+
+
+def test_a_wrong_request_is_told_as_the_sender_would_be() -> None:
+    with pytest.raises(Rejected) as error:
+        walk(bus, web, b"[{}]")
+    assert error.value.status == 422
+
+
+def test_an_example_is_read_from_the_folder_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "producers" / "examples" / "web"
+    folder.mkdir(parents=True)
+    (folder / "two.json").write_text('[{"number": "1", "customer": "7", "pieces": 2}]')
+    assert walk(bus, web, "two.json", tables=ROWS).requests["carrier"][0].path == "/to/Bern"
+    with pytest.raises(UsageError, match="three"):
+        walk(bus, web, "three.json")
+
+
+def test_nothing_is_kept_between_walks() -> None:
+    assert went(3) == went(3)
+    assert went(3) is not went(3)

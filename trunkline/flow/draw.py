@@ -1,0 +1,179 @@
+"""The topology for people and programs: as a tree, as a Mermaid flowchart, as plain data."""
+
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Process,
+    Publish,
+    Table,
+    Target,
+    Topic,
+    body_of,
+    dead_letters_of,
+    flow_name,
+    tables_of,
+)
+from trunkline.flow.functions import name_of
+
+SHAPES = {
+    "source": ("[/", "/]"),
+    "topic": ("([", "])"),
+    "table": ("[(", ")]"),
+    "process": ("[", "]"),
+    "sink": ("[\\", "\\]"),
+    "target": ("{{", "}}"),
+    "dead": ("([", "])"),
+}
+"""How Mermaid draws each kind of thing."""
+
+
+def tree(bus: Bus) -> Tree:
+    """Draw what follows what, from the sources to the targets; a topic that two flows write is drawn out once."""
+    root = Tree(Text(bus.name, style="bold"), guide_style="dim")
+    drawn: set[str] = set()
+    for flow in bus.flows:
+        if isinstance(flow, Publish):
+            branch = root.add(line(flow.source.name, "green", f"posts to /in/{flow.source.name}"))
+            draw_topic(branch, bus, flow.to, drawn)
+    return root
+
+
+def line(name: str, style: str, told: str = "") -> Text:
+    """Write a node: its name, and what there is to say of it."""
+    return Text.assemble((name, style), (f"  {told}", "dim") if told else "")
+
+
+def draw_topic(branch: Tree, bus: Bus, topic: Topic, drawn: set[str]) -> None:
+    """Draw a topic and the flows that read it."""
+    told = f"{topic.record.__name__} by {topic.key}" if topic.key else topic.record.__name__
+    if topic.name in drawn:
+        branch.add(line(topic.name, "cyan", f"{told}, drawn above"))
+        return
+    drawn.add(topic.name)
+    node = branch.add(line(topic.name, "cyan", told))
+    for flow in bus.flows:
+        match flow:
+            case Process() if flow.topic.name == topic.name:
+                draw_process(node.add(line(flow_name(flow), "bold")), bus, flow, drawn)
+            case Deliver() if flow.topic.name == topic.name:
+                patience = f"gives up after {flow.retry.give_up_after}"
+                node.add(line(flow.to.name, "magenta", f"→ {told_of(flow.to.target)}, {patience}"))
+            case _:
+                pass
+
+
+def draw_process(node: Tree, bus: Bus, flow: Process, drawn: set[str]) -> None:
+    """Draw the steps of a flow with their tables, then its routes with their topics."""
+    for step in flow.steps:
+        tables = ", ".join(table.name for table in tables_of(step))
+        node.add(line(name_of(body_of(step)), "", f"looks up {tables}" if tables else ""))
+    for topic, route in flow.to.items():
+        draw_topic(node.add(line(name_of(route), "yellow")), bus, topic, drawn)
+
+
+def told_of(target: Target) -> str:
+    """Describe a target without any secret: its address and key by the names of their variables."""
+    told = f"{target.name} at ${target.url.name}"
+    return told if target.limit is None else f"{told}, at most {target.limit.events:g} a {target.limit.per}"
+
+
+class Chart:
+    """A Mermaid flowchart in the making."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, str], str] = {}
+        self._nodes: list[str] = []
+        self._edges: list[str] = []
+
+    def node(self, kind: str, name: str, label: str = "") -> str:
+        """Give the id of a node, which is drawn when it is first asked for."""
+        if (kind, name) not in self._ids:
+            begin, end = SHAPES[kind]
+            found = self._ids[kind, name] = f"{kind}{sum(other == kind for other, _ in self._ids) + 1}"
+            self._nodes.append(f'    {found}{begin}"{label or name}"{end}')
+        return self._ids[kind, name]
+
+    def edge(self, start: str, arrow: str, end: str) -> None:
+        """Draw an edge."""
+        self._edges.append(f"    {start} {arrow} {end}")
+
+    def __str__(self) -> str:
+        return "\n".join(["flowchart LR", *self._nodes, *self._edges])
+
+
+def mermaid(bus: Bus) -> str:
+    """Draw the topology as a Mermaid flowchart; dotted edges lead to dead-letter topics."""
+    chart = Chart()
+    for name, flow in bus.named():
+        match flow:
+            case Publish():
+                chart.edge(chart.node("source", flow.source.name), "-->", chart.node("topic", flow.to.name))
+            case Process():
+                steps = "".join(f"<br/>{name_of(body_of(step))}" for step in flow.steps)
+                node = chart.node("process", name, f"<b>{name}</b>{steps}")
+                chart.edge(chart.node("topic", flow.topic.name), "-->", node)
+                for table in [table for step in flow.steps for table in tables_of(step)]:
+                    chart.edge(chart.node("table", table.name), "-->", node)
+                for topic, route in flow.to.items():
+                    chart.edge(node, f'-->|"{name_of(route)}"|', chart.node("topic", topic.name))
+                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(name)))
+            case Deliver():
+                node = chart.node("sink", name, flow.to.name)
+                chart.edge(chart.node("topic", flow.topic.name), "-->", node)
+                chart.edge(node, "-->", chart.node("target", flow.to.target.name))
+                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(name)))
+    return str(chart)
+
+
+def data(bus: Bus) -> dict[str, Any]:
+    """Give the topology as plain data: what there is, by name, and the flows in their order."""
+    flows: list[dict[str, Any]] = []
+    for name, flow in bus.named():
+        kind: dict[str, Any] = {"name": name, "kind": type(flow).__name__.lower(), "where": flow.where}
+        match flow:
+            case Publish():
+                flows.append(kind | {"source": flow.source.name, "writes": [flow.to.name]})
+            case Process():
+                steps = [{"step": name_of(body_of(step)), "tables": names(tables_of(step))} for step in flow.steps]
+                routes = [{"route": name_of(route), "topic": topic.name} for topic, route in flow.to.items()]
+                more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(name)}
+                flows.append(kind | {"reads": flow.topic.name, "writes": names(flow.to)} | more)
+            case Deliver():
+                seconds = flow.retry.give_up_after.total_seconds()
+                more = {"sink": flow.to.name, "target": flow.to.target.name, "give_up_after_seconds": seconds}
+                flows.append(kind | {"reads": flow.topic.name, **more, "dead_letters": dead_letters_of(name)})
+    return {
+        "bus": bus.name,
+        "flows": flows,
+        "topics": [stored(topic) | {"keep_seconds": topic.keep.total_seconds()} for topic in bus.topics],
+        "tables": [stored(table) for table in bus.tables],
+        "targets": [target_data(target) for target in {sink.target.name: sink.target for sink in bus.sinks}.values()],
+    }
+
+
+def names(parts: Any) -> list[str]:
+    """Give the names of topics or tables."""
+    return [part.name for part in parts]
+
+
+def stored(part: Topic | Table) -> dict[str, Any]:
+    """Describe what lies on a topic or table."""
+    return {
+        "name": part.name,
+        "record": part.record.__name__,
+        "event_type": part.schema.event_type,
+        "key": part.key,
+        "partitions": part.partitions,
+    }
+
+
+def target_data(target: Target) -> dict[str, Any]:
+    """Describe a target by the names of its variables, never by their values."""
+    limit = None if target.limit is None else {"events": target.limit.events, "per": target.limit.per}
+    secret = None if target.auth is None else target.auth.secret.name
+    return {"name": target.name, "url": target.url.name, "secret": secret, "limit": limit}

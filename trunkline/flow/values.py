@@ -1,0 +1,267 @@
+"""Mistakes in one declaration, seen alone: a value of a wrong type, a name Kafka would refuse, a number out of range.
+
+A value of a wrong type is a fault and never a traceback, so everything is read here as if it could be anything.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from trunkline.errors import Fault
+from trunkline.flow.declare import (
+    ApiKey,
+    Bus,
+    Declared,
+    Deliver,
+    Enrich,
+    Flow,
+    Limit,
+    Process,
+    Publish,
+    Table,
+    Target,
+    Topic,
+    flow_name,
+)
+from trunkline.flow.functions import name_of
+from trunkline.settings import Env, Secret
+from trunkline.verdict import Retry
+
+Faults = Iterator[Fault]
+
+NAME = re.compile(r"[a-z0-9._-]*[a-z0-9][a-z0-9._-]*")
+LONGEST_TOPIC = 249
+"""Kafka's limit for a topic's name."""
+LONGEST_FLOW = 200
+"""A flow's name is the head of its topics' and its group's names."""
+
+
+def parts_of(flow: Flow) -> Iterator[Declared]:
+    """Yield a flow and everything declared that it is made of, right or wrong."""
+    yield flow
+    match flow:
+        case Publish():
+            inside: list[Any] = [flow.to]
+        case Process():
+            steps = flow.steps if isinstance(flow.steps, Sequence) else []
+            tables = [table for step in steps if isinstance(step, Enrich) for table in step.tables]
+            inside = [flow.topic, *steps, *tables, *(flow.to if isinstance(flow.to, Mapping) else [])]
+        case Deliver():
+            inside = [flow.topic, attribute(flow.to, "target")]
+    yield from (part for part in inside if isinstance(part, Topic | Table | Enrich | Target))
+
+
+def is_sound(part: Declared) -> bool:
+    """Say whether every value of a declaration is of its type."""
+    return not any(type_faults(part))
+
+
+def attribute(thing: object, name: str) -> Any:
+    """Give an attribute of somebody's object, None when reading it fails in whatever way."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001 - a property of an adapter may raise anything
+        return None
+
+
+def expect(where: str, what: str, value: object, kind: Any, wanted: str) -> Faults:
+    """Find that a value is of a wrong type; the value itself is never shown, it may be a secret."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        given = "None" if value is None else "a class" if isinstance(value, type) else f"of type {type(value).__name__}"
+        yield Fault(where, f"{what} is {given}. Give {wanted}.")
+
+
+def type_faults(part: Declared) -> Faults:
+    """Find the values of a declaration that are of a wrong type."""
+    where = part.where
+    match part:
+        case Topic() | Table():
+            yield from stored_types(part)
+        case Target():
+            yield from target_types(where, part, part.url, part.auth, part.limit)
+        case Enrich():
+            for table in part.tables:
+                yield from expect(where, f"a table of Enrich({name_of(part.step)})", table, Table, "a Table")
+        case Publish():
+            yield from expect(where, "Publish's name", part.name, str, "a text, or leave it out")
+            yield from source_types(where, part.source)
+            yield from topic_types(where, "Publish writes to", part.to)
+        case Process():
+            yield from expect(where, "Process's name", part.name, str, "a text, or leave it out")
+            yield from topic_types(where, "Process reads", part.topic)
+            yield from expect(
+                where, "what comes second in a Process", part.steps, (list, tuple), "its steps: [step, …]"
+            )
+            yield from expect(where, "Process's to", part.to, Mapping, "a route for each topic: to={topic: route}")
+        case Deliver():
+            yield from expect(where, "Deliver's name", part.name, str, "a text, or leave it out")
+            yield from topic_types(where, "Deliver reads", part.topic)
+            yield from sink_types(where, part.to)
+            yield from retry_types(where, part.retry)
+
+
+def topic_types(where: str, what: str, topic: Any) -> Faults:
+    """Find that what a flow reads or writes is no topic."""
+    if isinstance(topic, Table):
+        yield Fault(where, f"{what} the Table {topic.name}, which holds rows and no events. Give it a Topic.")
+    else:
+        yield from expect(where, f"what {what}", topic, Topic, "a Topic")
+
+
+def stored_types(part: Topic | Table) -> Faults:
+    """Find the wrongly typed values of a topic or table."""
+    where, kind = part.where, type(part).__name__
+    yield from expect(where, f"{kind}'s name", part.name, str, 'a text such as "orders.placed"')
+    yield from expect(where, f"{kind}'s record", part.record, type, "a type that `trunkline schema types` wrote")
+    yield from expect(where, f"{kind}'s partitions", part.partitions, int, "a whole number")
+    if isinstance(part, Table) or part.key is not None:
+        yield from expect(where, f"{kind}'s key", part.key, str, "the name of a field")
+    if isinstance(part, Topic):
+        yield from expect(where, "Topic's keep", part.keep, timedelta, "a duration such as days(7)")
+
+
+def target_types(where: str, part: Target, url: Any, auth: Any, limit: Any) -> Faults:
+    """Find the wrongly typed values of a target."""
+    yield from expect(where, "Target's name", part.name, str, 'a text such as "billing"')
+    if isinstance(url, str):
+        yield Fault(where, 'Target\'s address is written out, but differs from place to place. Name it: env("NAME").')
+    else:
+        yield from expect(where, "Target's address", url, Env, 'env("NAME")')
+    if isinstance(auth, ApiKey):
+        yield from expect(where, "ApiKey's header", auth.header, str, "the name of a header")
+        yield from secret_types(where, "ApiKey's secret", auth.secret)
+    elif auth is not None:
+        yield from expect(where, "Target's auth", auth, ApiKey, 'ApiKey(Secret("NAME"))')
+    if isinstance(limit, Limit):
+        yield from expect(where, "Limit's events", limit.events, (int, float), "a number")
+    elif limit is not None:
+        yield from expect(where, "Target's limit", limit, Limit, 'Limit(100, per="second")')
+
+
+def secret_types(where: str, what: str, secret: Any) -> Faults:
+    """Find that a secret is none."""
+    if isinstance(secret, str):
+        yield Fault(where, f'{what} is written out for all to read. Put it in the environment: Secret("NAME").')
+    else:
+        yield from expect(where, what, secret, Secret, 'Secret("NAME")')
+
+
+def source_types(where: str, source: Any) -> Faults:
+    """Find that what publishes is no source."""
+    kind = (source if isinstance(source, type) else type(source)).__name__
+    verify = attribute(source, "verify")
+    if isinstance(source, type):
+        yield Fault(where, f"Publish is given the class {kind}. Give it a source: {kind}(verify=…).")
+    elif not callable(attribute(source, "events")):
+        yield Fault(where, f"{kind} is no source: it has no events(request). Build it on trunkline.sources.Webhook.")
+    elif not isinstance(attribute(source, "name"), str):
+        yield Fault(where, f'the source {kind} has no name. Add to the class: name = "{kind.lower()}".')
+    elif not callable(attribute(verify, "check")) or not callable(attribute(verify, "sign")):
+        yield Fault(where, f"the source {kind} has no proof of its sender. Give it one: {kind}(verify=…).")
+    elif (secret := attribute(verify, "secret")) is not None:
+        yield from secret_types(where, f"the secret of {kind}", secret)
+
+
+def sink_types(where: str, sink: Any) -> Faults:
+    """Find that what is delivered to is no sink."""
+    kind = (sink if isinstance(sink, type) else type(sink)).__name__
+    if isinstance(sink, type):
+        yield Fault(where, f"Deliver is given the class {kind}. Give it a sink: {kind}(target).")
+    elif isinstance(sink, Target):
+        yield Fault(where, "Deliver is given a Target. Give it a sink, which says what to send there.")
+    elif not callable(attribute(sink, "request")) or not callable(attribute(sink, "verdict")):
+        yield Fault(where, f"{kind} is no sink: request or verdict is missing. Build it on trunkline.sinks.HttpSink.")
+    elif not isinstance(attribute(sink, "name"), str):
+        yield Fault(where, f'the sink {kind} has no name. Add to the class: name = "{kind.lower()}".')
+    else:
+        target = attribute(sink, "target")
+        yield from expect(where, f"the target of {kind}", target, Target, 'Target("name", env("NAME"))')
+
+
+def retry_types(where: str, retry: Any) -> Faults:
+    """Find the wrongly typed values of a Retry."""
+    yield from expect(where, "Deliver's retry", retry, Retry, "Retry(…)")
+    if isinstance(retry, Retry):
+        for name in ("give_up_after", "longest", "first"):
+            yield from expect(
+                where, f"Retry's {name}", getattr(retry, name), timedelta, "a duration such as minutes(5)"
+            )
+
+
+def bus_faults(bus: Bus, flows: Sequence[Any]) -> Faults:
+    """Find what is wrong with the bus itself."""
+    yield from expect(bus.where, "Bus's name", bus.name, str, 'a text such as "orders"')
+    if isinstance(bus.name, str):
+        yield from name_faults(bus.where, "Bus", bus.name, LONGEST_FLOW)
+    if not flows:
+        yield Fault(bus.where, "the Bus has no flows. Add Publish(…), Process(…) or Deliver(…).")
+    for flow in flows:
+        where = flow.where if isinstance(flow, Declared) else bus.where
+        yield from expect(where, "a flow of the Bus", flow, Flow, "Publish(…), Process(…) or Deliver(…)")
+
+
+def value_faults(part: Declared) -> Faults:
+    """Find the values of a declaration that are of the right type and wrong."""
+    match part:
+        case Topic() | Table():
+            yield from name_faults(part.where, type(part).__name__, part.name, LONGEST_TOPIC)
+            if part.name.startswith("trunkline."):
+                yield Fault(
+                    part.where, f"{part.name}: trunkline.… are the bus's own topics. Begin it with another word."
+                )
+            if part.partitions < 1:
+                yield Fault(part.where, f"{part.name} has {part.partitions} partitions. Give it at least 1.")
+            if isinstance(part, Topic) and part.keep <= timedelta(0):
+                yield Fault(part.where, f"{part.name} keeps nothing. Give it a duration such as days(7).")
+        case Target():
+            yield from name_faults(part.where, "Target", part.name, LONGEST_FLOW)
+            if part.limit is not None:
+                yield from limit_faults(part, part.limit)
+        case Publish():
+            yield from name_faults(part.where, "source", part.source.name, LONGEST_FLOW)
+        case Deliver():
+            yield from name_faults(part.where, "sink", part.to.name, LONGEST_FLOW)
+            yield from retry_faults(part, part.retry)
+
+
+def name_faults(where: str, kind: str, name: str, longest: int) -> Faults:
+    """Find that a name has other characters than a Kafka topic's may have, or too many."""
+    if not NAME.fullmatch(name):
+        better = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
+        told = f'Write "{better}".' if NAME.fullmatch(better) else "Give it one."
+        yield Fault(where, f'{kind} "{name}": a name is made of a-z, 0-9, dots, hyphens and underscores. {told}')
+    elif len(name) > longest:
+        yield Fault(where, f'{kind} "{name[:20]}…" has {len(name)} characters. Shorten its name to {longest}.')
+
+
+def flow_name_faults(flow: Flow) -> Faults:
+    """Find what is wrong with the part of a flow's name that nothing else is named by."""
+    name, kind = flow_name(flow), type(flow).__name__
+    if flow.name:
+        yield from name_faults(flow.where, "flow", name, LONGEST_FLOW)
+    elif isinstance(flow, Process) and not NAME.fullmatch(own := name.removeprefix(f"{flow.topic.name}.")):
+        told = f'Name it: Process(…, name="{flow.topic.name}.…")'
+        yield Fault(flow.where, f"a Process is named for its first step or route, and {own} makes no name. {told}.")
+    elif len(name) > LONGEST_FLOW:
+        told = f'Give it one of at most {LONGEST_FLOW}: {kind}(…, name="…")'
+        yield Fault(flow.where, f"the name {name[:20]}… of this {kind} has {len(name)} characters. {told}.")
+
+
+def limit_faults(part: Target, limit: Limit) -> Faults:
+    """Find what is wrong with a limit."""
+    if not (math.isfinite(limit.events) and limit.events > 0):
+        yield Fault(part.where, f"the Limit of {part.name} is {limit.events}. Give a number above 0, or leave it out.")
+    if limit.per not in ("second", "minute"):
+        yield Fault(part.where, f'the Limit of {part.name} is per {limit.per!r}. Write per="second" or per="minute".')
+
+
+def retry_faults(flow: Deliver, retry: Retry) -> Faults:
+    """Find what is wrong with a Retry."""
+    for name in ("give_up_after", "longest", "first"):
+        if getattr(retry, name) <= timedelta(0):
+            yield Fault(flow.where, f"Retry's {name} is {getattr(retry, name)}. Give a duration above 0.")
+    if retry.longest > retry.give_up_after:
+        told = f"longest is {retry.longest} and give_up_after {retry.give_up_after}"
+        yield Fault(flow.where, f"Retry would give up before its longest wait: {told}. Shorten longest.")

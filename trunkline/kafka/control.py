@@ -1,0 +1,400 @@
+"""The control plane, on kafka-python: topics, groups and their offsets, and records read without a group."""
+
+import contextlib
+import difflib
+import socket
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self, TypeVar, assert_never
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
+from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from kafka.structs import OffsetAndMetadata
+
+from trunkline.errors import TopologyError, Unavailable, UsageError
+from trunkline.event import Headers
+from trunkline.flow.declare import Bus, group_of
+from trunkline.kafka.events import Slot
+from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
+
+T = TypeVar("T")
+
+Start = Literal["earliest", "latest"] | datetime
+
+PATIENCE = 10.0
+"""Seconds for which one question may stay without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it stands in its topic; a header without a value has b""."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One live member of a group and what it reads."""
+
+    client: str
+    host: str
+    slots: tuple[Slot, ...]
+
+
+class Control:
+    """A connection to the broker for operators; a context manager. Every method raises Unavailable without one."""
+
+    def __init__(self, bootstrap: str) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: no broker answers within five seconds.
+            UsageError: `bootstrap` is no list of host:port.
+        """
+        self._bootstrap = bootstrap
+        # Asked first, because the client keeps trying for seconds, and never closes the sockets that it tried with.
+        if not any(accepts(address) for address in bootstrap.split(",")):
+            raise Unavailable(f"no broker answers at {bootstrap}.")
+        try:
+            self._admin = KafkaAdminClient(
+                bootstrap_servers=bootstrap, bootstrap_timeout_ms=5_000, request_timeout_ms=int(PATIENCE * 1000)
+            )
+        except (KafkaError, OSError) as error:
+            raise Unavailable(f"no broker answers at {bootstrap}: {said(error)}.") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._admin.close()
+
+    def topics(self) -> dict[str, int]:
+        """Give every topic with its number of partitions."""
+        return {found["name"]: len(found["partitions"]) for found in self._ask(self._admin.describe_topics)}
+
+    def existing(self, names: Collection[str]) -> dict[str, Existing]:
+        """Describe those of these topics that exist, with the settings that a plan compares."""
+        found = {topic["name"]: topic for topic in self._ask(self._admin.describe_topics) if topic["name"] in names}
+        if not found:
+            return {}
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, configs=list(COMPARED)) for name in found]
+        configs = self._ask(lambda: self._admin.describe_configs(wanted, config_filter="all"))["topic"]
+        return {
+            name: Existing(
+                len(topic["partitions"]),
+                min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+                {setting: entry["value"] for setting, entry in configs[name].items()},
+            )
+            for name, topic in found.items()
+        }
+
+    def apply(self, changes: Iterable[Change]) -> list[Create | Grow]:
+        """Create and grow topics until every partition has a leader; give what was done: nothing, the next time.
+
+        Raises:
+            TopologyError: a change is refused; nothing was done.
+        """
+        faults = []
+        created: dict[str, Create] = {}
+        grown: dict[str, Grow] = {}
+        for change in changes:
+            match change:
+                case Refuse():
+                    faults.append(change.fault)
+                case Create():
+                    created[change.topic] = change
+                case Grow():
+                    grown[change.topic] = change
+                case Differ():
+                    pass
+                case _:
+                    assert_never(change)
+        if faults:
+            raise TopologyError(faults)
+        if created:
+            self._create(created)
+        if grown:
+            self._ask(lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}))
+        if created or grown:
+            self._ask(lambda: self._admin.wait_for_topics([*created, *grown]))
+        return [*created.values(), *grown.values()]
+
+    def _create(self, created: Mapping[str, Create]) -> None:
+        wanted = {
+            name: {
+                "num_partitions": create.partitions,
+                "replication_factor": create.replication,
+                "configs": dict(create.config),
+            }
+            for name, create in created.items()
+        }
+        answer = self._ask(lambda: self._admin.create_topics(wanted, raise_errors=False))
+        for topic in answer["topics"]:
+            code = topic["error_code"]
+            if code and for_code(code) is not TopicAlreadyExistsError:
+                raise Unavailable(
+                    f"{topic['name']} cannot be created: {topic['error_message'] or for_code(code).__name__}"
+                )
+
+    def beginnings(self, topics: Collection[str]) -> dict[Slot, int]:
+        """Give the first offset of every partition."""
+        return self._offsets(self._slots(topics), OffsetSpec.EARLIEST)
+
+    def ends(self, topics: Collection[str]) -> dict[Slot, int]:
+        """Give the offset after the last one that may be read: records of open transactions are not counted."""
+        return self._offsets(self._slots(topics), OffsetSpec.LATEST)
+
+    def last_times(self, topics: Collection[str]) -> dict[str, datetime]:
+        """Give the newest record time of each topic that has records."""
+        slots = self._slots(topics)
+        answer = self._ask(lambda: self._admin.list_partition_offsets(dict.fromkeys(slots, OffsetSpec.MAX_TIMESTAMP)))
+        newest: dict[str, int] = {}
+        for place, found in answer.items():
+            if found.timestamp >= 0:
+                newest[place.topic] = max(newest.get(place.topic, 0), found.timestamp)
+        return {topic: moment(timestamp) for topic, timestamp in newest.items()}
+
+    def committed(self, group: str) -> dict[Slot, tuple[int, str]]:
+        """Give the offsets that a group has committed, with the note beside each."""
+        answer = self._ask(lambda: self._admin.list_group_offsets({group: None}))[group]
+        # librdkafka commits the zero byte that ends the note in C.
+        return {
+            Slot(*place): (at.offset, (at.metadata or "").rstrip("\0"))
+            for place, at in answer.items()
+            if at.offset >= 0
+        }
+
+    def commit(self, group: str, offsets: Mapping[Slot, int]) -> None:
+        """Commit offsets for a group that has no members.
+
+        Raises:
+            Unavailable: the group has members, or the broker refused for another reason.
+        """
+        wanted = {TopicPartition(*slot): OffsetAndMetadata(offset, "", -1) for slot, offset in offsets.items()}
+        answer = self._ask(lambda: self._admin.alter_group_offsets(group, wanted))
+        for place, error in answer.items():
+            if error.errno:
+                raise Unavailable(
+                    f"the offset of {place.topic} partition {place.partition} cannot be set for {group}: "
+                    f"{error.__name__}. A group that has members keeps its offsets: stop its workers first."
+                )
+
+    def members(self, group: str) -> list[Member]:
+        """Give the live members of a group: none when it does not exist."""
+        found = self._ask(lambda: self._admin.describe_groups([group]))[group]
+        return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
+
+    def start_offsets(self, bus: Bus, flows: Collection[str], start: Start | None) -> None:
+        """Commit where reading flows begin, for every partition that has no committed offset (I1).
+
+        A partition with nothing to read begins at its end. On any other the person who starts the flow decides with
+        `start`: a rename, or a new flow on an old topic, never delivers or skips a topic silently.
+
+        Raises:
+            UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
+        """
+        if missing := sorted(set(needed(bus, flows)) - set(self.topics())):
+            raise UsageError(
+                f"{'these topics do' if len(missing) > 1 else 'this topic does'} not exist: {', '.join(missing)}. "
+                "Run `trunkline topics apply`."
+            )
+        commits: dict[str, dict[Slot, int]] = {}
+        undecided: list[str] = []
+        for name, flow in reading(bus).items():
+            if name not in flows:
+                continue
+            low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])
+            group = group_of(bus, name)
+            begin, open_ = beginning(low, high, self.committed(group))
+            if open_ and start is None:
+                records = sum(high[slot] - low[slot] for slot in open_)
+                undecided.append(f"{name} has not read {flow.topic.name} yet, where up to {records} records wait")
+            elif start is not None:
+                begin |= self._chosen(open_, start)
+            if begin:
+                commits[group] = begin
+        if undecided:
+            raise UsageError(f"{'; '.join(undecided)}. Say where to begin: --start earliest|latest|TIME.")
+        for group, begin in commits.items():
+            try:
+                self.commit(group, begin)
+            except Unavailable:
+                # Another worker of the flow may have been a moment faster, and be a member by now.
+                if begin.keys() - self.committed(group).keys():
+                    raise
+
+    def read(
+        self,
+        topic: str,
+        *,
+        partition: int | None = None,
+        start: Start | Mapping[int, int] = "earliest",
+        follow: bool = False,
+    ) -> Generator[Record, None, None]:
+        """Yield committed records up to the end as it is now, or for ever with `follow`; in order per partition.
+
+        `start` is where to begin: an offset for each partition, if no word or time.
+
+        Raises:
+            UsageError: there is no such topic or partition.
+        """
+        slots = self._slots([topic])
+        if partition is not None:
+            slots = [slot for slot in slots if slot.partition == partition]
+            if not slots:
+                raise UsageError(f"{topic} has no partition {partition}.")
+        if isinstance(start, Mapping):
+            begin = {slot: start[slot.partition] for slot in slots if slot.partition in start}
+        else:
+            begin = self._chosen(slots, start)
+        ends = None if follow else self._offsets(list(begin), OffsetSpec.LATEST)
+        return self._read(begin, ends)
+
+    def first(self, begin: Mapping[Slot, int]) -> dict[Slot, Record]:
+        """Give the first record at or after each offset, where there is one."""
+        ends = self._offsets(list(begin), OffsetSpec.LATEST)
+        found: dict[Slot, Record] = {}
+        for slot, offset in begin.items():
+            with contextlib.closing(self._read({slot: offset}, ends)) as records:
+                if (record := next(records, None)) is not None:
+                    found[slot] = record
+        return found
+
+    def _read(self, begin: Mapping[Slot, int], ends: Mapping[Slot, int] | None) -> Generator[Record, None, None]:
+        """Yield the records between, without a group."""
+        left = {slot for slot, offset in begin.items() if ends is None or offset < ends[slot]}
+        if not left:
+            return
+        try:
+            with contextlib.closing(self._consumer()) as consumer:
+                consumer.assign([TopicPartition(*slot) for slot in left])
+                for slot in left:
+                    consumer.seek(TopicPartition(*slot), begin[slot])
+                until = time.monotonic() + PATIENCE
+                while left:
+                    batches = consumer.poll(timeout_ms=200)
+                    for slot, records in batches.items():
+                        yield from (record_of(raw) for raw in records if ends is None or raw.offset < ends[slot])
+                    if ends is None:
+                        continue
+                    left = {slot for slot in left if consumer.position(TopicPartition(*slot)) < ends[slot]}
+                    if batches:
+                        until = time.monotonic() + PATIENCE
+                    elif left and time.monotonic() > until:
+                        names = ", ".join(sorted({slot.topic for slot in left}))
+                        raise Unavailable(f"the broker at {self._bootstrap} gives no more records of {names}.")
+        except KafkaError as error:
+            raise Unavailable(f"the broker at {self._bootstrap} cannot be read from: {said(error)}.") from None
+
+    def _consumer(self) -> Any:
+        return KafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            # What expires between the look at the offsets and the reading is skipped.
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+        )
+
+    def _chosen(self, slots: Collection[Slot], start: Start) -> dict[Slot, int]:
+        """Give the offsets that a start stands for; a time after the last record stands for the end."""
+        if start == "earliest":
+            return self._offsets(slots, OffsetSpec.EARLIEST)
+        ends = self._offsets(slots, OffsetSpec.LATEST)
+        if not isinstance(start, datetime):
+            return ends
+        found = self._offsets(slots, (start - EPOCH) // timedelta(milliseconds=1))
+        return {slot: ends[slot] if offset < 0 else min(offset, ends[slot]) for slot, offset in found.items()}
+
+    def _slots(self, topics: Collection[str]) -> list[Slot]:
+        known = self.topics()
+        for topic in topics:
+            if topic not in known:
+                close = difflib.get_close_matches(topic, known, n=1)
+                raise UsageError(f"there is no topic {topic}.{f' Did you mean {close[0]}?' if close else ''}")
+        return [Slot(topic, partition) for topic in topics for partition in range(known[topic])]
+
+    def _offsets(self, slots: Collection[Slot], spec: Any) -> dict[Slot, int]:
+        if not slots:
+            return {}
+        wanted = {TopicPartition(*slot): spec for slot in slots}
+        answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level="read_committed"))
+        return {Slot(*place): found.offset for place, found in answer.items()}
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask again while the answer is that it is too early, as long as patience lasts."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return question()
+            except (KafkaError, OSError) as error:
+                if not getattr(error, "retriable", False) or time.monotonic() > until:
+                    raise Unavailable(f"the broker at {self._bootstrap} does not answer: {said(error)}.") from None
+            time.sleep(0.1)
+
+
+def accepts(address: str) -> bool:
+    """Tell whether somebody takes connections at host:port.
+
+    Raises:
+        UsageError: it is no host:port.
+    """
+    host, _, port = address.strip().rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"the broker's address {address!r} is no host:port. Set TRUNKLINE_KAFKA__BOOTSTRAP.")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), 2.0):
+        return True
+    return False
+
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def moment(timestamp: int) -> datetime:
+    """Give a Kafka timestamp as a time; one that is absent (-1) or beyond any calendar as the nearest that is one."""
+    try:
+        return EPOCH + timedelta(milliseconds=max(timestamp, 0))
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def record_of(raw: Any) -> Record:
+    """Take a fetched record apart."""
+    headers = tuple((name, value or b"") for name, value in raw.headers)
+    return Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value, headers, moment(raw.timestamp))
+
+
+def assigned(member: Mapping[str, Any]) -> tuple[Slot, ...]:
+    """Give the partitions of a group's member as the broker describes it."""
+    assignment = member["member_assignment"]
+    if not isinstance(assignment, Mapping):
+        return ()
+    return tuple(Slot(of["topic"], number) for of in assignment["assigned_partitions"] for number in of["partitions"])
+
+
+def beginning(
+    low: Mapping[Slot, int], high: Mapping[Slot, int], committed: Collection[Slot]
+) -> tuple[dict[Slot, int], list[Slot]]:
+    """Split the partitions without a committed offset: where each with nothing to read begins, and the others."""
+    new = [slot for slot in low if slot not in committed]
+    return {slot: low[slot] for slot in new if low[slot] == high[slot]}, [
+        slot for slot in new if low[slot] < high[slot]
+    ]
+
+
+def said(error: Exception) -> str:
+    """Give what a client's error says, on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,124 @@
+"""Publishing by an upstream service itself, without a worker's gateway: events onto a topic, rows into a table.
+
+It sends with kafka-python, which runs wherever Python does. Its default partitioner is murmur2, as everybody's (I3).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError
+
+from trunkline.avro.codec import HEAD
+from trunkline.errors import Permanent, Unavailable
+from trunkline.event import Event, digest, name_of, to_headers
+from trunkline.flow.declare import Bus, Table, Topic, schemas_of
+from trunkline.flow.transform import key_of
+from trunkline.kafka.control import said
+from trunkline.kafka.events import LARGEST, Written
+from trunkline.kafka.registry import Format, Registry
+
+AHEAD = 2_000
+"""Records that are under way at most."""
+
+
+class Publisher:
+    """Publishes to one topic or table in the name of a service; a context manager, used from one thread."""
+
+    def __init__(self, bootstrap: str, bus: Bus, to: Topic | Table, *, service: str, patience: float = 30.0) -> None:
+        """Connect and register the schema; a record that is not acknowledged after `patience` seconds has failed.
+
+        Raises:
+            Unavailable: the broker does not answer, or the registry's topic is missing.
+        """
+        self._to = to
+        self._source = f"{bus.name}/{service}"
+        self._patience = patience
+        self._registry = Registry(bootstrap, schemas_of(bus))
+        try:
+            self._form = Format(self._registry, to.schema)
+            self._producer = KafkaProducer(
+                bootstrap_servers=bootstrap,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=5,
+                batch_size=128 * 1024,
+                max_request_size=LARGEST,
+                delivery_timeout_ms=int(patience * 1000),
+                request_timeout_ms=int(patience * 500),
+            )
+        except KafkaError as error:
+            self._registry.close()
+            raise Unavailable(f"no broker answers at {bootstrap}: {said(error)}") from None
+        except BaseException:
+            self._registry.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._producer.close(timeout=self._patience)
+        self._registry.close()
+
+    def publish(self, events: Iterable[Event[Any]]) -> Iterator[Written]:
+        """Publish events and yield the place of each, in order, once every in-sync replica has it.
+
+        An event gives its id, time and data; the bus adds source, type and key. Nothing is sent that nobody asks for:
+        iterate to the end. Up to 2,000 records are under way at once.
+
+        Raises:
+            Permanent: an event does not fit the schema, lacks the key, or is larger than the topic allows.
+            Unavailable: a record was not acknowledged; those yielded before it were. Publish the rest again.
+        """
+        waiting: deque[Any] = deque()
+        for event in events:
+            waiting.append(self._send(event))
+            if len(waiting) >= AHEAD:
+                yield self._placed(waiting.popleft())
+        while waiting:
+            yield self._placed(waiting.popleft())
+
+    def rows(self, rows: Iterable[Mapping[str, Any]], time: datetime) -> Iterator[Written]:
+        """Publish rows of a table as they were at `time`, as `publish` does; the same row has the same id."""
+        return self.publish(self._event(row, time) for row in rows)
+
+    def _event(self, row: Mapping[str, Any], time: datetime) -> Event[Any]:
+        content = name_of(digest(self._form.encode(row)[HEAD:]))
+        return Event(id=f"{self._to.name}:{key_of(self._to, row)}:{content}", time=time, data=row)
+
+    def _send(self, event: Event[Any]) -> Any:
+        key = key_of(self._to, event.data)
+        stamped = Event(
+            id=event.id,
+            time=event.time,
+            data=event.data,
+            source=self._source,
+            type=self._to.schema.event_type,
+            key=key,
+            traceparent=event.traceparent,
+        )
+        value = self._form.encode(event.data)
+        try:
+            return self._producer.send(
+                self._to.name, value, None if key is None else key.encode(), list(to_headers(stamped))
+            )
+        except KafkaError as error:
+            raise failure_of(error) from None
+
+    def _placed(self, future: Any) -> Written:
+        """Wait for one record's own acknowledgement: a flush would hide which of them failed."""
+        try:
+            place = future.get(timeout=self._patience)
+        except KafkaError as error:
+            raise failure_of(error) from None
+        return Written(place.partition, place.offset)
+
+
+def failure_of(error: KafkaError) -> Permanent | Unavailable:
+    """Say what a failed delivery means."""
+    if isinstance(error, MessageSizeTooLargeError):
+        return Permanent(f"the record is larger than its topic allows: {said(error)}")
+    return Unavailable(f"the broker did not acknowledge the record: {said(error)}")

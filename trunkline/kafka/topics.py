@@ -1,0 +1,213 @@
+"""The topics that a bus needs, and what is missing of them. Pure: `control` asks the broker and creates.
+
+Nothing is ever deleted, and no setting of a topic that exists is changed: what differs is only told.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+from trunkline.errors import Fault
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Flow,
+    Process,
+    Publish,
+    Table,
+    Topic,
+    dead_letters_of,
+    replay_of,
+    schemas_of,
+    tables_of,
+)
+from trunkline.settings import Kafka
+
+RECORD_BYTES = 1024 * 1024 + 64 * 1024
+"""What a record of a topic may have: 1 MiB of event, 64 KiB of headers."""
+LETTER_BYTES = RECORD_BYTES + 64 * 1024
+"""What a dead letter and its replay may have: the whole record and our headers (D5)."""
+LETTERS_KEPT = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A topic as it is; `config` holds at least the settings that a plan compares."""
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a topic that is missing."""
+
+    topic: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Give a topic more partitions; no order depends on their number."""
+
+    topic: str
+    partitions: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Differ:
+    """A topic is not as declared; it is left as it is."""
+
+    topic: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A declared change that would break a promise; as long as there is one, nothing is applied."""
+
+    topic: str
+    fault: Fault
+
+    @property
+    def why(self) -> str:
+        """The reason, without the line that declared it."""
+        return self.fault.message
+
+
+Change = Create | Grow | Differ | Refuse
+
+COMMON = {"compression.type": "producer", "message.timestamp.type": "CreateTime"}
+COMPACT = {"cleanup.policy": "compact", "max.message.bytes": str(RECORD_BYTES)}
+ENDLESS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "max.message.bytes": str(RECORD_BYTES),
+}
+COMPARED = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes", "min.insync.replicas", *COMMON)
+
+
+def plan(bus: Bus, existing: Mapping[str, Existing], kafka: Kafka) -> list[Change]:
+    """Say what is missing or differs, in the order of the topology; empty when everything is as declared."""
+    return list(Planner(bus, existing, kafka).changes())
+
+
+class Planner:
+    """Compares what a bus needs with what exists."""
+
+    def __init__(self, bus: Bus, existing: Mapping[str, Existing], kafka: Kafka) -> None:
+        self._bus = bus
+        self._existing = existing
+        self._kafka = kafka
+
+    def changes(self) -> Iterator[Change]:
+        """Yield them: topics, tables, then what flows need, then the registry."""
+        for topic in self._bus.topics:
+            yield from self._declared(topic.name, topic.partitions, kept(topic.keep), "events", of=topic)
+        for table in self._bus.tables:
+            yield from self._declared(table.name, table.partitions, COMPACT, "table", of=table)
+        for name, flow in reading(self._bus).items():
+            source = self._partitions(flow.topic)
+            letters = kept(LETTERS_KEPT, LETTER_BYTES)
+            yield from self._following(dead_letters_of(name), source, letters, f"dead letters of {name}")
+            if isinstance(flow, Deliver):
+                yield from self._following(replay_of(name), source, letters, f"replays of {name}", exactly=True)
+        yield from self._following(schemas_of(self._bus), 1, ENDLESS, f"schemas of {self._bus.name}", exactly=True)
+
+    def _partitions(self, topic: Topic) -> int:
+        """How many partitions a topic will have after the plan; only one without a key may grow."""
+        found = self._existing.get(topic.name)
+        if found is None:
+            return topic.partitions
+        return found.partitions if topic.key is not None else max(found.partitions, topic.partitions)
+
+    def _declared(
+        self, name: str, partitions: int, config: Mapping[str, str], why: str, *, of: Topic | Table
+    ) -> Iterator[Change]:
+        found = self._existing.get(name)
+        if found is None:
+            yield self._create(name, partitions, config, why)
+            return
+        if partitions > found.partitions and of.key is not None:
+            message = (
+                f"{name} has {found.partitions} partitions and {partitions} are declared: keys would move to other "
+                f"partitions and lose their order. Declare partitions={found.partitions}, or a topic of another name."
+            )
+            yield Refuse(name, Fault(of.where, message))
+        elif partitions > found.partitions:
+            yield Grow(name, partitions, f"{found.partitions} partitions, {partitions} are declared")
+        elif partitions < found.partitions:
+            yield Differ(name, f"{found.partitions} partitions, {partitions} are declared; Kafka never takes any away")
+        yield from self._differences(name, found, config)
+
+    def _following(
+        self, name: str, partitions: int, config: Mapping[str, str], why: str, *, exactly: bool = False
+    ) -> Iterator[Change]:
+        found = self._existing.get(name)
+        if found is None:
+            yield self._create(name, partitions, config, why)
+            return
+        if found.partitions < partitions:
+            yield Grow(name, partitions, f"{found.partitions} partitions, its source has {partitions}")
+        elif exactly and found.partitions > partitions:
+            yield Differ(name, f"{found.partitions} partitions, only {partitions} are used")
+        yield from self._differences(name, found, config)
+
+    def _create(self, name: str, partitions: int, config: Mapping[str, str], why: str) -> Create:
+        return Create(name, partitions, self._kafka.replication, self._complete(config), why)
+
+    def _complete(self, config: Mapping[str, str]) -> dict[str, str]:
+        return {**config, **COMMON, "min.insync.replicas": str(self._kafka.min_insync)}
+
+    def _differences(self, name: str, found: Existing, config: Mapping[str, str]) -> Iterator[Differ]:
+        if found.replication != self._kafka.replication:
+            yield Differ(name, f"replication is {found.replication}, {self._kafka.replication} is set")
+        for setting, value in self._complete(config).items():
+            if (actual := found.config.get(setting)) != value:
+                yield Differ(name, f"{setting} is {actual}, {value} is declared")
+
+
+def kept(keep: timedelta, most: int = RECORD_BYTES) -> dict[str, str]:
+    """Give the settings of a topic whose records go after a while."""
+    milliseconds = keep // timedelta(milliseconds=1)
+    return {"cleanup.policy": "delete", "retention.ms": str(milliseconds), "max.message.bytes": str(most)}
+
+
+def reading(bus: Bus) -> dict[str, Process | Deliver]:
+    """Give the flows that read a topic, by name."""
+    return {**bus.processing, **bus.delivering}
+
+
+def names(bus: Bus) -> set[str]:
+    """Name every topic that a bus needs."""
+    return {change.topic for change in plan(bus, {}, Kafka())}
+
+
+def needed(bus: Bus, flows: Collection[str]) -> list[str]:
+    """Name the topics without which these flows cannot run, the registry's first."""
+    names = [schemas_of(bus)]
+    for name, flow in bus.named():
+        if name in flows:
+            names += used(name, flow)
+    return list(dict.fromkeys(names))
+
+
+def used(name: str, flow: Flow) -> Sequence[str]:
+    """Name the topics that one flow reads or writes."""
+    match flow:
+        case Publish():
+            return [flow.to.name]
+        case Process():
+            tables = [table.name for step in flow.steps for table in tables_of(step)]
+            return [flow.topic.name, *(topic.name for topic in flow.to), *tables, dead_letters_of(name)]
+        case Deliver():
+            return [flow.topic.name, dead_letters_of(name), replay_of(name)]
+        case _:
+            assert_never(flow)

@@ -1,0 +1,140 @@
+"""Dead letters as operators see them: one entry per event and flow, its newest letter in front."""
+
+import difflib
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trunkline.deadletter import REFERENCE, Letter, identity_of
+from trunkline.deadletter import read as read_letter
+from trunkline.errors import Unavailable, UsageError
+from trunkline.event import Event
+from trunkline.flow.declare import Bus, dead_letters_of
+from trunkline.kafka.control import Control, Record
+from trunkline.kafka.topics import reading
+from trunkline.ledger import deliveries
+from trunkline.ledger.deliveries import Place, Row, State
+
+AT_ONCE = 500
+"""Rows that are looked up in one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An event in the dead letters of a flow: its newest letter, and how many there are."""
+
+    record: Record
+    letter: Letter
+    event: Event[Any]
+    letters: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """What lies in a dead-letter topic: events, newest failure first, and the number of records that are no letters."""
+
+    dead: tuple[Dead, ...]
+    foreign: int
+
+
+def flow_of(bus: Bus, name: str) -> str:
+    """Find the flow that is meant by its own name or by its sink's.
+
+    Raises:
+        UsageError: no reading flow or several have this name.
+    """
+    if name in reading(bus):
+        return name
+    found = [flow for flow, deliver in bus.delivering.items() if deliver.to.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{name} is the sink of several flows: name one of {', '.join(found)}.")
+    known = sorted({*(deliver.to.name for deliver in bus.delivering.values()), *reading(bus)})
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+    raise UsageError(f"there is no sink or reading flow {name}. {hint}")
+
+
+def sink_of(bus: Bus, flow: str) -> str | None:
+    """Name the sink of a flow; None when it has none."""
+    return bus.delivering[flow].to.name if flow in bus.delivering else None
+
+
+def look(control: Control, flow: str) -> Letters:
+    """Read all dead letters of a flow.
+
+    Raises:
+        UsageError: the flow's dead-letter topic is missing.
+    """
+    return gather(control.read(dead_letters_of(flow)))
+
+
+def gather(records: Iterable[Record]) -> Letters:
+    """Group the records of a dead-letter topic by event; the same event may have failed in several replays."""
+    newest: dict[tuple[str, str], Dead] = {}
+    foreign = 0
+    for record in records:
+        try:
+            letter = read_letter(record.headers)
+        except (KeyError, ValueError):
+            foreign += 1
+            continue
+        timestamp = int(record.timestamp.timestamp() * 1000)
+        event = identity_of(record.headers, record.key, letter.origin, timestamp)
+        dead = Dead(record, letter, event)
+        if (other := newest.get((event.source, event.id))) is not None:
+            dead = replace(max(other, dead, key=age), letters=other.letters + 1)
+        newest[event.source, event.id] = dead
+    return Letters(tuple(sorted(newest.values(), key=age, reverse=True)), foreign)
+
+
+def age(dead: Dead) -> tuple[Any, ...]:
+    """Order letters by when they failed."""
+    return (dead.letter.failure.at, dead.letter.replays, dead.record.partition, dead.record.offset)
+
+
+def places(sink: str, dead: Sequence[Dead]) -> list[Place]:
+    """Give where the ledger keeps these events for a sink."""
+    return [deliveries.place_of(sink, one.event) for one in dead]
+
+
+def rows(db: sqlite3.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
+    """Look many deliveries up."""
+    found: dict[Place, Row] = {}
+    for begin in range(0, len(wanted), AT_ONCE):
+        found |= deliveries.look_up(db, wanted[begin : begin + AT_ONCE])
+    return found
+
+
+def delivered(db: sqlite3.Connection | None, sink: str | None, dead: Sequence[Dead]) -> list[bool]:
+    """Say of each event whether it has been delivered since, which only a sink's ledger knows."""
+    if db is None or sink is None:
+        return [False] * len(dead)
+    wanted = places(sink, dead)
+    found = rows(db, wanted)
+    return [place in found and found[place].state is State.DONE for place in wanted]
+
+
+def value_of(control: Control, dead: Dead) -> bytes | None:
+    """Give the value that failed; of a letter that was too large to hold it, from where it first stood (D5).
+
+    Raises:
+        Unavailable: it is not there any more.
+    """
+    digest = dict(dead.record.headers).get(REFERENCE)
+    if digest is None:
+        return dead.record.value
+    origin = dead.letter.origin
+    start = {origin.partition: origin.offset}
+    with closing(control.read(origin.topic, partition=origin.partition, start=start)) as records:
+        first = next(records, None)
+    if first is None or hashlib.sha256(first.value or b"").hexdigest().encode() != digest:
+        raise Unavailable(
+            f"the value of event {dead.event.id} was too large for its dead letter and is gone from "
+            f"{origin.topic} partition {origin.partition} offset {origin.offset}."
+        )
+    return first.value
