@@ -102,7 +102,7 @@ class Control:
         }
 
     def apply(self, changes: Iterable[Change]) -> list[Create | Grow]:
-        """Create and grow topics until every partition has a leader; give what was done: nothing, the next time.
+        """Create and grow topics and wait until every partition answers; give what was done: nothing, the next time.
 
         Raises:
             TopologyError: a change is refused; nothing was done.
@@ -130,6 +130,8 @@ class Control:
             self._ask(lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}))
         if created or grown:
             self._ask(lambda: self._admin.wait_for_topics([*created, *grown]))
+            # A leader may be known a moment before it is one.
+            self.ends([*created, *grown])
         return [*created.values(), *grown.values()]
 
     def _create(self, created: Mapping[str, Create]) -> None:

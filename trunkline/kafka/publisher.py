@@ -11,9 +11,8 @@ from typing import Any, Self
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from trunkline.avro.codec import HEAD
 from trunkline.errors import Permanent, Unavailable
-from trunkline.event import Event, digest, name_of, to_headers
+from trunkline.event import Event, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
 from trunkline.kafka.control import said
@@ -82,12 +81,11 @@ class Publisher:
             yield self._placed(waiting.popleft())
 
     def rows(self, rows: Iterable[Mapping[str, Any]], time: datetime) -> Iterator[Written]:
-        """Publish rows of a table as they were at `time`, as `publish` does; the same row has the same id."""
-        return self.publish(self._event(row, time) for row in rows)
-
-    def _event(self, row: Mapping[str, Any], time: datetime) -> Event[Any]:
-        content = name_of(digest(self._form.encode(row)[HEAD:]))
-        return Event(id=f"{self._to.name}:{key_of(self._to, row)}:{content}", time=time, data=row)
+        """Publish rows of a table as they were at `time`, as `publish` does; a key and a time make a row's id."""
+        version = time.isoformat()
+        return self.publish(
+            Event(id=f"{self._to.name}:{key_of(self._to, row)}:{version}", time=time, data=row) for row in rows
+        )
 
     def _send(self, event: Event[Any]) -> Any:
         key = key_of(self._to, event.data)

@@ -259,7 +259,7 @@ def test_a_request_that_hangs_for_a_while_is_answered_then(
 
 
 @pytest.mark.parametrize("after_apply", [False, True])
-def test_after_a_reset_the_same_key_takes_effect_once(  # noqa: PLR0917 - fixtures
+def test_after_a_reset_the_same_key_takes_effect_once(
     target: RunningTarget,
     control: TargetControl,
     api: httpx.Client,

@@ -1,0 +1,29 @@
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.trunkline.support import Stage
+from trunkline.dev import target
+from trunkline.dev.target import RunningTarget
+
+
+@pytest.fixture(scope="session")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningTarget, Path]]:
+    """Give the target that every stage calls, and its file."""
+    database = tmp_path_factory.mktemp("witness") / "target.db"
+    with target.start(database) as running:
+        yield running, database
+
+
+@pytest.fixture
+def stage(
+    bootstrap: str, witness: tuple[RunningTarget, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stage]:
+    running, database = witness
+    stage = Stage(f"t{uuid.uuid4().hex[:8]}", bootstrap, tmp_path, running, database)
+    for name, value in stage.environment.items():
+        monkeypatch.setenv(name, value)
+    yield stage
+    running.control.heal(stage.prefix)

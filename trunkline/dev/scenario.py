@@ -1,0 +1,101 @@
+"""What a project gives to the demo: its input, and what must come of it.
+
+A scenario shares no code with the bus: what it expects is worked out from the input files alone. It names records by
+facts, tuples of text that say what a record is about in the project's own terms.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+Fact = tuple[str, ...]
+"""What a record says, short. The first part is the id of the source's event that it came of."""
+
+
+class Expected(Protocol):
+    """What must come of the first events of the input."""
+
+    @property
+    def input(self) -> Mapping[str, int]:
+        """How much there is in the input, and how much of it is odd."""
+        ...
+
+    @property
+    def outcomes(self) -> Mapping[str, Mapping[str, int]]:
+        """By process flow: how many of its input events are `routed`, `filtered` and `unrouted`."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Collection[Fact]]:
+        """By topic: the fact of every record that belongs on it, as often as there are such records."""
+        ...
+
+
+class Incident(Protocol):
+    """What goes wrong in the second act: the target of one sink refuses some of its requests."""
+
+    @property
+    def sink(self) -> str:
+        """The sink."""
+        ...
+
+    @property
+    def match(self) -> str:
+        """Which requests: a glob on the path below the API, or FIELD=GLOB on a field of the body."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """How it refuses them."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """The sentence that it says."""
+        ...
+
+    @property
+    def events(self) -> int:
+        """How many more events of the source are posted meanwhile."""
+        ...
+
+    def strikes(self, fact: Fact) -> bool:
+        """Say whether a record of the sink's topic is refused."""
+        ...
+
+
+class Scenario(Protocol):
+    """An input with its witness. Every sink with traffic has an API of its own."""
+
+    @property
+    def source(self) -> str:
+        """The source that the input is posted to."""
+        ...
+
+    @property
+    def incident(self) -> Incident:
+        """What goes wrong."""
+        ...
+
+    def requests(self, first: int, count: int) -> Iterator[Mapping[str, Any]]:
+        """Yield the JSON bodies of `count` events after the `first` ones; one event each, never the same twice."""
+        ...
+
+    def rows(self) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+        """Give the rows of every table by its name."""
+        ...
+
+    def expected(self, count: int) -> Expected:
+        """Work out what must come of the first `count` events."""
+        ...
+
+    def fact(self, topic: str, data: Mapping[str, Any]) -> Fact:
+        """Say what a record on a topic is about, in the terms of `Expected.facts`."""
+        ...
+
+    def asked(self, sink: str, event: str, data: Mapping[str, Any]) -> Fact:
+        """Say what the sink's target must have been asked for a record, whose event id is `event`."""
+        ...
+
+    def got(self, sink: str, path: str, body: str) -> Fact:
+        """Say what an effect at the sink's target is; equal to what `asked` says of its record."""
+        ...
