@@ -19,6 +19,8 @@ REFERENCE = "trunkline-reference-sha256"
 REPLAY_RUN = "trunkline-replay-run"
 REPLAY_COUNT = "trunkline-replay-count"
 FIRST_FAILED = "trunkline-first-failed-at"
+NEVER = datetime.fromtimestamp(0, UTC)
+"""The time of a record that is no event: one that a replay of the record shares."""
 KEPT_ON_REPLAY = {*ORIGIN, REPLAY_COUNT, FIRST_FAILED}
 OURS = ("trunkline-", "__connect.errors.")
 LONGEST = 2048
@@ -66,16 +68,12 @@ def origin_of(headers: Headers, here: Origin) -> Origin:
     return Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
 
 
-def identity_of(headers: Headers, key: bytes | None, origin: Origin, timestamp: int) -> Event[Any]:
-    """Give the identity of any record, also of one that is no event: then it is the place where it first stood.
-
-    `timestamp` is the record's own, in epoch milliseconds.
-    """
+def identity_of(headers: Headers, key: bytes | None, origin: Origin) -> Event[Any]:
+    """Give the identity of any record, also of one that is no event: then it is the place where it first stood."""
     try:
         return from_headers(headers, key)
     except Poison:
-        time = datetime.fromtimestamp(max(timestamp, 0) / 1000, UTC)
-        return Event(f"{origin.partition}@{origin.offset}", time, {}, source=f"kafka:{origin.topic}")
+        return Event(f"{origin.partition}@{origin.offset}", NEVER, {}, source=f"kafka:{origin.topic}")
 
 
 def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:

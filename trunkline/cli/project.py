@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import sqlite3
 import sys
 import traceback
 from collections.abc import Iterator
@@ -97,7 +96,7 @@ def bootstrap(settings: Settings) -> str:
 
 
 @contextmanager
-def looking(settings: Settings) -> Iterator[sqlite3.Connection | None]:
+def looking(settings: Settings) -> Iterator[sqlite.Connection | None]:
     """Open the ledger for looking; None when there is none yet, so that looking never makes one.
 
     Raises:

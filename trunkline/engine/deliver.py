@@ -185,7 +185,7 @@ class Deliverer:
     def _read(self, record: Record) -> Delivery:
         """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own."""
         origin = deadletter.origin_of(record.headers, Origin(*record.slot, record.offset))
-        event = deadletter.identity_of(record.headers, record.key, origin, record.timestamp)
+        event = deadletter.identity_of(record.headers, record.key, origin)
         poison: Poison | None = None
         try:
             from_headers(record.headers, record.key)

@@ -166,7 +166,7 @@ class Processor:
         )
         headers = deadletter.write(record.headers, origin, failure)
         batch.writes.append((dead_letters_of(self.name), record.key, record.value, headers, record.slot.partition))
-        identity = deadletter.identity_of(record.headers, record.key, origin, record.timestamp)
+        identity = deadletter.identity_of(record.headers, record.key, origin)
         batch.dead.append((identity.id, str(error)))
 
     def _commit(self, batch: Batch, transactions: Transactions, member: Member) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
-from trunkline.flow.declare import Bus, Process, Publish, Topic, body_of, tables_of
+from trunkline.flow.declare import Bus, Process, Publish, Table, Topic, body_of, tables_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -105,7 +105,7 @@ def stamp(bus: Bus, flow: Publish, event: Event[Any]) -> Event[Any]:
     )
 
 
-def key_of(topic: Topic, data: Mapping[str, Any]) -> str | None:
+def key_of(topic: Topic | Table, data: Mapping[str, Any]) -> str | None:
     """Give the key of a record: the declared field as text; None when no key is declared or the field is null.
 
     Raises:

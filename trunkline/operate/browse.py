@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from trunkline.event import Event
 from trunkline.flow.declare import Bus, dead_letters_of
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
-from trunkline.ledger import deliveries
+from trunkline.ledger import deliveries, sqlite
 from trunkline.ledger.deliveries import Place, Row, State
 
 AT_ONCE = 500
@@ -83,8 +82,7 @@ def gather(records: Iterable[Record]) -> Letters:
         except (KeyError, ValueError):
             foreign += 1
             continue
-        timestamp = int(record.timestamp.timestamp() * 1000)
-        event = identity_of(record.headers, record.key, letter.origin, timestamp)
+        event = identity_of(record.headers, record.key, letter.origin)
         dead = Dead(record, letter, event)
         if (other := newest.get((event.source, event.id))) is not None:
             dead = replace(max(other, dead, key=age), letters=other.letters + 1)
@@ -102,7 +100,7 @@ def places(sink: str, dead: Sequence[Dead]) -> list[Place]:
     return [deliveries.place_of(sink, one.event) for one in dead]
 
 
-def rows(db: sqlite3.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
+def rows(db: sqlite.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     """Look many deliveries up."""
     found: dict[Place, Row] = {}
     for begin in range(0, len(wanted), AT_ONCE):
@@ -110,7 +108,7 @@ def rows(db: sqlite3.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     return found
 
 
-def delivered(db: sqlite3.Connection | None, sink: str | None, dead: Sequence[Dead]) -> list[bool]:
+def delivered(db: sqlite.Connection | None, sink: str | None, dead: Sequence[Dead]) -> list[bool]:
     """Say of each event whether it has been delivered since, which only a sink's ledger knows."""
     if db is None or sink is None:
         return [False] * len(dead)

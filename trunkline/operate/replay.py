@@ -4,7 +4,6 @@ It is planned before it runs, and an event is done when the ledger says so.
 """
 
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from trunkline.errors import Permanent, Unavailable, UsageError
 from trunkline.flow.declare import dead_letters_of, replay_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Slot
-from trunkline.ledger import runs
+from trunkline.ledger import runs, sqlite
 from trunkline.ledger.deliveries import Place, Row, State
 from trunkline.operate import browse
 from trunkline.operate.browse import Dead
@@ -109,7 +108,7 @@ class Replay:
     sink: str
     control: Control
     sender: Sender
-    db: sqlite3.Connection
+    db: sqlite.Connection
     rate: float
     wait: float
 
@@ -134,7 +133,7 @@ class Replay:
                 progress.trouble = f"after {self.wait:g} s"
         except KeyboardInterrupt:
             progress.trouble = "interrupted"
-        except (Unavailable, Permanent) as error:
+        except (Unavailable, Permanent, sqlite.Failure) as error:
             progress.trouble = str(error)
         finally:
             runs.finish(self.db, progress.run, datetime.now(UTC))

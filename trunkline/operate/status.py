@@ -1,6 +1,5 @@
 """How every flow stands: who works on it, how far behind it is, what it could not deliver."""
 
-import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import used
-from trunkline.ledger import deliveries
+from trunkline.ledger import deliveries, sqlite
 from trunkline.ledger.deliveries import State
 
 Kind = Literal["publish", "process", "deliver"]
@@ -41,7 +40,7 @@ class Standing:
     """Events in the ledger as delivered and as dead letters; None where there is no ledger or no sink."""
 
 
-def standings(bus: Bus, control: Control, db: sqlite3.Connection | None, now: datetime) -> list[Standing]:
+def standings(bus: Bus, control: Control, db: sqlite.Connection | None, now: datetime) -> list[Standing]:
     """Ask how every flow stands, the worst first."""
     known = control.topics()
     found = []
@@ -59,7 +58,7 @@ def standings(bus: Bus, control: Control, db: sqlite3.Connection | None, now: da
 
 
 def reading(
-    bus: Bus, name: str, flow: Process | Deliver, control: Control, db: sqlite3.Connection | None, now: datetime
+    bus: Bus, name: str, flow: Process | Deliver, control: Control, db: sqlite.Connection | None, now: datetime
 ) -> Standing:
     """Ask how one reading flow stands."""
     topic, group = flow.topic.name, group_of(bus, name)
