@@ -54,7 +54,9 @@ def what(change: Change) -> str:
     """Say in a few words what a change does."""
     match change:
         case Create():
-            return f"create, {change.partitions} partition{'s' if change.partitions != 1 else ''}"
+            return (
+                f"create: {many(change.partitions, 'partition')}, {many(change.replication, 'replica')}, {kept(change)}"
+            )
         case Grow():
             return f"grow to {change.partitions} partitions"
         case Differ():
@@ -63,6 +65,19 @@ def what(change: Change) -> str:
             return "refused"
         case _:
             assert_never(change)
+
+
+def many(count: int, noun: str) -> str:
+    """Count things."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def kept(change: Create) -> str:
+    """Say for how long a topic keeps its records."""
+    if change.config["cleanup.policy"] == "compact":
+        return "compacted"
+    milliseconds = int(change.config["retention.ms"])
+    return "kept for ever" if milliseconds < 0 else f"kept {many(milliseconds // 86_400_000, 'day')}"
 
 
 def as_data(change: Change) -> dict[str, Any]:

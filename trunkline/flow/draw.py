@@ -1,5 +1,6 @@
 """The topology for people and programs: as a tree, as a Mermaid flowchart, as plain data."""
 
+from datetime import timedelta
 from typing import Any
 
 from rich.text import Text
@@ -61,10 +62,19 @@ def draw_topic(branch: Tree, bus: Bus, topic: Topic, drawn: set[str]) -> None:
             case Process() if flow.topic.name == topic.name:
                 draw_process(node.add(line(flow_name(flow), "bold")), bus, flow, drawn)
             case Deliver() if flow.topic.name == topic.name:
-                patience = f"gives up after {flow.retry.give_up_after}"
+                patience = f"gives up after {span(flow.retry.give_up_after)}"
                 node.add(line(flow.to.name, "magenta", f"→ {told_of(flow.to.target)}, {patience}"))
             case _:
                 pass
+
+
+def span(duration: timedelta) -> str:
+    """Say how long a duration is, in the largest unit that gives a round number."""
+    seconds = duration.total_seconds()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
 
 
 def draw_process(node: Tree, bus: Bus, flow: Process, drawn: set[str]) -> None:

@@ -1,0 +1,466 @@
+"""The demo's parts: a broker with nothing of the bus on it, a target, a worker, a sender, and the waiting for the end.
+
+What a run leaves behind is in its folder (`build/demo`): the target's database, the worker's log, the reports. Broker
+and ledger are where every command finds them, so that a second terminal sees the same bus; when a person's own records
+are there, the run has both in its folder.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import orjson
+from kafka.admin import KafkaAdminClient
+
+from trunkline.adapters import Source
+from trunkline.dev import broker, target, witness
+from trunkline.dev.broker import LocalKafka, Progress
+from trunkline.dev.report import Evidence, Report, judge
+from trunkline.dev.scenario import Fact, Scenario
+from trunkline.dev.witness import Topics
+from trunkline.errors import Unavailable, UsageError
+from trunkline.flow.declare import Bus, Deliver, Target, dead_letters_of, group_of, replay_of, schemas_of
+from trunkline.kafka.control import Control
+from trunkline.kafka.topics import Create, names, plan, reading
+from trunkline.ledger import deliveries, sqlite
+from trunkline.settings import Settings
+
+AT_ONCE = 64
+"""Requests of the sender that wait for an answer at most."""
+STALLED = 30.0
+"""Seconds without progress after which nothing more is waited for."""
+SETTLING = 10.0
+"""Seconds for which offsets and counters may lag behind what has happened."""
+STARTING = 90.0
+STOPPING = 40.0
+"""A little more than a worker's drain takes."""
+
+Tell = Callable[[int, int], None]
+"""Hears how much is done of how much."""
+
+
+def find(name: str) -> Scenario:
+    """Import a scenario by `module:name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    module, colon, attribute = name.partition(":")
+    try:
+        if colon:
+            found: Scenario = getattr(importlib.import_module(module), attribute)
+            return found
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"the scenario {name} cannot be loaded: {error}.") from error
+    raise UsageError(f"{name} names no scenario. Write it as module:name.")
+
+
+def check(bus: Bus, scenario: Scenario) -> None:
+    """Compare the names of a scenario with those of the topology.
+
+    Raises:
+        UsageError: it names something that the bus has not.
+    """
+    sinks = [sink.name for sink in bus.sinks]
+    if scenario.source not in bus.publishing:
+        raise UsageError(f"the scenario's source {scenario.source} is not one of: {', '.join(bus.publishing)}.")
+    if scenario.incident.sink not in sinks:
+        raise UsageError(f"the scenario's sink {scenario.incident.sink} is not one of: {', '.join(sinks)}.")
+
+
+# Where it runs.
+
+
+@contextlib.contextmanager
+def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator[tuple[Settings, str]]:
+    """Give settings and address of a broker with nothing of the bus on it, and stop it afterwards if it was down.
+
+    What an earlier demo left is removed. Where a person's own records are, or a worker runs, nothing is touched: then
+    broker and ledger are the run's own, in its folder.
+
+    Raises:
+        UsageError: the configured broker is not free, or Java or Maven is missing.
+        Unavailable: the broker cannot be reached or started.
+    """
+    with contextlib.ExitStack() as stack:
+        was_up = broker.running(settings) is not None
+        if not was_up:
+            stack.callback(broker.down, settings)
+        found = broker.up(settings, progress=say)
+        if taken := clear(bus, settings, found.bootstrap):
+            if found.kind == "configured":
+                raise UsageError(
+                    f"{taken} at {found.bootstrap}. The demo counts every record: set TRUNKLINE_KAFKA__BOOTSTRAP to a "
+                    "broker that nobody uses, or unset it."
+                )
+            say(f"{taken} at {found.bootstrap}, which is left alone: this demo has a broker of its own in {folder}.")
+            stack.close()
+            settings = settings.model_copy(update={"state": folder})
+            local = LocalKafka(folder / "broker", progress=say)
+            stack.callback(local.stop)
+            found = local.start()
+            clear(bus, settings, found.bootstrap)
+        if settings.state == folder or settings.ledger.path.exists():
+            own = settings.ledger.model_copy(update={"path": folder / "ledger.db"})
+            settings = settings.model_copy(update={"ledger": own})
+        yield settings, found.bootstrap
+
+
+def clear(bus: Bus, settings: Settings, bootstrap: str) -> str:
+    """Remove what an earlier demo left of the bus and mark the broker as a demo's; or say why it is not ours to do.
+
+    The mark is a topic, so it goes wherever the records go.
+    """
+    mark = f"trunkline.{bus.name}.demo"
+    groups = [group_of(bus, flow) for flow in reading(bus)]
+    with Control(bootstrap) as control:
+        known = control.topics().keys()
+        ours = names(bus) & known
+        if any(control.members(group) for group in groups):
+            return f"A worker runs the bus {bus.name}"
+        if mark in known:
+            remove([mark, *ours], groups, bootstrap)
+            path = settings.ledger.path
+            for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                file.unlink(missing_ok=True)
+        else:
+            low, high = control.beginnings(ours), control.ends(ours)
+            used = [slot.topic for slot in low if low[slot] < high[slot] and slot.topic != schemas_of(bus)]
+            if used:
+                return f"There are records on {used[0]} that are no demo's"
+        control.apply([Create(mark, 1, settings.kafka.replication, {}, "the mark of a demo")])
+    return ""
+
+
+def remove(topics: Sequence[str], groups: Sequence[str], bootstrap: str) -> None:
+    """Delete topics and groups."""
+    with witness.told(bootstrap), contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        admin.delete_topics(list(topics))
+        admin.delete_groups(list(groups))
+
+
+def fresh(folder: Path) -> None:
+    """Empty a run's folder; a broker that a killed run left there is stopped first."""
+    if (folder / "broker").exists():
+        LocalKafka(folder / "broker").stop()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def free_port(host: str, wanted: int) -> int:
+    """Give the wanted port when it is free, else one that is.
+
+    Raises:
+        Unavailable: the host is not this machine's.
+    """
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server((host, port)) as probe:
+            number: int = probe.getsockname()[1]
+            return number
+    raise Unavailable(f"no port of {host} can be taken. Set TRUNKLINE_GATEWAY__HOST to an address of this machine.")
+
+
+# The target.
+
+
+def targets(bus: Bus) -> dict[str, Target]:
+    """Give every target that a sink calls, by name."""
+    return {flow.to.target.name: flow.to.target for flow in bus.delivering.values()}
+
+
+def api_of(target: Target) -> str:
+    """Name a target's API at the development server: the first segment of its address's path, else its own name.
+
+    Raises:
+        UsageError: its address is not set.
+    """
+    return urlsplit(target.url.read()).path.strip("/").partition("/")[0] or target.name
+
+
+def address_of(target: Target, base: str) -> str:
+    """Give a target's address at the development server."""
+    path = urlsplit(target.url.read()).path.rstrip("/") or f"/{target.name}"
+    return urlunsplit((*urlsplit(base)[:2], path, "", ""))
+
+
+def start_target(bus: Bus, folder: Path) -> target.RunningTarget:
+    """Start the server that stands for every target, at the port of their addresses when it is free.
+
+    Raises:
+        UsageError: an address or a secret is not set.
+        Unavailable: it did not start.
+    """
+    every = targets(bus)
+    require = [f"{api_of(one)}:{one.auth.header}:{one.auth.secret.read()}" for one in every.values() if one.auth]
+    wanted = next((urlsplit(one.url.read()).port for one in every.values()), None)
+    return target.start(folder / "target.db", free_port("127.0.0.1", wanted or 0), require)
+
+
+@contextlib.contextmanager
+def announced(bus: Bus, settings: Settings, base: str) -> Iterator[None]:
+    """Let `demo break` and `demo heal` find the target for as long as it is up."""
+    file = settings.state / "demo.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({name: address_of(one, base) for name, one in targets(bus).items()}))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def aim(bus: Bus, settings: Settings, name: str) -> tuple[str, str]:
+    """Find the API that is meant by the name of a sink or a target: the server's address, and the API's name there.
+
+    Raises:
+        UsageError: there is no such sink or target, or nobody knows its address.
+    """
+    known = {flow.to.name: flow.to.target for flow in bus.delivering.values()} | targets(bus)
+    if name not in known:
+        raise UsageError(f"there is no sink or target {name}. There are: {', '.join(known)}.")
+    try:
+        url = json.loads((settings.state / "demo.json").read_text())[known[name].name]
+    except (OSError, ValueError, KeyError):
+        url = known[name].url.read()
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}", parts.path.strip("/").partition("/")[0] or known[name].name
+
+
+# The worker and other commands.
+
+
+def command(*arguments: str) -> list[str]:
+    """Give a `trunkline` command as its own process runs it."""
+    return [shutil.which("trunkline", path=str(Path(sys.executable).parent)) or sys.argv[0], *arguments]
+
+
+@contextlib.contextmanager
+def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run every flow in a process of its own; it is ready when this begins, and has drained when it ends.
+
+    Raises:
+        Unavailable: it stopped, halted, or was not ready in time; its log says why.
+    """
+    with log.open("wb") as file:
+        # A session of its own: Ctrl-C is the demo's, which then stops everything in order.
+        worker = subprocess.Popen(  # noqa: S603 - ourselves
+            command("run"), stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + STARTING
+        while not ready(gateway):
+            alive(worker, log)
+            if time.monotonic() > until:
+                raise Unavailable(f"the worker was not ready after {STARTING:.0f} s. Its log is {log}.")
+            time.sleep(0.05)
+        yield worker
+    finally:
+        worker.terminate()
+        try:
+            worker.wait(STOPPING)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def ready(gateway: str) -> bool:
+    """Tell whether a worker answers that all its flows run."""
+    try:
+        return httpx.get(f"{gateway}/readyz", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def alive(worker: subprocess.Popen[bytes], log: Path) -> None:
+    """Return while the worker runs.
+
+    Raises:
+        Unavailable: it has ended.
+    """
+    if (code := worker.poll()) is not None:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
+        raise Unavailable(f"the worker has ended with {code}: {lines[-1]} All of it is in {log}.")
+
+
+# The run.
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything that is up."""
+
+    settings: Settings
+    bootstrap: str
+    gateway: str
+    database: Path
+    worker: subprocess.Popen[bytes]
+    log: Path
+
+
+class Run:
+    """One run of a scenario on a stage: post, wait, report."""
+
+    def __init__(self, bus: Bus, scenario: Scenario, stage: Stage) -> None:
+        self.posted = 0
+        self.answers: Counter[str] = Counter()
+        self._bus = bus
+        self._scenario = scenario
+        self._stage = stage
+        topics = {topic.name for topic in bus.topics}
+        letters = {dead_letters_of(flow) for flow in reading(bus)}
+        replays = {replay_of(flow) for flow in bus.delivering}
+        self._topics = Topics(stage.bootstrap, stage.gateway, topics | letters | replays)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._topics.close()
+
+    def post(self, count: int, rate: float, tell: Callable[[int], None]) -> None:
+        """Post the next events to the gateway, `rate` a second (0: as fast as possible); `tell` hears how many are."""
+        source = self._bus.publishing[self._scenario.source].source
+        bodies = [orjson.dumps(body) for body in self._scenario.requests(self.posted, count)]
+        if len(bodies) < count:
+            raise UsageError(f"the input has only {self.posted + len(bodies)} events. Take fewer: --events.")
+        asyncio.run(post(self._stage.gateway, source, bodies, rate, self.answers, tell))
+        self.posted += count
+
+    def finished(self) -> dict[str, Counter[str]]:
+        """Count what the ledger has, by sink and state."""
+        with contextlib.closing(sqlite.connect(self._stage.settings.ledger.path)) as db:
+            return {
+                sink.name: Counter(
+                    {state.name.lower(): count for state, count in deliveries.count(db, sink.name).items()}
+                )
+                for sink in self._bus.sinks
+            }
+
+    def due(self) -> int:
+        """Count the deliveries that must come of what was posted."""
+        facts = self._scenario.expected(self.posted).facts
+        return sum(len(facts.get(flow.topic.name, ())) for flow in self._bus.delivering.values())
+
+    def wait(self, tell: Tell) -> None:
+        """Wait until every delivery has an outcome, or until nothing moves any more: the report says then what lacks.
+
+        Raises:
+            Unavailable: the worker has ended.
+        """
+        due, done, since = self.due(), -1, time.monotonic()
+        while True:
+            now = sum(counts.total() for counts in self.finished().values())
+            tell(now, due)
+            if now != done:
+                done, since = now, time.monotonic()
+            if done >= due or time.monotonic() - since > STALLED:
+                return
+            alive(self._stage.worker, self._stage.log)
+            time.sleep(0.1)
+
+    def report(self, refused: Collection[Fact], tell: Tell) -> Report:
+        """Let the witnesses speak; offsets and counters are asked again while they lag behind what has happened."""
+        expected = self._scenario.expected(self.posted)
+        self._topics.read(tell)
+        until = time.monotonic() + SETTLING
+        while True:
+            apis = self.apis()
+            evidence = Evidence(
+                expected=expected,
+                refused=refused,
+                answers=self.answers,
+                records=self._topics.records,
+                committed={flow: self._topics.committed(group_of(self._bus, flow)) for flow in reading(self._bus)},
+                apis=apis,
+                metrics=witness.metrics(self._stage.gateway),
+                ledger=self.finished(),
+            )
+            report = judge(self._bus, self._scenario, evidence)
+            if report.balanced or time.monotonic() > until:
+                return report
+            time.sleep(0.2)
+
+    def apis(self) -> dict[str, witness.Api]:
+        """Read what the target has recorded, by sink."""
+        found = witness.apis(self._stage.database)
+        flows: list[Deliver] = list(self._bus.delivering.values())
+        return {flow.to.name: found.get(api_of(flow.to.target), witness.Api()) for flow in flows}
+
+
+async def post(
+    gateway: str,
+    source: Source,
+    bodies: Sequence[bytes],
+    rate: float,
+    answers: Counter[str],
+    tell: Callable[[int], None],
+) -> None:
+    """Post bodies, each signed, `rate` a second and at most 64 at once; count what is answered, by outcome."""
+    loop = asyncio.get_running_loop()
+    gate = asyncio.Semaphore(AT_ONCE)
+    done = 0
+
+    async def one(client: httpx.AsyncClient, number: int, body: bytes) -> None:
+        nonlocal done
+        try:
+            headers = source.verify.sign(f"demo_{number}_{time.time_ns()}", body)
+            answer = await client.post(f"/in/{source.name}", content=body, headers=headers)
+            if answer.is_success:
+                answers.update(event["outcome"] for event in answer.json()["events"])
+            else:
+                answers["rejected"] += 1
+        except httpx.HTTPError:
+            answers["unanswered"] += 1
+        finally:
+            gate.release()
+        done += 1
+        tell(done)
+
+    limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+    async with (
+        httpx.AsyncClient(base_url=gateway, limits=limits, timeout=30, trust_env=False) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        began = loop.time()
+        for number, body in enumerate(bodies):
+            if rate:
+                await asyncio.sleep(began + number / rate - loop.time())
+            await gate.acquire()
+            group.create_task(one(client, number, body))
+
+
+def refused(scenario: Scenario, bus: Bus, before: int, after: int) -> list[Fact]:
+    """Give the facts of the sink's records that the incident strikes: what comes of the events between two counts."""
+    incident = scenario.incident
+    [topic] = [flow.topic.name for flow in bus.delivering.values() if flow.to.name == incident.sink]
+    early, late = (Counter(scenario.expected(count).facts.get(topic, ())) for count in (before, after))
+    return [fact for fact in (late - early).elements() if incident.strikes(fact)]
+
+
+def create_topics(bus: Bus, settings: Settings, bootstrap: str) -> int:
+    """Create the topics of a bus; say how many."""
+    with Control(bootstrap) as control:
+        return len(control.apply(plan(bus, control.existing(names(bus)), settings.kafka)))
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Give settings as variables, where they are not the default."""
+    plain: Any = settings.model_dump(mode="json", exclude_defaults=True)
+    found = {}
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            found |= {f"TRUNKLINE_{name}__{leaf}".upper(): str(inner) for leaf, inner in value.items()}
+        else:
+            found[f"TRUNKLINE_{name}".upper()] = str(value)
+    return found
