@@ -60,12 +60,14 @@ class Letter:
     replays: int
 
 
-def origin_of(headers: Headers, here: Origin) -> Origin:
-    """Give the first origin: from the headers of a replayed record, else where the record stands."""
+def sent_again(headers: Headers, here: Origin) -> tuple[Origin, str]:
+    """Give the first origin and the run of a record of a replay topic; `here` and "" when a replay did not write it."""
     found = dict(headers)
-    if ORIGIN[0] not in found:
-        return here
-    return Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
+    try:
+        origin = Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
+        return origin, found[REPLAY_RUN].decode()
+    except (KeyError, ValueError):
+        return here, ""
 
 
 def identity_of(headers: Headers, key: bytes | None, origin: Origin) -> Event[Any]:

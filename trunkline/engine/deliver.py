@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from trunkline.deadletter import Failure, Origin
 from trunkline.engine.lanes import Key, Lanes
 from trunkline.engine.targets import Targets
 from trunkline.engine.watermark import Watermark
-from trunkline.errors import Halt, Permanent, Poison, TrunklineError, Unavailable, Undeliverable
+from trunkline.errors import Halt, Permanent, Poison, Unavailable, Undeliverable
 from trunkline.event import Event, from_headers, idempotency_key
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, flow_name, group_of, replay_of
 from trunkline.kafka.events import Member, Record, Sender, Slot
@@ -92,6 +93,7 @@ class Deliverer:
         self._bus = bus
         self._flow = flow
         self._sink = flow.to
+        self._replay = replay_of(self.name)
         self._bootstrap = bootstrap
         self._form = form
         self._targets = targets
@@ -132,25 +134,32 @@ class Deliverer:
     # The consumer's thread.
 
     def _run(self) -> None:
-        try:
-            db = sqlite.connect(self._ledger)
+        """Run sessions: trouble with broker or ledger ends one, and the next begins at the committed offsets."""
+        while not self._stopping.is_set():
+            try:
+                self._session()
+            except Halt as error:
+                self._loop.call_soon_threadsafe(self._halt, str(error))
+                return
+            except (Unavailable, sqlite.Failure) as error:
+                self._see("stuck", detail=f"the flow begins again at its committed offsets: {error}")
+                self._stopping.wait(1.0)
+            except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
+                self._loop.call_soon_threadsafe(self._halt, f"bug in Trunkline: {type(error).__name__}: {error}")
+                return
+
+    def _session(self) -> None:
+        with closing(sqlite.connect(self._ledger)) as db:
             member = Member(
                 self._bootstrap,
                 group_of(self._bus, self.name),
                 self._flow.topic.name,
-                replay=replay_of(self.name),
+                replay=self._replay,
                 revoked=self._revoked,
                 lost=self._lost,
             )
-        except TrunklineError as error:
-            self._loop.call_soon_threadsafe(self._halt, str(error))
-            return
-        try:
-            self._pump(db, member)
-        finally:
-            member.commit(self._positions(), wait=True)
-            member.close()
-            db.close()
+            with closing(member):
+                self._pump(db, member)
 
     def _pump(self, db: sqlite.Connection, member: Member) -> None:
         committed: dict[Slot, int] = {}
@@ -159,18 +168,12 @@ class Deliverer:
         while not self._stopping.is_set():
             full = self._lanes.held >= (FULL // 2 if full else FULL)
             member.pause(full or bool(self.halted))
-            try:
-                if records := member.fetch(BATCH, 0.05):
-                    self._looked_up += 1
-                    batch = [self._read(record) for record in records]
-                    known = deliveries.look_up(db, [delivery.place for delivery in batch])
-                    live = runs.live(db, self._sink.name) if any(delivery.run for delivery in batch) else set()
-                    self._loop.call_soon_threadsafe(self._dispatch, self._looked_up, batch, known, live)
-            except (Halt, sqlite.Failure) as error:
-                self._loop.call_soon_threadsafe(self._halt, str(error))
-                self._stopping.wait(1.0)
-            except Unavailable:
-                self._stopping.wait(1.0)
+            if records := member.fetch(BATCH, 0.05):
+                self._looked_up += 1
+                batch = [self._read(record) for record in records]
+                known = deliveries.look_up(db, [delivery.place for delivery in batch])
+                live = runs.live(db, self._sink.name) if any(delivery.run for delivery in batch) else set()
+                self._loop.call_soon_threadsafe(self._dispatch, self._looked_up, batch, known, live)
             now = time.monotonic()
             if now >= next_commit:
                 positions = self._positions()
@@ -184,7 +187,9 @@ class Deliverer:
 
     def _read(self, record: Record) -> Delivery:
         """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own."""
-        origin = deadletter.origin_of(record.headers, Origin(*record.slot, record.offset))
+        origin, run = Origin(*record.slot, record.offset), ""
+        if record.slot.topic == self._replay:
+            origin, run = deadletter.sent_again(record.headers, origin)
         event = deadletter.identity_of(record.headers, record.key, origin)
         poison: Poison | None = None
         try:
@@ -201,7 +206,7 @@ class Deliverer:
             lane=(record.slot, record.offset) if record.key is None else record.key,
             watermark=UNSET,
             poison=poison,
-            run=dict(record.headers).get(deadletter.REPLAY_RUN, b"").decode(errors="replace"),
+            run=run,
         )
 
     def _positions(self) -> dict[Slot, int]:

@@ -153,7 +153,7 @@ class Processor:
         verdict = self._guard.consider(of_exception(error), record.key)
         if isinstance(verdict, Halt):
             raise verdict
-        origin = deadletter.origin_of(record.headers, Origin(*record.slot, record.offset))
+        origin = Origin(*record.slot, record.offset)
         failure = Failure(
             flow=self.name,
             kind="poison" if isinstance(error, Poison) else "permanent",

@@ -181,11 +181,15 @@ class Member:
 
         Raises:
             Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone.
+            Unavailable: the broker does not answer; go on with a new member.
         """
-        first = self._consumer.poll(seconds)
-        if first is None:
-            return []
-        rest = self._consumer.consume(most - 1, 0) if most > 1 else []
+        try:
+            first = self._consumer.poll(seconds)
+            if first is None:
+                return []
+            rest = self._consumer.consume(most - 1, 0) if most > 1 else []
+        except KafkaException as failure:
+            raise Unavailable(f"{self._topic} cannot be read: {failure.args[0].str()}") from None
         records = []
         for message in (first, *rest):
             if (error := message.error()) is None:

@@ -11,10 +11,10 @@ from trunkline.deadletter import (
     Failure,
     Letter,
     Origin,
-    origin_of,
     original,
     read,
     replayed,
+    sent_again,
     write,
 )
 from trunkline.event import Event, Headers, to_headers
@@ -57,8 +57,8 @@ def test_a_replay_that_fails_again_keeps_its_first_origin(headers: Headers, firs
     dead = write(headers, HERE, first)
     sent = replayed(dead, "run-1")
     assert original(sent) == headers
-    assert origin_of(sent, Origin("orders.billing.replay", 0, 9)) == HERE
-    again = write(sent, origin_of(sent, Origin("orders.billing.replay", 0, 9)), second)
+    assert sent_again(sent, Origin("orders.billing.replay", 0, 9)) == (HERE, "run-1")
+    again = write(sent, HERE, second)
     assert original(again) == headers
     assert read(again) == Letter(HERE, second, first.at, 1)
     assert read(write(replayed(again, "run-2"), HERE, first)).replays == 2
@@ -77,8 +77,9 @@ def test_a_replay_carries_its_run_and_nothing_of_the_failure() -> None:
     }
 
 
-def test_a_record_that_never_failed_stands_where_it_is() -> None:
-    assert origin_of(EVENT, HERE) == HERE
+def test_a_record_that_no_replay_wrote_stands_where_it_is() -> None:
+    assert sent_again(EVENT, HERE) == (HERE, "")
+    assert sent_again((("trunkline-origin-topic", b"t"), ("trunkline-origin-partition", b"x")), HERE) == (HERE, "")
 
 
 def test_existing_tools_find_what_they_know() -> None:
