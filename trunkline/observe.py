@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 What = Literal[
     # a source, per event
@@ -35,6 +35,8 @@ class Observed:
     status: int | None = None
     seconds: float = 0.0
 
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and nobody asks for them
 
 Observer = Callable[[Observed], None]
 

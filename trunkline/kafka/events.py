@@ -4,6 +4,7 @@ Every producer partitions with murmur2, as Java and kafka-python do; librdkafka'
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -21,7 +22,10 @@ LARGEST = 8 * 1024 * 1024
 BY_KEY = -1
 """The partition that murmur2 of the key gives, or any when there is no key."""
 
-COMMON = {"log_level": 3, "broker.address.family": "v4"}
+LOG = logging.getLogger("librdkafka")
+LOG.addHandler(logging.NullHandler())
+
+COMMON = {"logger": LOG, "log_level": 4, "broker.address.family": "v4"}
 PRODUCER = {
     **COMMON,
     "acks": "all",
@@ -33,6 +37,8 @@ PRODUCER = {
     "queue.buffering.max.kbytes": 262_144,
 }
 TRANSACTION_SECONDS = 10
+SESSION_SECONDS = 10
+"""How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
 
 
 class Slot(NamedTuple):
@@ -108,6 +114,7 @@ class Sender:
     ) -> "Future[Written]":
         """Send one record. The future has its place, or raises Permanent (too large) or Unavailable."""
         future: Future[Written] = Future()
+        future.set_running_or_notify_cancel()  # who waits may give up; the report still finds a future to fill
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
@@ -168,6 +175,7 @@ class Member:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
+                "session.timeout.ms": SESSION_SECONDS * 1000,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "queued.max.messages.kbytes": 4096,
                 "fetch.wait.max.ms": 100,
@@ -196,7 +204,8 @@ class Member:
                 records.append(record_of(message))
             else:
                 self._consider(error, message)
-        return records
+        # A rebalance between the two calls above has given back the partition of what the first of them brought.
+        return [record for record in records if record.slot in self._ours]
 
     def commit(self, offsets: Mapping[Slot, int], *, wait: bool = False) -> None:
         """Commit offsets; a commit that fails means that some events come again, so it is only tolerated."""
@@ -218,8 +227,15 @@ class Member:
         (self._consumer.pause if wanted else self._consumer.resume)(places)
 
     def metadata(self) -> Any:
-        """Give what a transaction needs to be fenced together with this member (KIP-447)."""
-        return self._consumer.consumer_group_metadata()
+        """Give what a transaction needs to be fenced together with this member (KIP-447).
+
+        Raises:
+            Unavailable: the group goes on without us; the broker would take offsets that name no member from anyone.
+        """
+        metadata = self._consumer.consumer_group_metadata()
+        if not self._consumer.memberid():
+            raise Unavailable("this worker is no member of the flow's group any more")
+        return metadata
 
     def close(self) -> None:
         """Leave the group; `revoked` is called first."""
@@ -304,7 +320,6 @@ class Transactions:
                 "retry.backoff.max.ms": 20,
             }
         )
-        self._failures: list[KafkaError] = []
         try:
             self._producer.init_transactions(TRANSACTION_SECONDS * 3)
         except KafkaException as error:
@@ -314,13 +329,13 @@ class Transactions:
         """Open a transaction.
 
         Raises:
+            Halt: another process has taken the id.
             Unavailable: the last one is not over yet, or the producer cannot go on.
         """
-        self._failures.clear()
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
-            raise Unavailable(f"no transaction can begin: {error.args[0].str()}") from None
+            raise refusal("no transaction can begin", error.args[0]) from None
 
     def write(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = BY_KEY
@@ -328,30 +343,27 @@ class Transactions:
         """Write one record into the open transaction."""
         while True:
             try:
-                self._producer.produce(
-                    topic,
-                    key=key,
-                    value=value,
-                    headers=list(headers),
-                    on_delivery=self._delivered,
-                    partition=partition,
-                )
+                self._producer.produce(topic, key=key, value=value, headers=list(headers), partition=partition)
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise Unavailable(f"a record of a transaction was refused: {error.args[0].str()}") from None
+                raise refusal("a record of a transaction was refused", error.args[0]) from None
             else:
                 break
 
     def flush(self) -> None:
-        """Wait until the broker has acknowledged every record of the transaction.
+        """Wait until the broker has answered for every record of the transaction; one that it refused fails `commit`.
 
         Raises:
-            Unavailable: one was not.
+            Halt: another process has taken the id.
+            Unavailable: it has not.
         """
-        if self._producer.flush(TRANSACTION_SECONDS) or self._failures:
-            why = self._failures[0].str() if self._failures else "no answer"
-            raise Unavailable(f"a record of a transaction was not acknowledged: {why}")
+        try:
+            left = self._producer.flush(TRANSACTION_SECONDS)
+        except KafkaException as error:  # the whole producer has failed, not a record
+            raise refusal("the records of a transaction were not acknowledged", error.args[0]) from None
+        if left:
+            raise Unavailable("the records of a transaction were not acknowledged: no answer")
 
     def commit(self, offsets: Mapping[Slot, int], member: Member) -> None:
         """Commit the records together with the offsets that come after what was read.
@@ -364,20 +376,19 @@ class Transactions:
             self._producer.send_offsets_to_transaction(dated(offsets), member.metadata(), TRANSACTION_SECONDS)
             self._producer.commit_transaction(TRANSACTION_SECONDS)
         except KafkaException as error:
-            if error.args[0].code() == KafkaError._FENCED:  # noqa: SLF001
-                raise Halt(
-                    "another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT"
-                ) from None
-            raise Unavailable(f"a transaction was not committed: {error.args[0].str()}") from None
+            raise refusal("a transaction was not committed", error.args[0]) from None
 
     def abort(self) -> None:
         """Make the open transaction as if it had never been, as far as the broker can be reached."""
         with contextlib.suppress(KafkaException):
             self._producer.abort_transaction(TRANSACTION_SECONDS)
 
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            self._failures.append(error)
+
+def refusal(what: str, error: KafkaError) -> Halt | Unavailable:
+    """Say what a failure of a transaction means."""
+    if error.code() == KafkaError._FENCED:  # noqa: SLF001
+        return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
+    return Unavailable(f"{what}: {error.str()}")
 
 
 class Follower:

@@ -15,7 +15,7 @@ from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
-from trunkline.kafka.control import said
+from trunkline.kafka.control import accepts, said
 from trunkline.kafka.events import LARGEST, Written
 from trunkline.kafka.registry import Format, Registry
 
@@ -35,6 +35,8 @@ class Publisher:
         self._to = to
         self._source = f"{bus.name}/{service}"
         self._patience = patience
+        if not any(accepts(address) for address in bootstrap.split(",")):
+            raise Unavailable(f"no broker answers at {bootstrap}.")
         self._registry = Registry(bootstrap, schemas_of(bus))
         try:
             self._form = Format(self._registry, to.schema)
@@ -45,6 +47,7 @@ class Publisher:
                 linger_ms=5,
                 batch_size=128 * 1024,
                 max_request_size=LARGEST,
+                max_block_ms=int(patience * 1000),
                 delivery_timeout_ms=int(patience * 1000),
                 request_timeout_ms=int(patience * 500),
             )

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from trunkline.errors import Fault
+from trunkline.event import Headers
 from trunkline.flow.declare import (
     Bus,
     Deliver,
@@ -172,6 +173,12 @@ class Planner:
         for setting, value in self._complete(config).items():
             if (actual := found.config.get(setting)) != value:
                 yield Differ(name, f"{setting} is {actual}, {value} is declared")
+
+
+def size_of(key: bytes | None, value: bytes, headers: Headers) -> int:
+    """Give the bytes that a record counts with against RECORD_BYTES, rather too many than too few."""
+    fields = [key or b"", value, *(part for name, content in headers for part in (name.encode(), content))]
+    return sum(len(part) + 5 for part in fields) + 100
 
 
 def kept(keep: timedelta, most: int = RECORD_BYTES) -> dict[str, str]:
