@@ -33,4 +33,5 @@ lock: .venv/ready  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --universal -o requirements.lock
 
 clean:  ## remove everything that was made here
+	-@test ! -x $(BIN)/trunkline || $(BIN)/trunkline broker down
 	rm -rf .venv build dist var

@@ -5,7 +5,9 @@
 The table is the whole policy; adapters that know better return a Verdict of their own.
 """
 
+import contextlib
 import email.utils
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +26,9 @@ class Delivered:
 
     status: int
 
+
+SENTENCES = ("detail", "message", "error_description", "error", "title")
+"""Where JSON errors keep their sentence, as RFC 9457, RFC 6749 and most others do."""
 
 Verdict = Delivered | Retryable | Permanent | Unknown | Poison | Halt
 
@@ -145,8 +150,13 @@ def wished(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def words(body: bytes) -> str:
-    """Give the start of what the target said, on one line and harmless to a terminal."""
-    text = " ".join(body[: KEPT * 4].decode(errors="replace").split())
+    """Give what the target said on one line, harmless to a terminal: a JSON error's sentence, else the start."""
+    said = body.decode(errors="replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            said = next((found[name] for name in SENTENCES if isinstance(found.get(name), str)), said)
+    text = " ".join(said.split())
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:KEPT]
     return f": {plain}" if plain else ""
 

@@ -2,16 +2,19 @@
 
 `requests`, `products` and `households` give what the shop's systems send. `expected` is the witness: it works out
 what the shop's rules must make of the same baskets, in pandas, sharing no code with the bus or with the steps.
+`scenario` is what `trunkline demo run` plays.
 """
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from importlib.resources import files
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -126,6 +129,7 @@ class Expected:
     unknown_households: int
     unknown_household_baskets: int
     movements_by_sku: Mapping[str, int]
+    lines_by_basket: Mapping[str, int]
     deltas: Mapping[tuple[str, str], int]
     signal_keys: frozenset[tuple[str, str, str]]
 
@@ -175,11 +179,112 @@ def expected(count: int) -> Expected:
         unknown_households=int(strangers.household_id.nunique()),
         unknown_household_baskets=len(strangers),
         movements_by_sku=skus.value_counts().to_dict(),
+        lines_by_basket=lines.basket_id.astype(str).value_counts().to_dict(),
         deltas=dict(zip(zip(moved.basket_id.astype(str), skus, strict=True), (-moved.quantity).tolist(), strict=True)),
         signal_keys=frozenset(
             running[["basket_id", "household_id", "campaign_id"]].astype(str).itertuples(index=False, name=None)
         ),
     )
+
+
+class Told:
+    """What the demo must come to: the witness in the demo's terms.
+
+    A fact begins with the number of the basket. Then come the number of lines for a sale, product and delta for a
+    movement, household and campaign for a signal.
+    """
+
+    def __init__(self, witness: Expected) -> None:
+        self.input: Mapping[str, int] = {
+            "baskets": witness.baskets,
+            "lines": witness.lines,
+            "units_moved": witness.units,
+            "void_baskets": witness.filtered,
+            "zero_quantity_lines": witness.zero_lines,
+            "absurd_quantity_lines": witness.absurd_lines,
+            "absurd_quantity_movements": witness.absurd_moved,
+            "unknown_product_lines": witness.unknown_product_lines,
+            "unknown_households": witness.unknown_households,
+            "unknown_household_baskets": witness.unknown_household_baskets,
+        }
+        self.outcomes: Mapping[str, Mapping[str, int]] = {
+            "shop.sales.with_products": {
+                "routed": witness.routed,
+                "filtered": witness.filtered,
+                "unrouted": witness.unrouted,
+            }
+        }
+        self.facts: Mapping[str, Collection[tuple[str, ...]]] = {
+            "shop.sales": [(basket, str(lines)) for basket, lines in witness.lines_by_basket.items()],
+            "shop.stock-movements": [(*place, str(delta)) for place, delta in witness.deltas.items()],
+            "shop.campaign-signals": witness.signal_keys,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The second act: the warehouse takes no movements of one product while more baskets are sold."""
+
+    sink: str = "warehouse"
+    sku: str = "1029743"
+    status: int = 422
+    detail: str = "Product 1029743 (milk) is blocked by a recall; its stock cannot move."
+    events: int = 300
+
+    @property
+    def match(self) -> str:
+        """The product's path below the warehouse's API."""
+        return f"/stock/{self.sku}/*"
+
+    def strikes(self, fact: tuple[str, ...]) -> bool:
+        """Say whether a movement is one of the product's."""
+        return fact[1] == self.sku
+
+
+class CompleteJourney:
+    """The demo: the first baskets of 2017, then a recall."""
+
+    source = "storefront"
+    incident = Recall()
+
+    def requests(self, first: int, count: int) -> Iterator[dict[str, Any]]:
+        """Yield the bodies of `count` baskets after the `first` ones."""
+        return islice(requests(first + count), first, None)
+
+    def rows(self) -> Mapping[str, Iterator[dict[str, Any]]]:
+        """Give what the shop knows of its products and households."""
+        return {"shop.products": products(), "shop.households": households()}
+
+    def expected(self, count: int) -> Told:
+        """Work out what must come of the first `count` baskets."""
+        return Told(expected(count))
+
+    def fact(self, topic: str, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """Say what a record is about."""
+        match topic:
+            case "shop.sales":
+                return (data["basket_id"], str(len(data["lines"])))
+            case "shop.stock-movements":
+                return (data["basket_id"], data["sku"], str(data["delta"]))
+            case _:
+                return (data["basket_id"], data["household_id"], data["campaign_id"])
+
+    def asked(self, sink: str, event: str, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """Say what the target must have got for a record."""
+        if sink == "warehouse":
+            return (event, data["sku"], str(data["delta"]))
+        return (data["basket_id"], data["household_id"], data["campaign_id"], str(data["spent"]))
+
+    def got(self, sink: str, path: str, body: str) -> tuple[str, ...]:
+        """Say what the target has got."""
+        found = json.loads(body)
+        if sink == "warehouse":
+            _, _, sku, _, event = path.split("/")
+            return (unquote(event), unquote(sku), str(found["delta"]))
+        return (found["basket"], found["household"], found["campaign"], found["spent"])
+
+
+scenario = CompleteJourney()
 
 
 def _till_lines() -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker, declared, dlq, run, send, status, tail, topics
+from trunkline.cli import broker, declared, demo, dlq, run, send, status, tail, topics
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 
@@ -27,6 +27,7 @@ commands.command()(send.send)
 commands.command()(tail.tail)
 commands.command()(status.status)
 commands.add_typer(dlq.app, name="dlq")
+commands.add_typer(demo.app, name="demo")
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape

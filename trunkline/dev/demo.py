@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -114,6 +114,8 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
             stack.callback(local.stop)
             found = local.start()
             clear(bus, settings, found.bootstrap)
+        if settings.state != folder and settings.ledger.path.exists():
+            say(f"{settings.ledger.path} is no demo's and left alone: this demo has a ledger of its own in {folder}.")
         if settings.state == folder or settings.ledger.path.exists():
             own = settings.ledger.model_copy(update={"path": folder / "ledger.db"})
             settings = settings.model_copy(update={"ledger": own})
@@ -147,18 +149,36 @@ def clear(bus: Bus, settings: Settings, bootstrap: str) -> str:
 
 
 def remove(topics: Sequence[str], groups: Sequence[str], bootstrap: str) -> None:
-    """Delete topics and groups."""
+    """Delete groups and topics.
+
+    Raises:
+        Unavailable: a group is still there; its offsets would hide what comes next from it.
+    """
     with witness.told(bootstrap), contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        left, until = dict.fromkeys(groups, ""), time.monotonic() + SETTLING
+        while left:  # a broker that has just started is still loading them
+            answers: dict[str, str] = admin.delete_groups(list(left))
+            left = {group: said for group, said in answers.items() if said not in ("OK", "GroupIdNotFoundError")}
+            if left and time.monotonic() > until:
+                raise Unavailable(f"the groups of the last demo cannot be deleted: {left}.")
+            time.sleep(0.2 if left else 0)
         admin.delete_topics(list(topics))
-        admin.delete_groups(list(groups))
 
 
 def fresh(folder: Path) -> None:
-    """Empty a run's folder; a broker that a killed run left there is stopped first."""
+    """Empty a run's folder; a broker that a killed run left there is stopped first.
+
+    Raises:
+        UsageError: there are files in it that are no run's.
+    """
+    mark = folder / ".demo"
+    if folder.exists() and not mark.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds something else, and would be emptied. Take another folder: --out.")
     if (folder / "broker").exists():
         LocalKafka(folder / "broker").stop()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    mark.touch()
 
 
 def free_port(host: str, wanted: int) -> int:
@@ -252,7 +272,7 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
     """Run every flow in a process of its own; it is ready when this begins, and has drained when it ends.
 
     Raises:
-        Unavailable: it stopped, halted, or was not ready in time; its log says why.
+        Unavailable: it ended, or was not ready in time; its log says why.
     """
     with log.open("wb") as file:
         # A session of its own: Ctrl-C is the demo's, which then stops everything in order.
@@ -262,7 +282,7 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
     try:
         until = time.monotonic() + STARTING
         while not ready(gateway):
-            alive(worker, log)
+            alive(worker, gateway, log)
             if time.monotonic() > until:
                 raise Unavailable(f"the worker was not ready after {STARTING:.0f} s. Its log is {log}.")
             time.sleep(0.05)
@@ -276,23 +296,42 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
             worker.wait()
 
 
-def ready(gateway: str) -> bool:
-    """Tell whether a worker answers that all its flows run."""
-    try:
-        return httpx.get(f"{gateway}/readyz", timeout=5, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def alive(worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Return while the worker runs.
+def joined(bus: Bus, bootstrap: str) -> None:
+    """Return when somebody reads for every flow.
 
     Raises:
-        Unavailable: it has ended.
+        Unavailable: nobody does in time.
+    """
+    until = time.monotonic() + STARTING
+    with Control(bootstrap) as control:
+        for flow in reading(bus):
+            while not any(member.slots for member in control.members(group_of(bus, flow))):
+                if time.monotonic() > until:
+                    raise Unavailable(f"nobody reads for the flow {flow} after {STARTING:.0f} s.")
+                time.sleep(0.05)
+
+
+def ready(gateway: str) -> bool:
+    """Tell whether a worker runs; it may say that some of its flows do not."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{gateway}/healthz", timeout=5, trust_env=False).is_success
+    return False
+
+
+def alive(worker: subprocess.Popen[bytes], gateway: str, log: Path) -> None:
+    """Return while the worker and all its flows run.
+
+    Raises:
+        Unavailable: it has ended, or a flow has halted.
     """
     if (code := worker.poll()) is not None:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
         raise Unavailable(f"the worker has ended with {code}: {lines[-1]} All of it is in {log}.")
+    with contextlib.suppress(httpx.HTTPError):
+        answer = httpx.get(f"{gateway}/readyz", timeout=5, trust_env=False)
+        if answer.status_code == 503:
+            stopped = answer.json()["stopped"]
+            raise Unavailable(" ".join(f"{flow} has halted: {why}" for flow, why in stopped.items()))
 
 
 # The run.
@@ -311,7 +350,7 @@ class Stage:
 
 
 class Run:
-    """One run of a scenario on a stage: post, wait, report."""
+    """One run of a scenario on a stage, a context manager: post, wait, report."""
 
     def __init__(self, bus: Bus, scenario: Scenario, stage: Stage) -> None:
         self.posted = 0
@@ -324,8 +363,10 @@ class Run:
         replays = {replay_of(flow) for flow in bus.delivering}
         self._topics = Topics(stage.bootstrap, stage.gateway, topics | letters | replays)
 
-    def close(self) -> None:
-        """Leave the broker."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._topics.close()
 
     def post(self, count: int, rate: float, tell: Callable[[int], None]) -> None:
@@ -366,7 +407,7 @@ class Run:
                 done, since = now, time.monotonic()
             if done >= due or time.monotonic() - since > STALLED:
                 return
-            alive(self._stage.worker, self._stage.log)
+            alive(self._stage.worker, self._stage.gateway, self._stage.log)
             time.sleep(0.1)
 
     def report(self, refused: Collection[Fact], tell: Tell) -> Report:
@@ -457,7 +498,7 @@ def create_topics(bus: Bus, settings: Settings, bootstrap: str) -> int:
 def as_environment(settings: Settings) -> dict[str, str]:
     """Give settings as variables, where they are not the default."""
     plain: Any = settings.model_dump(mode="json", exclude_defaults=True)
-    found = {}
+    found: dict[str, str] = {}
     for name, value in plain.items():
         if isinstance(value, dict):
             found |= {f"TRUNKLINE_{name}__{leaf}".upper(): str(inner) for leaf, inner in value.items()}

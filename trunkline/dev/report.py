@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trunkline.dev.scenario import Expected, Fact, Scenario
@@ -52,7 +52,7 @@ class Claim:
         return len(set(self.said.values())) == 1
 
     def __str__(self) -> str:
-        return f"{self.hop}, {self.what}: " + ", ".join(f"{who} says {count:,}" for who, count in self.said.items())
+        return f"{self.hop}, {self.what}: " + ", ".join(f"{count:,} by {who}" for who, count in self.said.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Report:
     """From the source's topic to the target, of every effect that was no dead letter before, in rising order."""
     claims: tuple[Claim, ...]
     hops: tuple[Hop, ...]
+    replay: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def differences(self) -> list[str]:
@@ -86,6 +87,12 @@ class Report:
     def balanced(self) -> bool:
         """Whether all witnesses and the bus agree on every number."""
         return not self.differences
+
+    @property
+    def verdict(self) -> str:
+        """Say in a word whether it balanced."""
+        many = len(self.differences)
+        return "balanced" if not many else f"{many} difference{'s' if many > 1 else ''}"
 
     def latency(self, share: float) -> float | None:
         """Give the milliseconds within which this share of the effects happened."""
@@ -103,12 +110,101 @@ class Report:
             "latency_ms": {"p50": self.latency(0.5), "p99": self.latency(0.99)},
             "balanced": self.balanced,
             "differences": self.differences,
+            **({"replay": dict(self.replay)} if self.replay else {}),
         }
 
 
 def judge(bus: Bus, scenario: Scenario, evidence: Evidence) -> Report:
     """Compare what the witnesses and the bus say of every hop."""
     return Judge(bus, scenario, evidence).report()
+
+
+def with_replay(
+    last: Report, broken: Report, sink: str, dead: int, before: Mapping[str, Api], after: Mapping[str, Api]
+) -> Report:
+    """Add to the last report what was seen while the target was broken, and what the replay did.
+
+    `dead` is how many events the input says must have been dead; `before` and `after` are what targets had then.
+    """
+    done = len(after[sink].effects) - len(before[sink].effects)
+    elsewhere = {name: api.attempts - before[name].attempts for name, api in after.items() if name != sink}
+    was_dead, lacking = broken.sinks[sink]["dead"], last.sinks[sink]["dead"]
+    claims = [
+        Claim("replay", "dead before", {INPUT: dead, TOPICS: was_dead}),
+        Claim("replay", f"effects at {sink}", {INPUT: dead, TARGET: done}),
+        *(Claim("replay", f"calls of {name}", {PROMISE: 0, TARGET: calls}) for name, calls in elsewhere.items()),
+    ]
+    counts = {"dead": was_dead, "delivered": done, "still_dead": lacking}
+    earlier = (replace(claim, hop=f"while {sink} was broken, {claim.hop}") for claim in broken.claims)
+    hop = Hop(
+        f"dead letters → {sink}",
+        equation(counts, "dead", ("delivered", "still_dead")),
+        all(claim.holds for claim in claims),
+    )
+    return replace(
+        last,
+        claims=(*earlier, *last.claims, *claims),
+        hops=(*last.hops, hop),
+        replay={"sink": sink, **counts, "calls_elsewhere": elsewhere},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the last screen tells besides the reports."""
+
+    incident: str
+    rate: float
+    first_seconds: float | None
+    seconds: float
+    folder: str
+    stays: bool
+    """Whether the bus stays up."""
+    commands: Sequence[tuple[str, str]]
+    """What to type next, and what it does."""
+
+
+def screen(first: Report, second: Report, story: Story) -> list[str]:
+    """Write the last screen: every hop on a line that begins with ✓ or ✗, every difference, and what to type next."""
+    names = [hop.name for hop in (*first.hops, *second.hops)]
+    width = max(map(len, names))
+    last = second.hops[-1]
+    effects = {name: sum(sink[name] for sink in second.sinks.values()) for name in ("effects", "duplicates", "lost")}
+    elsewhere = ", ".join(
+        f"{name} received {'nothing' if not calls else f'{calls:,}'}"
+        for name, calls in second.replay["calls_elsewhere"].items()
+    )
+    pace = f"at {story.rate:g} events a second" if story.rate else "at full speed"
+    p50, p99 = first.latency(0.5), first.latency(0.99)
+    reports = {"report.json": first, "report-replay.json": second}
+    lines = [
+        f"Act one: {sum(source['received'] for source in first.sources.values()):,} events",
+        *(line(hop, width) for hop in first.hops),
+        "",
+        f"Act two: {story.incident}",
+        line(last, width),
+        *([f"  {elsewhere} meanwhile"] if elsewhere else []),
+        "",
+        "{effects:,} effects at the targets, {duplicates:,} duplicates, {lost:,} lost".format(**effects),
+        f"latency p50 {p50} ms, p99 {p99} ms {pace}, from the source's topic to the target",
+        f"first delivered after {seconds(story.first_seconds)}, both acts after {seconds(story.seconds)}",
+    ]
+    for file, report in reports.items():
+        lines.append(f"{'✓' if report.balanced else '✗'} {story.folder}/{file}: {report.verdict}")
+        lines += [f"✗   {difference}" for difference in report.differences]
+    width = max(len(command) for command, _ in story.commands)
+    lines += ["", "Next, in another terminal:" if story.stays else "Run on a terminal, the bus stays up for these:"]
+    return lines + [f"  {command:<{width}}  {why}" for command, why in story.commands]
+
+
+def line(hop: Hop, width: int) -> str:
+    """Write one hop."""
+    return f"{'✓' if hop.holds else '✗'} {hop.name:<{width}}  {hop.counts}"
+
+
+def seconds(count: float | None) -> str:
+    """Write a duration; a dash for what never came."""
+    return "-" if count is None else f"{count:.1f} s"
 
 
 class Judge:

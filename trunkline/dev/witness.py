@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import fastavro
 import httpx
@@ -40,7 +40,7 @@ class Seen:
 
 
 class Topics:
-    """Reads topics to their end, read_committed, with schemas over HTTP; a context manager. Keeps what it has read.
+    """Reads topics to their end, read_committed, with schemas over HTTP, and keeps what it has read.
 
     Every method raises Unavailable when the broker does not answer.
     """
@@ -68,10 +68,8 @@ class Topics:
             self._consumer.seek_to_beginning()
         self._bootstrap = bootstrap
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Leave the broker."""
         self._consumer.close()
         self._admin.close()
         self._http.close()

@@ -200,10 +200,10 @@ class Control:
         return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
 
     def start_offsets(self, bus: Bus, flows: Collection[str], start: Start | None) -> None:
-        """Commit where reading flows begin, for every partition that has no committed offset (I1).
+        """Commit where reading flows begin, for every partition that has no committed offset, or one that is gone (I1).
 
         A partition with nothing to read begins at its end. On any other the person who starts the flow decides with
-        `start`: a rename, or a new flow on an old topic, never delivers or skips a topic silently.
+        `start`: a rename, a new flow on an old topic, or expired records never deliver or skip anything silently.
 
         Raises:
             UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
@@ -220,12 +220,18 @@ class Control:
                 continue
             low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])
             group = group_of(bus, name)
-            begin, open_ = beginning(low, high, self.committed(group))
-            if open_ and start is None:
+            known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
+            begin, open_, cut = beginning(low, high, known)
+            if start is not None:
+                begin |= self._chosen([*open_, *cut], start)
+            elif open_:
                 records = sum(high[slot] - low[slot] for slot in open_)
                 undecided.append(f"{name} has not read {flow.topic.name} yet, where up to {records} records wait")
-            elif start is not None:
-                begin |= self._chosen(open_, start)
+            elif cut:
+                where = f"{flow.topic.name} partition {', '.join(str(slot.partition) for slot in cut)}"
+                undecided.append(
+                    f"what {name} was to read next is gone from {where}: deleted unread, or the topic was made anew"
+                )
             if begin:
                 commits[group] = begin
         if undecided:
@@ -388,13 +394,15 @@ def assigned(member: Mapping[str, Any]) -> tuple[Slot, ...]:
 
 
 def beginning(
-    low: Mapping[Slot, int], high: Mapping[Slot, int], committed: Collection[Slot]
-) -> tuple[dict[Slot, int], list[Slot]]:
-    """Split the partitions without a committed offset: where each with nothing to read begins, and the others."""
+    low: Mapping[Slot, int], high: Mapping[Slot, int], committed: Mapping[Slot, int]
+) -> tuple[dict[Slot, int], list[Slot], list[Slot]]:
+    """Say where partitions begin that have nothing to read, which others need a decision, and which were cut off.
+
+    Cut off: the committed offset is not there any more, as records were deleted unread or the topic was made anew.
+    """
     new = [slot for slot in low if slot not in committed]
-    return {slot: low[slot] for slot in new if low[slot] == high[slot]}, [
-        slot for slot in new if low[slot] < high[slot]
-    ]
+    cut = [slot for slot in low if slot in committed and not low[slot] <= committed[slot] <= high[slot]]
+    return {slot: low[slot] for slot in new if low[slot] == high[slot]}, [s for s in new if low[s] < high[s]], cut
 
 
 def said(error: Exception) -> str:

@@ -144,8 +144,9 @@ def test_a_flow_needs_its_own_topics_and_the_registry(flow: str, topics: list[st
     assert needed(bus(), [flow]) == ["trunkline.t.schemas", *topics]
 
 
-def test_only_a_partition_where_records_wait_and_nothing_is_committed_is_undecided() -> None:
-    read, empty, expired, waiting = (Slot("t", number) for number in range(4))
-    low = {read: 0, empty: 0, expired: 7, waiting: 2}
-    high = {read: 5, empty: 0, expired: 7, waiting: 9}
-    assert beginning(low, high, {read}) == ({empty: 0, expired: 7}, [waiting])
+def test_only_a_partition_where_records_wait_or_are_gone_is_undecided() -> None:
+    read, empty, expired, waiting, deleted, remade = (Slot("t", number) for number in range(6))
+    low = {read: 0, empty: 0, expired: 7, waiting: 2, deleted: 6, remade: 0}
+    high = {read: 5, empty: 0, expired: 7, waiting: 9, deleted: 9, remade: 3}
+    committed = {read: 5, deleted: 5, remade: 4}
+    assert beginning(low, high, committed) == ({empty: 0, expired: 7}, [waiting], [deleted, remade])
