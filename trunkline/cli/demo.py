@@ -23,7 +23,7 @@ from rich.text import Span, Text
 from trunkline.cli.project import load_bus, out, print_json, talk
 from trunkline.cli.show import safe
 from trunkline.dev import demo
-from trunkline.dev.report import Report, Story, screen, with_replay
+from trunkline.dev.report import Report, Story, screen, told, with_replay
 from trunkline.dev.scenario import Scenario
 from trunkline.dev.target import Behaviour, TargetControl
 from trunkline.errors import Unavailable, UsageError
@@ -144,8 +144,10 @@ class Play:
             stays=out.is_terminal,
             commands=self._next(),
         )
+        shown = told(first, second, story)
+        (self._folder / "screen.json").write_text(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
         out.print()
-        for line in screen(first, second, story):
+        for line in screen(shown):
             out.print(Text(safe(line), spans=[Span(0, 1, COLOURS[line[:1]])] if line[:1] in COLOURS else []))
         if story.stays:
             talk.print("\nThe bus stays up until Ctrl-C.")

@@ -1,9 +1,13 @@
 """The README includes files of this repository word for word; run this file with `python` to renew it."""
 
+import json
 import re
 from pathlib import Path
 
+from trunkline.dev.report import screen
+
 README = Path("README.md")
+RECORDED = re.compile(r"<!-- recorded: (?P<path>\S+) -->\n```text\n(?P<body>.*?)```\n", re.DOTALL)
 INCLUDE = re.compile(r"<!-- include: (?P<path>\S+) -->\n```python\n(?P<body>.*?)```\n", re.DOTALL)
 
 
@@ -23,6 +27,25 @@ def test_the_readme_shows_the_files_as_they_are() -> None:
     assert included(text) == text
 
 
+def recorded(text: str) -> str:
+    """Give the README with the recorded run of the demo drawn as the demo draws it."""
+
+    def fill(match: re.Match[str]) -> str:
+        lines = screen(json.loads(Path(match["path"]).read_text()))
+        return f"<!-- recorded: {match['path']} -->\n```text\n" + "\n".join(lines) + "\n```\n"
+
+    return RECORDED.sub(fill, text)
+
+
+def test_the_readme_shows_a_recorded_run_as_the_demo_draws_it() -> None:
+    text = README.read_text()
+    [(_, body)] = RECORDED.findall(text)
+    assert recorded(text) == text
+    assert body.count("\n") <= 25
+    assert body.count("✓") == 9
+    assert "✗" not in body
+
+
 def test_every_linked_file_is_there() -> None:
     pages = [README, Path("CONTRIBUTING.md"), *Path("docs").rglob("*.md")]
     for page in pages:
@@ -31,4 +54,4 @@ def test_every_linked_file_is_there() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(included(README.read_text()))
+    README.write_text(recorded(included(README.read_text())))

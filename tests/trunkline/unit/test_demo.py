@@ -16,7 +16,7 @@ from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Tar
 from trunkline.adapters import Request, Response, WebhookRequest
 from trunkline.cli import demo as command
 from trunkline.dev import demo
-from trunkline.dev.report import Evidence, Report, Story, judge, screen, with_replay
+from trunkline.dev.report import Evidence, Report, Story, judge, screen, told, with_replay
 from trunkline.dev.scenario import Fact
 from trunkline.dev.witness import Api, Effect, Metrics, Seen
 from trunkline.errors import UsageError
@@ -441,7 +441,7 @@ def story(**more: Any) -> Story:
 
 
 def test_the_last_screen(evidence: Evidence) -> None:
-    assert "\n".join(screen(judge(BUS, Play(), evidence), second(evidence), story())) == (
+    assert "\n".join(screen(told(judge(BUS, Play(), evidence), second(evidence), story()))) == (
         """\
 Act one: 4 events
 ✓ desk → t.orders         4 received = 4 published
@@ -469,7 +469,7 @@ Next, in another terminal:
 
 def test_the_last_screen_of_a_run_that_differs(evidence: Evidence) -> None:
     lost = judge(BUS, Play(), with_effects(*GOOD[:2])(evidence))
-    found = screen(lost, second(evidence, letters_meanwhile=1), story(rate=0.0, first_seconds=None, stays=False))
+    found = screen(told(lost, second(evidence, letters_meanwhile=1), story(rate=0.0, first_seconds=None, stays=False)))
     assert [line for line in found if line.startswith("✗")] == [
         "✗ t.parcels → carrier     3 read = 2 delivered + 1 lost",
         "✗ dead letters → carrier  1 dead = 1 delivered",
