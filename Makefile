@@ -18,7 +18,7 @@ demo: .venv/ready  ## the main job on real input: sales in, stock movements and 
 	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
 
 test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
-	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not faults"
 
 check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/ruff check .
@@ -27,7 +27,7 @@ check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/lint-imports
 
 faults: .venv/ready  ## processes and broker killed under load: make faults GROUP=main
-	@$(BIN)/pytest -m faults tests/trunkline/faults --group $(GROUP)
+	@$(BIN)/pytest tests/trunkline/faults --group $(GROUP) -s
 
 lock: .venv/ready  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --universal -o requirements.lock

@@ -75,7 +75,12 @@ def identity_of(headers: Headers, key: bytes | None, origin: Origin) -> Event[An
     try:
         return from_headers(headers, key)
     except Poison:
-        return Event(f"{origin.partition}@{origin.offset}", NEVER, {}, source=f"kafka:{origin.topic}")
+        return stray(origin)
+
+
+def stray(origin: Origin) -> Event[Any]:
+    """Give the identity of a record that is no event."""
+    return Event(f"{origin.partition}@{origin.offset}", NEVER, {}, source=f"kafka:{origin.topic}")
 
 
 def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:

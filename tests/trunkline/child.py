@@ -1,5 +1,6 @@
 """A worker of a small bus as a process: `python -m tests.trunkline.child JSON`, started by `support.Stage.child`."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from trunkline.settings import Gateway, Kafka, Ledger, Settings, Worker
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)
     asked = json.loads(sys.argv[1])
     seen: Counter[str] = Counter()
 
@@ -23,6 +25,10 @@ def main() -> None:
         seen[observed.what] += 1
         if observed.what == asked["die"] and seen[observed.what] == asked["after"]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(url: str) -> None:
+        sys.stdout.write(f"{url}\n")
+        sys.stdout.flush()
 
     events.SESSION_SECONDS = 6  # the shortest that brokers allow: a killed worker's partitions are free sooner
     bus = getattr(support, asked["bus"])(asked["prefix"], **asked["options"])
@@ -33,7 +39,7 @@ def main() -> None:
         worker=Worker(slot=asked["slot"], drain_seconds=asked["drain_seconds"]),
     )
     try:
-        ended = work(bus, settings, asked["flows"], observe=observe, ready=lambda url: print(url, flush=True))
+        ended = work(bus, settings, asked["flows"], observe=observe, ready=tell)
     except TrunklineError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(0 if ended else 1)

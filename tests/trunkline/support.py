@@ -7,9 +7,7 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sqlite3
-import struct
 import subprocess
 import sys
 import threading
@@ -22,7 +20,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
+import httpx
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from trunkline import Bus, Deliver, Drop, Event, Limit, Permanent, Process, Publish, Retry, Secret, Target, Topic, env
@@ -34,7 +34,7 @@ from trunkline.flow.transform import stamp
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import BY_KEY, Sender, Written
 from trunkline.kafka.registry import Format, Registry
-from trunkline.kafka.topics import names, plan, reading
+from trunkline.kafka.topics import plan, reading
 from trunkline.ledger.deliveries import State
 from trunkline.observe import Metrics, Observed, Observer, every
 from trunkline.settings import Gateway, Kafka, Ledger, Settings
@@ -82,6 +82,11 @@ def event_of(data: NoteWrittenV1) -> Event[NoteWrittenV1]:
     return Event(id=data["note_id"], time=data["written_at"], data=data)
 
 
+def stamped(bus: Bus, data: NoteWrittenV1) -> Event[Any]:
+    """Give a note the place on the bus that the source `desk` would give it."""
+    return stamp(bus, Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=bus.topics[0]), event_of(data))
+
+
 def inspect(event: Event[NoteWrittenV1]) -> Event[NoteWrittenV1] | Drop:
     """Do what the note's text says; `wait:FILE` fails like a lost connection until there is such a file."""
     text = event.data["text"]
@@ -100,11 +105,13 @@ def marks_of(event: Event[NoteWrittenV1]) -> Iterator[MarkV1]:
         case "nothing":
             return
         case "wrong field":
-            yield mark | {"number": "many"}  # type: ignore[typeddict-item]  # wrong on purpose
+            yield mark | {"number": "many"}  # type: ignore[misc]  # wrong on purpose
         case "no record":
             yield "mark"  # type: ignore[misc]  # wrong on purpose
         case "large":
-            yield mark | {"text": "x" * 1_100_000}
+            yield mark | {"text": "x" * 1_200_000}
+        case "large with its key":
+            yield mark | {"text": "x" * 960_000}
         case _:
             yield mark
 
@@ -157,6 +164,17 @@ def whole_bus(prefix: str, partitions: int = 3) -> Bus:
     )
 
 
+FIRST_APPLICATIONS = """
+SELECT seq, attempts.key, attempts.path, status, attempts.at FROM attempts
+JOIN effects ON effects.name = attempts.name AND first_seq = seq WHERE attempts.name = ? ORDER BY seq
+"""
+
+
+def say(text: str) -> None:
+    """Tell whoever watches a test (`pytest -s`) what it has met."""
+    sys.stderr.write(f"{text}\n")
+
+
 class Attempt(NamedTuple):
     """One call as the target saw it."""
 
@@ -175,7 +193,7 @@ class Attempt(NamedTuple):
         return int(self.path.split("/")[2])
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = 30, why: Callable[[], object] = lambda: "") -> None:
     """Return when it holds; fail with what is the case instead when it does not in this time."""
     until = time.monotonic() + seconds
     while not condition():
@@ -198,7 +216,9 @@ class Child:
         self.url = self._out.readline().strip()
 
     def __enter__(self) -> Self:
-        assert self.url, f"the worker did not start: {self.wait()} {self.log}"
+        if not self.url:
+            self._out.close()
+            raise AssertionError(f"the worker did not start: {self.wait()} {self.log}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -374,8 +394,7 @@ class Stage:
         """Put notes on the bus's topic, as the source `desk` would, each with the id that it names."""
         topic = bus.topics[0]
         form = self.encoder(bus, topic.name)
-        flow = Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=topic)
-        events = [stamp(bus, flow, event_of(item)) for item in data]
+        events = [stamped(bus, item) for item in data]
         return self.send(
             [
                 (topic.name, None if event.key is None else event.key.encode(), form.encode(event.data),
@@ -412,6 +431,14 @@ class Stage:
             found = control.committed(group_of(bus, flow))
         return {slot.partition: offset for slot, (offset, _) in found.items() if slot.topic == topic}
 
+    def forget_members(self, bus: Bus, flow: str) -> None:
+        """Let the group go on without killed members at once, as it would when their sessions end."""
+        group = group_of(bus, flow)
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
+            members = [MemberToRemove(one["member_id"]) for one in admin.describe_groups([group])[group]["members"]]
+            if members:
+                admin.remove_group_members(group, members)
+
     def ends(self, topic: str) -> dict[int, int]:
         with Control(self.bootstrap) as control:
             return {slot.partition: offset for slot, offset in control.ends([topic]).items()}
@@ -420,6 +447,10 @@ class Stage:
         """Give every call to this test's API, in order of arrival."""
         rows = self._rows("SELECT seq, key, path, status, at FROM attempts WHERE name = ? ORDER BY seq")
         return [Attempt(*row) for row in rows]
+
+    def first_applications(self) -> list[Attempt]:
+        """Give the calls that had an effect, each at its first time, in order of arrival."""
+        return [Attempt(*row) for row in self._rows(FIRST_APPLICATIONS)]
 
     def effects(self) -> Counter[str]:
         """Give how often each path had an effect at this test's API."""
@@ -490,10 +521,27 @@ def overlaps(attempts: Collection[Attempt], seconds: float) -> list[tuple[Attemp
     return found
 
 
-def rest(sock: socket.socket) -> None:
-    """Close a connection with a reset."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+@contextmanager
+def load(stage: Stage, bus: Bus, boxes: int) -> Iterator[list[int]]:
+    """Write one note a box again and again until the end; gives how many rounds there were."""
+    rounds = [0]
+    stopping = threading.Event()
+
+    def write() -> None:
+        while not stopping.wait(0.15):
+            stage.write(bus, [note(rounds[0], f"k{key}") for key in range(boxes)])
+            rounds[0] += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield rounds
+    finally:
+        stopping.set()
+        thread.join()
 
 
-__all__ = ["names"]
+def counts(child: Child, outcome: str) -> bool:
+    """Say whether a worker has counted any event with this outcome."""
+    metrics = httpx.get(f"{child.url}/metrics").text
+    return any(f'outcome="{outcome}"' in line and not line.endswith(" 0.0") for line in metrics.splitlines())

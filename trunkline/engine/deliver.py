@@ -33,7 +33,7 @@ from trunkline.flow.declare import Bus, Deliver, dead_letters_of, flow_name, gro
 from trunkline.kafka.events import Member, Record, Sender, Slot
 from trunkline.kafka.registry import Format
 from trunkline.ledger import deliveries, runs, sqlite
-from trunkline.ledger.deliveries import Outcome, Place, State
+from trunkline.ledger.deliveries import Outcome, Place, Row, State
 from trunkline.observe import Observed, Observer
 from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Stop, Verdict, decide, of_exception
 
@@ -105,7 +105,7 @@ class Deliverer:
         self._lanes: Lanes[Delivery] = Lanes(WIDTH)
         self._watermarks: dict[Slot, Watermark] = {}
         self._open: dict[Place, Delivery] = {}
-        self._settled: dict[Place, tuple[int, State]] = {}
+        self._settled: dict[Place, tuple[int, Row]] = {}
         self._looked_up = 0
         self._outcomes: list[tuple[Delivery, Outcome]] = []
         self._recording = False
@@ -186,17 +186,19 @@ class Deliverer:
                 next_commit = now + COMMIT_EVERY
 
     def _read(self, record: Record) -> Delivery:
-        """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own."""
+        """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own.
+
+        Not with the one that its headers may name: what is wrong with it must not befall that event.
+        """
         origin, run = Origin(*record.slot, record.offset), ""
         if record.slot.topic == self._replay:
             origin, run = deadletter.sent_again(record.headers, origin)
-        event = deadletter.identity_of(record.headers, record.key, origin)
         poison: Poison | None = None
         try:
-            from_headers(record.headers, record.key)
+            event: Event[Any] = from_headers(record.headers, record.key)
             event = event.having(self._form.decode(record.value))
         except Poison as error:
-            poison = error
+            event, poison = deadletter.stray(origin), error
         return Delivery(
             record=record,
             event=event,
@@ -235,9 +237,7 @@ class Deliverer:
 
     # The loop.
 
-    def _dispatch(
-        self, number: int, batch: list[Delivery], known: Mapping[Place, deliveries.Row], live: set[str]
-    ) -> None:
+    def _dispatch(self, number: int, batch: list[Delivery], known: Mapping[Place, Row], live: set[str]) -> None:
         if self.halted:
             return
         for delivery in batch:
@@ -248,16 +248,16 @@ class Deliverer:
             delivery.watermark = watermark
             watermark.begin(offset)
             row = known.get(delivery.place)
-            if row is not None and row.payload != delivery.payload:
+            if (late := self._settled.get(delivery.place)) is not None and late[0] >= number:
+                row = late[1]
+            first = self._open.get(delivery.place)
+            if any(before is not None and before.payload != delivery.payload for before in (row, first)):
                 self._halt(
                     f"event {delivery.event.id} came with another content than before ({slot.topic} partition "
                     f"{slot.partition} offset {offset}); sending it would hide one of the two. Nothing was sent."
                 )
                 return
-            state = row.state if row is not None else None
-            if (late := self._settled.get(delivery.place)) is not None and late[0] >= number:
-                state = late[1]
-            self._admit(delivery, state, live)
+            self._admit(delivery, None if row is None else row.state, live)
         self._settled = {place: entry for place, entry in self._settled.items() if entry[0] > number}
         self._fill()
 
@@ -280,7 +280,6 @@ class Deliverer:
         if self.halted or self._stopping.is_set():
             return
         for delivery in self._lanes.start():
-            delivery.busy = True
             task = self._loop.create_task(self._call(delivery))
             self._tasks.add(task)
             task.add_done_callback(self._called)
@@ -291,7 +290,18 @@ class Deliverer:
             self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
 
     async def _call(self, delivery: Delivery) -> None:
-        """Make one attempt and do what follows from it."""
+        """Make one attempt and do what follows from it; none when the flow or the partition has stopped by its turn."""
+        if delivery.poison is None:
+            await self._targets.turn(self._sink.target)
+        if self._open.get(delivery.place) is not delivery:
+            self._lanes.answered()
+            self._fill()
+            return
+        if self.halted or self._stopping.is_set():
+            self._lanes.answered()
+            self._lanes.again(delivery.lane)
+            return
+        delivery.busy = True
         delivery.attempts += 1
         now = time.monotonic()
         delivery.began = delivery.began or now
@@ -308,15 +318,14 @@ class Deliverer:
             case Done():
                 self._see("answered", delivery)
                 self._settle(delivery, State.DONE)
-            case Again(seconds):
+            case Again(seconds) if self._keeps(delivery):
                 delivery.busy = False
-                if delivery.record.slot in self._leaving:
-                    self._drop(delivery)
-                else:
-                    delivery.timer = self._loop.call_later(seconds, self._again, delivery)
+                delivery.timer = self._loop.call_later(seconds, self._again, delivery)
                 self._fill()
-            case Bury(kind):
+            case Bury(kind) if self._owns(delivery):
                 await self._bury(delivery, kind, verdict)
+            case Again() | Bury():
+                self._drop(delivery)
             case Stop(reason):
                 delivery.busy = False
                 self._lanes.again(delivery.lane)
@@ -326,7 +335,7 @@ class Deliverer:
                 assert_never(action)
 
     async def _attempt(self, delivery: Delivery) -> Verdict:
-        """sink.request → target.send → sink.verdict."""
+        """sink.request → targets.send → sink.verdict."""
         if delivery.poison is not None:
             return delivery.poison
         began = 0.0
@@ -334,7 +343,6 @@ class Deliverer:
         try:
             if delivery.request is None:
                 delivery.request = self._sink.request(delivery.event)
-            await self._targets.turn(self._sink.target)
             began = time.monotonic()
             self._see("calling", delivery)
             key = idempotency_key(self._bus.name, self._sink.name, delivery.event.source, delivery.event.id)
@@ -376,11 +384,15 @@ class Deliverer:
             try:
                 await asyncio.wrap_future(letter)
                 break
-            except Permanent:
-                value, headers = None, deadletter.by_reference(headers, record.value)
-            except Unavailable as error:
+            except (Permanent, Unavailable) as error:
+                if isinstance(error, Permanent) and value is not None:
+                    value, headers = None, deadletter.by_reference(headers, record.value)
+                    continue
                 self._see("stuck", delivery, detail=f"its dead letter cannot be written, so its key waits: {error}")
                 await asyncio.sleep(1.0)
+            if not self._owns(delivery):
+                self._drop(delivery)
+                return
         self._see("dead", delivery, detail=str(verdict))
         self._settle(delivery, State.DEAD)
 
@@ -409,10 +421,12 @@ class Deliverer:
         future.add_done_callback(lambda done: self._recorded(group, done))
 
     def _recorded(self, group: list[tuple[Delivery, Outcome]], done: "asyncio.Future[None]") -> None:
-        self._recording = False
         if (error := done.exception()) is not None:
-            self._halt(str(error))
+            self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
+            self._outcomes = group + self._outcomes
+            self._loop.call_later(1.0, self._record)
             return
+        self._recording = False
         for delivery, outcome in group:
             self._see("recorded", delivery)
             if outcome.state is State.DONE:
@@ -427,28 +441,47 @@ class Deliverer:
         delivery.busy = False
         self._lanes.finish(delivery.lane)
         del self._open[delivery.place]
-        self._settled[delivery.place] = (self._looked_up, state)
+        self._settled[delivery.place] = (self._looked_up, Row(state, delivery.payload, delivery.attempts))
         delivery.watermark.finish(delivery.record.offset)
-        for twin in delivery.twins:
-            self._admit(twin, state, {twin.run} if twin.run else set())
+        self._admit_twins(delivery, state)
         self._idle.set()
 
     def _drop(self, delivery: Delivery) -> None:
-        """Forget a delivery that waits to be tried again: its partition goes to another worker."""
+        """Forget a delivery that is not finished: its partition goes to another worker, or has gone."""
+        delivery.busy = False
         self._lanes.finish(delivery.lane)
         del self._open[delivery.place]
+        self._admit_twins(delivery, None)
         self._idle.set()
+        self._fill()
+
+    def _admit_twins(self, first: Delivery, state: State | None) -> None:
+        """Admit the copies that waited for the first, now that it has ended or gone."""
+        for twin in first.twins:
+            if self._keeps(twin):
+                self._admit(twin, state, {twin.run} if twin.run else set())
+
+    def _owns(self, delivery: Delivery) -> bool:
+        """Say whether a delivery's partition has been ours ever since it was fetched."""
+        return self._watermarks.get(delivery.record.slot) is delivery.watermark
+
+    def _keeps(self, delivery: Delivery) -> bool:
+        """Say whether a delivery's partition is ours and will stay so."""
+        return self._owns(delivery) and delivery.record.slot not in self._leaving
 
     async def _drain(self, slots: list[Slot], seconds: float) -> bool:
         """Drop what has not begun on these partitions and wait for what has; say whether all of it ended."""
         leaving = set(slots)
         self._leaving |= leaving
         self._lanes.discard(lambda delivery: delivery.record.slot in leaving, lambda delivery: delivery.busy)
-        for place, delivery in list(self._open.items()):
-            if delivery.record.slot in leaving and not delivery.busy:
-                if delivery.timer is not None:
-                    delivery.timer.cancel()
-                del self._open[place]
+        waiting = [one for one in self._open.values() if one.record.slot in leaving and not one.busy]
+        for delivery in waiting:
+            if delivery.timer is not None:
+                delivery.timer.cancel()
+            del self._open[delivery.place]
+        for delivery in waiting:
+            self._admit_twins(delivery, None)
+        self._fill()
         until = time.monotonic() + seconds
         while any(delivery.busy and delivery.record.slot in leaving for delivery in self._open.values()):
             self._idle.clear()

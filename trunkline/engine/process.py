@@ -21,12 +21,11 @@ from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, gro
 from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
 from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions
 from trunkline.kafka.registry import Format
+from trunkline.kafka.topics import RECORD_BYTES, size_of
 from trunkline.observe import Observed, Observer
 from trunkline.verdict import Guard, of_exception
 
 BATCH = 2_000
-LARGEST = 1_048_576
-"""Bytes of a value that our topics take."""
 
 
 @dataclass(slots=True)
@@ -98,6 +97,7 @@ class Processor:
                 return
 
     def _session(self) -> None:
+        self._guard.clear()  # what the last session did not commit comes again
         transactions = Transactions(self._bootstrap, self._id)
         member = Member(self._bootstrap, self._group, self._flow.topic.name)
         try:
@@ -144,10 +144,11 @@ class Processor:
             self._bury(record, error, batch)
 
     def _write(self, topic: str, event: Any) -> tuple[str, bytes | None, bytes | None, Headers, int]:
-        value = self._forms[topic].encode(event.data)
-        if len(value) > LARGEST:
-            raise Permanent(f"the record for {topic} has {len(value)} bytes; {LARGEST} are allowed")
-        return topic, None if event.key is None else event.key.encode(), value, to_headers(event), BY_KEY
+        key = None if event.key is None else event.key.encode()
+        value, headers = self._forms[topic].encode(event.data), to_headers(event)
+        if (size := size_of(key, value, headers)) > RECORD_BYTES:
+            raise Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
+        return topic, key, value, headers, BY_KEY
 
     def _bury(self, record: Record, error: Permanent | Poison, batch: Batch) -> None:
         verdict = self._guard.consider(of_exception(error), record.key)

@@ -12,16 +12,16 @@ from typing import Any, Literal
 from trunkline.adapters import WebhookRequest
 from trunkline.avro.codec import HEAD
 from trunkline.errors import Permanent, Rejected, Unavailable
-from trunkline.event import Event, to_headers
+from trunkline.event import Event, Headers, to_headers
 from trunkline.flow.declare import Bus, Publish
 from trunkline.flow.transform import stamp
 from trunkline.kafka.events import Sender
 from trunkline.kafka.registry import Format
+from trunkline.kafka.topics import RECORD_BYTES, size_of
 from trunkline.ledger import claims, sqlite
 from trunkline.ledger.deliveries import payload_of
 from trunkline.observe import Observed, Observer
 
-LARGEST = 1_048_576
 AHEAD = timedelta(days=1)
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -42,7 +42,9 @@ class Prepared:
     """An event that is ready to be claimed."""
 
     event: Event[Any]
+    key: bytes | None
     value: bytes
+    headers: Headers
     claim: bytes
     payload: bytes
 
@@ -111,16 +113,30 @@ class Publisher:
             value = self._form.encode(stamped.data)
         except Permanent as error:
             raise Rejected(422, "The event is not valid", f"{error}.") from None
-        if len(value) > LARGEST:
-            raise Rejected(413, "The event is too large", f"It has {len(value)} bytes; {LARGEST} are allowed.")
-        return Prepared(stamped, value, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:]))
+        key, headers = None if stamped.key is None else stamped.key.encode(), to_headers(stamped)
+        if (size := size_of(key, value, headers)) > RECORD_BYTES:
+            why = f"It has {size} bytes with key and headers; {RECORD_BYTES} are allowed."
+            raise Rejected(413, "The event is too large", why)
+        return Prepared(
+            stamped, key, value, headers, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:])
+        )
 
     async def _claim(self, prepared: Sequence[Prepared]) -> list[claims.Answer]:
         now = time.time()
+        firsts: dict[bytes, Prepared] = {}
+
+        def take(db: sqlite.Connection) -> list[claims.Answer]:
+            answers: list[claims.Answer] = []
+            for item in prepared:
+                first = firsts.setdefault(item.claim, item)
+                if first is item:
+                    answers.append(claims.take(db, item.claim, item.payload, self._owner, now))
+                else:  # a copy in the same request: what becomes of the first becomes of it
+                    answers.append("published" if first.payload == item.payload else "conflict")
+            return answers
+
         try:
-            answers = await self._writer.write(
-                lambda db: [claims.take(db, item.claim, item.payload, self._owner, now) for item in prepared]
-            )
+            answers = await self._writer.write(take)
         except Unavailable as error:
             self._count("rejected", count=len(prepared), detail=str(error))
             raise
@@ -142,16 +158,17 @@ class Publisher:
     async def _send(self, item: Prepared, answer: claims.Answer) -> Accepted:
         if answer == "published":
             return Accepted(item.event.id, "duplicate")
-        event = item.event
-        key = None if event.key is None else event.key.encode()
-        future = self._sender.send(self._flow.to.name, key, item.value, to_headers(event))
+        future = self._sender.send(self._flow.to.name, item.key, item.value, item.headers)
         try:
             written = await asyncio.wrap_future(future)
-        except Exception:
+        except Permanent as error:
+            await self._release([item.claim])
+            raise Rejected(413, "The event is too large", f"{error}.") from None
+        except Unavailable:
             await self._release([item.claim])
             raise
         await self._writer.write(lambda db: claims.publish(db, item.claim))
-        return Accepted(event.id, "published", self._flow.to.name, written.partition, written.offset)
+        return Accepted(item.event.id, "published", self._flow.to.name, written.partition, written.offset)
 
     async def _release(self, ours: Sequence[bytes]) -> None:
         await self._writer.write(lambda db: claims.release(db, ours, self._owner))

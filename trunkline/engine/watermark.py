@@ -7,6 +7,7 @@ class Watermark:
     """The lowest unfinished offset of one partition: nothing at or above it may be committed.
 
     Offsets begin in the order in which they were fetched, with gaps where a topic has them, and finish in any order.
+    One thread begins and finishes them; `position` may be read from any.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,11 @@ class Watermark:
     @property
     def position(self) -> int | None:
         """The offset to commit: everything below it is finished. None before the first record."""
-        return self._begun[0] if self._begun else self._next
+        after = self._next  # read first: what begins from here on is among the unfinished below
+        try:
+            return self._begun[0]
+        except IndexError:
+            return after
 
     @property
     def unfinished(self) -> int:

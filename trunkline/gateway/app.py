@@ -7,7 +7,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -96,13 +96,17 @@ async def read(request: Request) -> bytes:
     """Read a body of at most 1 MiB, counted as it arrives.
 
     Raises:
-        Rejected: 413, it is larger.
+        Rejected: 413, it is larger; 400, the sender left before its end.
     """
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > LARGEST:
-            raise Rejected(413, "The body is too large", f"It has more than {LARGEST} bytes; nothing was published.")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > LARGEST:
+                why = f"It has more than {LARGEST} bytes; nothing was published."
+                raise Rejected(413, "The body is too large", why)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Rejected(400, "The body is not whole", "The sender left; nothing was published.") from None
     return b"".join(chunks)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import orjson
 from pyreqwest.client import ClientBuilder
-from pyreqwest.exceptions import BuilderError, ConnectError, PoolTimeoutError, PyreqwestError
+from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PoolTimeoutError, PyreqwestError
 
 from trunkline.adapters import Request, Response
 from trunkline.errors import Permanent, Retryable, Unknown
@@ -16,6 +16,10 @@ DEADLINE = 20.0
 """Seconds from the first byte of a call to the last of its answer."""
 KEPT = 64 * 1024
 """Bytes of an answer that are read; the connection is closed on the rest."""
+
+
+CONNECTING = "client error (Connect)"
+"""What the HTTP client names as a cause when a call ended while it was connecting."""
 
 
 class Transport:
@@ -57,11 +61,11 @@ class Transport:
                 body = await answer.body_reader.read(KEPT)
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 return Response(answer.status, headers, b"" if body is None else bytes(body))
-        except (ConnectError, PoolTimeoutError) as error:
-            raise Retryable(f"no connection to the target: {reason(error)}") from None
         except (BuilderError, TypeError, ValueError) as error:
             raise Permanent(f"the request cannot be made: {reason(error)}") from None
         except PyreqwestError as error:
+            if unsent(error):
+                raise Retryable(f"no connection to the target: {reason(error)}") from None
             raise Unknown(f"no answer from the target: {reason(error)}") from None
 
 
@@ -75,6 +79,15 @@ def body_of(value: Any) -> bytes:
         return orjson.dumps(value, default=str)
     except (TypeError, ValueError) as error:
         raise Permanent(f"the body is no JSON: {error}") from None
+
+
+def unsent(error: PyreqwestError) -> bool:
+    """Say whether a call certainly failed before the request was sent.
+
+    The exception's type does not say so: a connection that is reset after the request is a ConnectError too.
+    """
+    causes = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
+    return isinstance(error, PoolTimeoutError) or any(cause["message"] == CONNECTING for cause in causes)
 
 
 def reason(error: Exception) -> str:

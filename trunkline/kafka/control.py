@@ -218,9 +218,10 @@ class Control:
         for name, flow in reading(bus).items():
             if name not in flows:
                 continue
-            low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])
             group = group_of(bus, name)
+            # Asked before the ends: another worker's progress between the two must not look like an offset beyond them.
             known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
+            low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 begin |= self._chosen([*open_, *cut], start)

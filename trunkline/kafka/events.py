@@ -227,15 +227,8 @@ class Member:
         (self._consumer.pause if wanted else self._consumer.resume)(places)
 
     def metadata(self) -> Any:
-        """Give what a transaction needs to be fenced together with this member (KIP-447).
-
-        Raises:
-            Unavailable: the group goes on without us; the broker would take offsets that name no member from anyone.
-        """
-        metadata = self._consumer.consumer_group_metadata()
-        if not self._consumer.memberid():
-            raise Unavailable("this worker is no member of the flow's group any more")
-        return metadata
+        """Give what a transaction needs to be fenced together with this member (KIP-447)."""
+        return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
         """Leave the group; `revoked` is called first."""
@@ -372,11 +365,27 @@ class Transactions:
             Halt: another process has taken the id.
             Unavailable: it was not committed; abort.
         """
+        places, metadata = dated(offsets), member.metadata()
+        done: Future[None] = Future()
+
+        def commit() -> None:
+            try:
+                self._producer.send_offsets_to_transaction(places, metadata, TRANSACTION_SECONDS)
+                self._producer.commit_transaction(TRANSACTION_SECONDS)
+            except KafkaException as error:
+                done.set_exception(refusal("a transaction was not committed", error.args[0]))
+            except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        # librdkafka ignores the first timeout when the group's coordinator goes away (its issue 5456) and waits for
+        # ever. Whoever begins again takes the id over, so what the abandoned thread may still do is fenced.
+        threading.Thread(target=commit, name="transaction", daemon=True).start()
         try:
-            self._producer.send_offsets_to_transaction(dated(offsets), member.metadata(), TRANSACTION_SECONDS)
-            self._producer.commit_transaction(TRANSACTION_SECONDS)
-        except KafkaException as error:
-            raise refusal("a transaction was not committed", error.args[0]) from None
+            done.result(2 * TRANSACTION_SECONDS)
+        except TimeoutError:
+            raise Unavailable("a transaction was not committed: no answer") from None
 
     def abort(self) -> None:
         """Make the open transaction as if it had never been, as far as the broker can be reached."""

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.files import Schema, fingerprint
-from trunkline.errors import Poison, Unavailable
+from trunkline.errors import Poison, Unavailable, UsageError
 
 PATIENCE = 10.0
 NOT_FOUND_FOR = 5.0
@@ -69,14 +69,17 @@ class Registry:
         """Give the codec of the schema with this id.
 
         Raises:
-            Poison: no schema has this id.
+            Poison: no schema has this id, or what has it is no Avro.
             Unavailable: the broker does not answer.
         """
         if (codec := self._codecs.get(schema_id)) is not None:
             return codec
         if (text := self.text_of(schema_id)) is None:
             raise Poison(f"the value names schema {schema_id}, which nobody registered")
-        return self._codecs.setdefault(schema_id, Codec(text))
+        try:
+            return self._codecs.setdefault(schema_id, Codec(text))
+        except UsageError as error:
+            raise Poison(f"the value names schema {schema_id}, which is {error}") from None
 
     def close(self) -> None:
         """Leave the broker."""

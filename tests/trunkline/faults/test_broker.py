@@ -1,0 +1,134 @@
+"""A broker of its own that is killed under the gateway and both kinds of reading flow."""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.trunkline.support import Child, Stage, header, note, say, wait_for, whole_bus
+from trunkline.dev.broker import LocalKafka
+from trunkline.dev.target import RunningTarget
+from trunkline.settings import Secret
+from trunkline.sources import StandardWebhooks
+
+pytestmark = pytest.mark.faults(group="main")
+
+AT_ONCE = 250
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[LocalKafka]:
+    broker = LocalKafka(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def own(
+    broker: LocalKafka, witness: tuple[RunningTarget, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Stage:
+    """Give a stage on a broker that may be killed."""
+    running, database = witness
+    stage = Stage("own" + datetime.now(UTC).strftime("%H%M%S%f"), broker.start().bootstrap, tmp_path, running, database)
+    for name, value in stage.environment.items():
+        monkeypatch.setenv(name, value)
+    return stage
+
+
+class Posts:
+    """Notes posted by many senders at once; each is posted until the time is up or it is answered."""
+
+    def __init__(self, url: str, numbers: range) -> None:
+        self.answers: dict[int, httpx.Response | None] = {}
+        self.open = 0
+        self._url = url
+        self._numbers = iter(numbers)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+        async with httpx.AsyncClient(base_url=self._url, timeout=60, limits=limits, trust_env=False) as client:
+            await asyncio.gather(*(self._send(client) for _ in range(AT_ONCE)))
+
+    async def _send(self, client: httpx.AsyncClient) -> None:
+        for number in self._numbers:
+            data: Any = note(number, f"k{number % 40}")
+            body = json.dumps({**data, "written_at": data["written_at"].isoformat()}).encode()
+            headers = StandardWebhooks(Secret("DESK_SECRET")).sign(f"m{number}", body)
+            self.open += 1
+            try:
+                self.answers[number] = await client.post("/in/desk", content=body, headers=headers)
+            except httpx.TransportError:
+                self.answers[number] = None
+            self.open -= 1
+
+
+def post_until_accepted(child: Child, numbers: range) -> None:
+    """Post every note, and those that are told to come back again."""
+    left = numbers
+    for _ in range(20):
+        posts = Posts(child.url, left)
+        posts.start()
+        posts.join()
+        statuses = Counter(answer.status_code for answer in posts.answers.values() if answer is not None)
+        if set(statuses) <= {200, 202}:
+            return
+        assert set(statuses) <= {200, 202, 503}, statuses
+    raise AssertionError(f"not all were accepted: {statuses}")
+
+
+def test_what_was_acknowledged_is_there_after_the_broker_was_killed(own: Stage, broker: LocalKafka) -> None:
+    bus = own.make(whole_bus(own.prefix))
+    numbers = range(1200)
+    with own.child("whole_bus") as child:
+        posts = Posts(child.url, numbers)
+        posts.start()
+        wait_for(lambda: len(posts.answers) >= 400 and posts.open >= 200)
+        in_flight = posts.open
+        broker.kill()
+        say(f"{in_flight} posts in flight when the broker was killed")
+        assert in_flight >= 200
+        wait_for(lambda: any(one is not None and one.status_code == 503 for one in posts.answers.values()), seconds=60)
+        broker.start()
+        posts.join()
+        statuses = Counter(answer.status_code if answer is not None else None for answer in posts.answers.values())
+        say(f"answers: {dict(statuses)}")
+        assert set(statuses) <= {202, 503, None}
+        assert statuses[202]
+        assert statuses[503]
+        for answer in posts.answers.values():
+            if answer is not None and answer.status_code == 503:
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert int(answer.headers["retry-after"]) > 0
+        topic = bus.topics[0].name
+        found = Counter(header(record, "ce_id") for record in own.read(topic))
+        acknowledged = {
+            f"k{number % 40}-{number}" for number, answer in posts.answers.items()
+            if answer is not None and answer.status_code == 202
+        }  # fmt: skip
+        assert acknowledged <= set(found), "an acknowledged event is lost"
+
+        post_until_accepted(child, numbers)
+        found = Counter(header(record, "ce_id") for record in own.read(topic))
+        assert len(found) == 1200
+        assert {count for event, count in found.items() if event in acknowledged} == {1}
+        assert max(found.values()) <= 2
+
+        wait_for(lambda: len(own.effects()) == 1200, seconds=60, why=lambda: (len(own.effects()), child.log[-3000:]))
+        assert set(own.effects().values()) == {1}
+        assert httpx.get(f"{child.url}/readyz").status_code == 200, "a broker that comes back halts nothing"
+        assert child.terminate() == 0

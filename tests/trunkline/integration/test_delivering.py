@@ -1,0 +1,480 @@
+"""Topic to target with a real broker, a real target and a real ledger."""
+
+import hashlib
+import socket
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
+from trunkline.deadletter import replayed
+from trunkline.dev import target
+from trunkline.dev.target import Behaviour
+from trunkline.errors import Permanent, Unavailable
+from trunkline.event import Headers, idempotency_key, to_headers
+from trunkline.flow.declare import Bus, dead_letters_of, replay_of
+from trunkline.http import transport
+from trunkline.kafka.events import Slot
+from trunkline.kafka.registry import Format
+from trunkline.kafka.topics import RECORD_BYTES
+from trunkline.ledger import deliveries, runs, sqlite
+from trunkline.ledger.deliveries import State
+
+
+def flow_of(bus: Bus) -> str:
+    [name] = bus.delivering
+    return name
+
+
+def finished(stage: Stage, bus: Bus) -> Callable[[], bool]:
+    """Give the condition that everything on the bus's topic is finished and committed."""
+
+    def check() -> bool:
+        return stage.committed(bus, flow_of(bus)) == stage.ends(bus.topics[0].name)
+
+    return check
+
+
+def test_every_event_has_one_effect_and_each_key_its_order(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.write(bus, [note(number, box) for number in range(10) for box in ("a", "b", "ü", None)])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=stage.rows)
+    assert set(stage.effects().values()) == {1}
+    assert len(stage.effects()) == 40
+    called = first_calls(stage.attempts())
+    assert called.pop("none") != []
+    assert set(map(tuple, called.values())) == {tuple(range(10))}
+    counted = running.counted(flow_of(bus))
+    assert counted["read"] == counted["delivered"] == 40
+    assert counted["repeat"] == counted["dead"] == 0
+    assert running.drained
+
+
+def good(stage: Stage, bus: Bus, number: int, box: str = "a") -> tuple[bytes, Headers]:
+    """Give value and headers of an event that can be delivered."""
+    flow_topic = bus.topics[0]
+    value = stage.encoder(bus, flow_topic.name).encode(note(number, box))
+    return value, to_headers(stamped(bus, note(number, box)))
+
+
+def without(headers: Headers, name: str) -> Headers:
+    return tuple((found, value) for found, value in headers if found != name)
+
+
+def having(headers: Headers, **changed: bytes) -> Headers:
+    return tuple((name, changed.get(name, value)) for name, value in headers)
+
+
+def test_poison_becomes_a_letter_with_its_own_bytes_and_the_flow_goes_on(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    topic = bus.topics[0].name
+    value, headers = good(stage, bus, 1)
+    poison: list[tuple[bytes | None, bytes | None, Headers]] = [
+        (b"a", b"no Avro at all", headers),
+        (b"a", b"", headers),
+        (b"a", None, headers),
+        (b"a", b"\0" + (10**6).to_bytes(4, "big") + value[5:], headers),
+        (b"a", value + b"!", headers),
+        (b"a", value[:-1], headers),
+        (b"a", value, ()),
+        (b"a", value, without(headers, "ce_id")),
+        (b"a", value, having(headers, ce_id=b"\xff")),
+        (b"a", value, having(headers, ce_time=b"yesterday")),
+        (b"a", value, having(headers, ce_time=b"2026-01-01T00:00:00")),
+        (b"a", value, having(headers, ce_time=b"0001-01-01T00:00:00+14:00")),
+        (b"a", b"none", (*headers, ("trunkline-origin-topic", b"elsewhere"))),
+        (b"a", b"none", (*headers, ("trunkline-origin-partition", b"x"), ("trunkline-origin-offset", b"\xff"))),
+        (b"\xff\xfe", value, headers),
+        (None, b"neither key nor event", ()),
+    ]
+    stage.send((topic, key, value, headers, 1) for key, value, headers in poison)
+    stage.write(bus, [note(number, box) for number in range(2, 5) for box in "ab"])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    letters = stage.letters(flow_of(bus))
+    assert [letter.partition for letter in letters] == [1] * len(poison)
+    for letter, (key, value_, headers_) in zip(sorted(letters, key=origin), poison, strict=True):
+        assert (letter.key, letter.value) == (key, value_)
+        own = tuple(pair for pair in headers_ if not pair[0].startswith("trunkline-"))
+        assert tuple(letter.headers)[: len(own)] == own
+        assert header(letter, "trunkline-class") == "poison"
+        assert header(letter, "trunkline-stage") == "decode"
+    assert stage.effects() == {f"/{box}/{number}": 1 for box in "ab" for number in range(2, 5)}
+    assert first_calls(stage.attempts()) == {"a": [2, 3, 4], "b": [2, 3, 4]}
+    counted = running.counted(flow_of(bus))
+    assert counted["read"] == counted["delivered"] + counted["dead"] == 6 + len(poison)
+
+
+def origin(letter: Any) -> int:
+    return int(header(letter, "trunkline-origin-offset"))
+
+
+def test_copies_are_called_once_wherever_they_stand(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, latency_ms=300))
+    stage.write(bus, [note(1), note(1), note(2, None), note(2, None)])  # in one batch
+    with stage.running(bus) as running:
+        wait_for(lambda: stage.in_flight() == 2)
+        stage.write(bus, [note(1), note(2, None)])  # while the first is being called
+        wait_for(finished(stage, bus))
+        stage.write(bus, [note(1)])  # long after
+        wait_for(finished(stage, bus))
+    assert sorted(attempt.path for attempt in stage.attempts()) == ["/a/1", "/none/2"]
+    counted = running.counted(flow_of(bus))
+    assert (counted["read"], counted["delivered"], counted["repeat"]) == (2, 2, 5)
+
+
+def test_a_failing_key_keeps_its_order_and_holds_up_no_other(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=503))
+    stage.write(bus, [note(number, box) for number in range(5) for box in "abc"])
+    with stage.running(bus):
+        wait_for(lambda: len(stage.effects()) == 10 and len(stage.attempts()) >= 13, why=stage.effects)
+        assert first_calls(stage.attempts())["a"] == [0]
+        assert stage.committed(bus, flow_of(bus)) == {0: 0}
+        stage.target.control.heal(stage.prefix)
+        wait_for(finished(stage, bus))
+    assert set(stage.effects().values()) == {1}
+    assert first_calls(stage.attempts()) == {box: list(range(5)) for box in "abc"}
+    assert stage.letters(flow_of(bus)) == []
+
+
+def test_a_refused_event_is_dead_after_one_call(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/2", status=422, detail="No such thing."))
+    stage.write(bus, [note(1), note(2), note(3), note(4, text="unsayable"), note(5)])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus))
+    assert [attempt.number for attempt in stage.attempts()] == [1, 2, 3, 5]
+    refused, unsayable = sorted(stage.letters(flow_of(bus)), key=origin)
+    assert header(refused, "trunkline-class") == header(unsayable, "trunkline-class") == "permanent"
+    assert (header(refused, "trunkline-attempts"), header(refused, "trunkline-http-status")) == ("1", "422")
+    assert "No such thing." in header(refused, "__connect.errors.exception.message")
+    assert header(unsayable, "__connect.errors.exception.message") == "this cannot be said"
+    assert stage.rows() == {State.DONE: 3, State.DEAD: 2}
+    counted = running.counted(flow_of(bus))
+    assert (counted["read"], counted["delivered"], counted["dead"]) == (5, 3, 2)
+
+
+def test_refused_credentials_halt_the_sink_and_nothing_else(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(1)])
+    flow = flow_of(bus)
+    with stage.child("deliver_bus", options={"partitions": 1}) as child:
+        wait_for(finished(stage, bus))
+        stage.target.control.break_(Behaviour(name=stage.prefix, status=401))
+        stage.write(bus, [note(number, box) for number in range(2, 6) for box in "abc"])
+        wait_for(lambda: httpx.get(f"{child.url}/readyz").status_code == 503)
+        assert "does not accept our credentials" in httpx.get(f"{child.url}/readyz").json()["stopped"][flow]
+        assert httpx.get(f"{child.url}/healthz").status_code == 200
+        assert f'trunkline_flow_halted{{flow="{flow}"}} 1.0' in httpx.get(f"{child.url}/metrics").text
+        assert stage.letters(flow) == []
+        assert child.terminate() == 0
+    assert stage.committed(bus, flow) == {0: 1}
+    stage.target.control.heal(stage.prefix)
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    assert set(stage.effects().values()) == {1}
+    assert len(stage.effects()) == 13
+
+
+def test_a_target_that_recovers_gets_everything(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    for behaviour in (
+        Behaviour(name=stage.prefix, match="/a/*", status=503, rate=0.5),
+        Behaviour(name=stage.prefix, match="/b/*", status=429, rate=0.5, retry_after=0),
+        Behaviour(name=stage.prefix, match="/c/*", reset=True, after_apply=True, rate=0.5),
+        Behaviour(name=stage.prefix, match="/d/*", status=500, after_apply=True, rate=0.5),
+        Behaviour(name=stage.prefix, match="/e/*", status=409, rate=0.5),
+    ):
+        stage.target.control.break_(behaviour)
+    stage.write(bus, [note(number, box) for number in range(8) for box in "abcde"])
+    with stage.running(bus):
+        wait_for(finished(stage, bus), why=stage.effects)
+    assert set(stage.effects().values()) == {1}
+    assert len(stage.effects()) == 40
+    assert first_calls(stage.attempts()) == {box: list(range(8)) for box in "abcde"}
+    assert stage.letters(flow_of(bus)) == []
+    assert len(stage.attempts()) > 40
+
+
+def test_patience_ends_with_a_letter(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, retry=HASTY))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/1", status=503))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/b/1", reset=True))
+    stage.write(bus, [note(1, "a"), note(2, "a"), note(1, "b"), note(2, "b")])
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    classes = {letter.key: header(letter, "trunkline-class") for letter in stage.letters(flow_of(bus))}
+    assert classes == {b"a": "exhausted", b"b": "unknown"}
+    tried = {letter.key: int(header(letter, "trunkline-attempts")) for letter in stage.letters(flow_of(bus))}
+    called = Counter(attempt.path for attempt in stage.attempts())
+    assert tried == {b"a": called["/a/1"], b"b": called["/b/1"]}
+    assert stage.effects() == {"/a/2": 1, "/b/2": 1}
+
+
+def test_a_target_that_is_not_there_is_tried_until_it_is(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("SHELF_URL", f"http://127.0.0.1:{port}/shelf")
+    stage.write(bus, [note(1), note(2), note(1, "b")])
+    with stage.running(bus) as running:
+        wait_for(lambda: running.counted(flow_of(bus))["attempt"] >= 6)
+        assert stage.rows() == {}
+        with target.start(stage.folder / "late.db", port) as late:
+            wait_for(finished(stage, bus))
+            assert late.control.stats()["shelf"].effects == 3
+    assert stage.rows() == {State.DONE: 3}
+
+
+def test_a_call_that_hangs_is_ended_at_its_deadline_and_made_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "DEADLINE", 0.5)
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", hang="forever", after_apply=True))
+    stage.write(bus, [note(1), note(2), note(1, "b")])
+    with stage.running(bus):
+        wait_for(lambda: len(stage.attempts()) >= 4)
+        assert stage.effects() == {"/a/1": 1, "/b/1": 1}
+        stage.target.control.heal(stage.prefix)
+        wait_for(finished(stage, bus))
+    assert stage.effects() == {"/a/1": 1, "/a/2": 1, "/b/1": 1}
+
+
+def test_a_large_answer_is_no_trouble(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=200, body="x" * 2 * 1024 * 1024, after_apply=True))
+    stage.write(bus, [note(number) for number in range(5)])
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    assert [attempt.number for attempt in stage.attempts()] == list(range(5))
+
+
+def test_only_a_live_replay_opens_a_dead_event_again(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    flow = flow_of(bus)
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=422))
+    stage.write(bus, [note(1), note(2), note(3, "b")])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus))
+        stage.target.control.heal(stage.prefix)
+        dead = sorted(stage.letters(flow), key=origin)
+        now = datetime.now(UTC)
+        with closing(sqlite.connect(stage.ledger)) as db:
+            for run in ("live", "ended"):
+                runs.begin(db, run, "shelf", 1, now)
+            runs.begin(db, "other", "another sink", 1, now)
+            runs.finish(db, "ended", now)
+
+        def replay(letter: Any, run: str) -> None:
+            headers = replayed(tuple(letter.headers), run)
+            stage.send([(replay_of(flow), letter.key, letter.value, headers, letter.partition)])
+
+        for run in ("ended", "unknown", "other"):
+            replay(dead[0], run)
+        stage.write(bus, [note(1)])  # a copy that no replay sent
+        wait_for(lambda: running.counted(flow)["repeat"] == 4)
+        assert stage.rows() == {State.DONE: 1, State.DEAD: 2}
+        replay(dead[0], "live")
+        wait_for(lambda: stage.rows() == {State.DONE: 2, State.DEAD: 1})
+        replay(dead[0], "live")
+        wait_for(lambda: running.counted(flow)["repeat"] == 5)
+    calls = [attempt for attempt in stage.attempts() if attempt.path == "/a/1"]
+    assert [call.status for call in calls] == [422, 200]
+    assert {call.key for call in calls} == {idempotency_key(bus.name, "shelf", f"{bus.name}/desk", "a-1")}
+    assert stage.effects() == {"/a/1": 1, "/b/3": 1}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "later"])
+def test_one_id_with_two_contents_halts_and_sends_neither_twice(stage: Stage, together: bool) -> None:  # noqa: FBT001
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    first, second = note(1, text="this"), note(1, text="that")
+    stage.write(bus, [first, second] if together else [first])
+    with stage.running(bus) as running:
+        if not together:
+            wait_for(finished(stage, bus))
+            stage.write(bus, [second])
+        wait_for(running.worker.stopped)
+        assert "came with another content than before" in running.worker.stopped()[flow_of(bus)]
+    assert len(stage.attempts()) <= 1
+    assert stage.committed(bus, flow_of(bus))[0] <= 1
+
+
+def test_a_record_as_large_as_its_topic_allows_still_becomes_a_letter(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    topic = bus.topics[0].name
+    overhead = 100
+    big = b"x" * (RECORD_BYTES - overhead)
+    headers = tuple((f"h{number}", b"y" * 1_000_000) for number in range(1))
+    stage.send([(topic, b"a", big, (), 0), (topic, b"b", b"", headers, 0), (topic, b"c" * 1_000_000, b"", (), 0)])
+    with pytest.raises(Permanent):
+        stage.send([(topic, b"a", big + b"x" * overhead, (), 0)])
+    stage.write(bus, [note(1)])
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    letters = stage.letters(flow_of(bus))
+    assert [len(letter.value) for letter in letters] == [len(big), 0, 0]
+    assert letters[0].value == big
+    assert letters[1].headers[0] == headers[0]
+    assert stage.effects() == {"/a/1": 1}
+
+
+def test_a_letter_that_the_broker_refuses_goes_by_reference(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    topic, letters = bus.topics[0].name, dead_letters_of(flow_of(bus))
+    admin = KafkaAdminClient(bootstrap_servers=stage.bootstrap)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, letters, {"max.message.bytes": "50000"})])
+    admin.close()
+    stage.send([(topic, b"a", b"x" * 100_000, (("mine", b"1"),), 0)])
+    stage.write(bus, [note(1)])
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    [letter] = stage.letters(flow_of(bus))
+    assert letter.value is None
+    assert letter.headers[0] == ("mine", b"1")
+    assert header(letter, "trunkline-reference-sha256") == hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert stage.effects() == {"/a/1": 1}
+
+
+def test_nothing_is_lost_while_the_registry_does_not_answer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(1)])
+    broken = threading.Event()
+    broken.set()
+    real = Format.decode
+
+    def decode(form: Format, value: bytes | None) -> dict[str, Any]:
+        if broken.is_set():
+            raise Unavailable("the schemas cannot be read")
+        return real(form, value)
+
+    monkeypatch.setattr(Format, "decode", decode)
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("stuck"))
+        broken.clear()
+        stage.write(bus, [note(2)])
+        wait_for(finished(stage, bus), why=stage.effects)
+    assert stage.effects() == {"/a/1": 1, "/a/2": 1}
+
+
+def test_a_bug_in_the_engine_is_seen_and_nothing_is_committed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(1)])
+
+    def fail(*_: object) -> None:
+        raise LookupError("impossible")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Format, "decode", fail)
+        with stage.running(bus) as running:
+            wait_for(running.worker.stopped)
+            assert "bug in Trunkline: LookupError: impossible" in running.worker.stopped()[flow_of(bus)]
+    assert stage.committed(bus, flow_of(bus)) == {0: 0}
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    assert stage.effects() == {"/a/1": 1}
+
+
+def test_what_waits_for_the_targets_limit_does_not_hold_up_the_end(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, limit=2.0))
+    stage.write(bus, [note(number, f"k{number}") for number in range(100)])
+    with stage.running(bus, drain_seconds=5) as running:
+        wait_for(lambda: len(stage.effects()) >= 2)
+    assert running.drained, "a call that has not begun need not be waited for"
+    called = len(stage.attempts())
+    assert called < 20
+    with stage.running(deliver_bus(stage.prefix)):
+        wait_for(finished(stage, bus))
+    assert len(stage.attempts()) == 100, "what was called before the end is not called again"
+    assert set(stage.effects().values()) == {1}
+
+
+def test_a_halt_stops_what_waits_for_the_targets_limit(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, limit=20.0))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=401))
+    stage.write(bus, [note(number, f"k{number}") for number in range(100)])
+    with stage.running(bus, drain_seconds=5) as running:
+        wait_for(running.worker.stopped)
+    assert running.drained
+    assert len(stage.attempts()) < 20
+
+
+def test_a_lost_partition_is_not_tried_again_here(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=503, latency_ms=300))
+    stage.write(bus, [note(number, box) for number in range(2) for box in "ab"])
+    with stage.running(bus) as running:
+        wait_for(lambda: stage.in_flight() == 2)
+        [deliverer] = running.worker._deliverers
+        deliverer._lost([Slot(bus.topics[0].name, 0)])
+        wait_for(lambda: deliverer._lanes.held == 0, why=lambda: deliverer._lanes.held)
+        assert deliverer._open == {}
+        assert first_calls(stage.attempts()) == {"a": [0], "b": [0]}
+
+
+def test_a_copy_goes_on_when_the_first_has_gone_to_another_worker(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=2))
+    topic = bus.topics[0].name
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=503))
+    value, headers = good(stage, bus, 1)
+    with stage.running(bus) as running:
+        stage.send([(topic, b"a", value, headers, 0)])
+        wait_for(lambda: len(stage.attempts()) >= 2)
+        stage.send([(topic, b"a", value, headers, 1)])
+        [deliverer] = running.worker._deliverers
+        wait_for(lambda: any(first.twins for first in deliverer._open.values()))
+        deliverer._revoked([Slot(topic, 0)])
+        stage.target.control.heal(stage.prefix)
+        wait_for(lambda: stage.committed(bus, flow_of(bus))[1] == 1, why=lambda: stage.committed(bus, flow_of(bus)))
+    assert stage.effects() == {"/a/1": 1}
+
+
+def test_twenty_refusals_alike_halt_the_sink(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=422))
+    stage.write(bus, [note(number, f"k{number % 7}") for number in range(60)])
+    with stage.running(bus) as running:
+        wait_for(running.worker.stopped)
+        assert "20 events in a row were refused alike" in running.worker.stopped()[flow_of(bus)]
+    assert len(stage.letters(flow_of(bus))) == 20
+    assert stage.committed(bus, flow_of(bus))[0] <= 20
+    stage.target.control.heal(stage.prefix)
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    assert len(stage.effects()) == 40
+    assert len(stage.letters(flow_of(bus))) == 20
+
+
+def test_outcomes_wait_for_a_ledger_that_cannot_be_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(number) for number in range(3)])
+    full = threading.Event()
+    full.set()
+    real = deliveries.record
+
+    def record(db: sqlite.Connection, outcomes: Any) -> None:
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        real(db, outcomes)
+
+    monkeypatch.setattr(deliveries, "record", record)
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("stuck"))
+        assert "disk is full" in running.details("stuck")[0]
+        assert stage.committed(bus, flow_of(bus)) == {0: 0}
+        assert [attempt.number for attempt in stage.attempts()] == [0], "the next of a key waits for the ledger"
+        full.clear()
+        wait_for(finished(stage, bus))
+    assert stage.effects() == {f"/a/{number}": 1 for number in range(3)}
+    assert running.drained

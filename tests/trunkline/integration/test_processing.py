@@ -1,0 +1,248 @@
+"""Topic to topic with a real broker: what a transaction makes visible, and what goes dead on the way."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from tests.trunkline.support import ROOT, Stage, header, note, process_bus, stamped, wait_for
+from trunkline.avro.codec import HEAD, Codec
+from trunkline.errors import Unavailable
+from trunkline.event import Headers, to_headers
+from trunkline.flow.declare import Bus, dead_letters_of
+from trunkline.kafka.events import Transactions
+
+
+def flow_of(bus: Bus) -> str:
+    [name] = bus.processing
+    return name
+
+
+def finished(stage: Stage, bus: Bus) -> Callable[[], bool]:
+    """Give the condition that everything on the bus's first topic is committed."""
+
+    def check() -> bool:
+        ends, committed = stage.ends(bus.topics[0].name), stage.committed(bus, flow_of(bus))
+        return committed == ends
+
+    return check
+
+
+def marks(stage: Stage, bus: Bus) -> list[tuple[str | None, int]]:
+    """Give box and number of every record on the output topic, in order per partition."""
+    codec = Codec(bus.topics[1].schema.text)
+    read = [codec.decode(record.value[HEAD:]) for record in stage.read(bus.topics[1].name)]
+    return [(mark["box"], mark["number"]) for mark in read]
+
+
+def test_good_records_appear_once_and_the_counters_balance(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix))
+    texts = ["", "drop", "nothing", "raise", "wrong field", "no record", "large", ""]
+    stage.write(bus, [note(number, box, text) for number, text in enumerate(texts) for box in ("a", "b", None)])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    assert sorted(marks(stage, bus), key=str) == sorted(
+        ((box, number) for number in (0, 7) for box in ("a", "b", None)), key=str
+    )
+    counted = running.counted(flow_of(bus))
+    wanted = {"read": 24, "routed": 6, "emitted": 6, "filtered": 3, "unrouted": 3, "dead": 12}
+    assert {what: counted[what] for what in wanted} == wanted
+    letters = stage.letters(flow_of(bus))
+    assert {header(letter, "trunkline-class") for letter in letters} == {"permanent"}
+    assert {header(letter, "trunkline-stage") for letter in letters} == {"process"}
+    said = {header(letter, "__connect.errors.exception.message") for letter in letters}
+    assert "bug in inspect: ValueError: raise" in said
+    assert any("no record" in words for words in said)
+    assert any("bytes" in words for words in said), said
+
+
+def test_poison_becomes_a_letter_with_its_own_bytes_and_the_flow_goes_on(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix))
+    topic = bus.topics[0].name
+    value = stage.encoder(bus, topic).encode(note(1))
+    headers = to_headers(stamped(bus, note(1)))
+    poison: list[tuple[bytes | None, bytes | None, Headers]] = [
+        (b"a", b"no Avro at all", headers),
+        (b"a", None, headers),
+        (b"a", b"\0" + (10**6).to_bytes(4, "big") + value[HEAD:], headers),
+        (b"a", value + b"!", headers),
+        (b"a", value, ()),
+        (b"a", value, tuple((name, b"0001-01-01T00:00+14:00" if name == "ce_time" else was) for name, was in headers)),
+        (b"a", b"none", (*headers, ("trunkline-origin-topic", b"elsewhere"))),
+        (b"\xff\xfe", value, headers),
+    ]
+    stage.send((topic, key, value_, headers_, 2) for key, value_, headers_ in poison)
+    stage.write(bus, [note(number, box) for number in range(2, 5) for box in "ab"])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    letters = stage.letters(flow_of(bus))
+    assert [letter.partition for letter in letters] == [2] * len(poison)
+    for letter, (key, value_, headers_) in zip(letters, poison, strict=True):
+        assert (letter.key, letter.value) == (key, value_)
+        own = tuple(pair for pair in headers_ if not pair[0].startswith("trunkline-"))
+        assert tuple(letter.headers)[: len(own)] == own
+        assert header(letter, "trunkline-class") == "poison"
+    assert sorted(marks(stage, bus)) == [(box, number) for box in "ab" for number in range(2, 5)]
+
+
+def test_a_step_that_cannot_reach_something_waits_and_loses_nothing(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    switch = stage.folder / "there"
+    stage.write(bus, [note(1), note(2, text=f"wait:{switch}"), note(3)])
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("stuck"))
+        assert stage.committed(bus, flow_of(bus)) == {0: 0}
+    assert marks(stage, bus) == [("a", 1)], "what came before it is committed when the worker ends"
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("stuck"))
+        assert "waits at offset 1: nobody there" in running.details("stuck")[0]
+        switch.touch()
+        wait_for(finished(stage, bus))
+    assert marks(stage, bus) == [("a", 1), ("a", 2), ("a", 3)]
+    assert stage.letters(flow_of(bus)) == []
+
+
+def test_twenty_failures_alike_halt_the_flow_and_keep_its_offsets(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(0)])
+    with stage.running(bus):
+        wait_for(finished(stage, bus))
+    begun = stage.committed(bus, flow_of(bus))
+    stage.write(bus, [note(number, f"k{number % 7}", "raise") for number in range(25)])
+    with stage.running(bus) as running:
+        wait_for(running.worker.stopped)
+        assert "20 events in a row were refused alike" in running.worker.stopped()[flow_of(bus)]
+    assert stage.committed(bus, flow_of(bus)) == begun
+    assert len(stage.letters(flow_of(bus))) <= 20
+
+
+def test_failures_that_differ_only_in_their_data_are_alike(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(number, f"k{number % 7}", f"raise {number}") for number in range(25)])
+    with stage.running(bus) as running:
+        wait_for(running.worker.stopped)
+    assert stage.committed(bus, flow_of(bus)) == {0: 0}
+
+
+def test_a_failed_session_does_not_count_its_failures_twice(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(number, f"k{number % 7}", "raise") for number in range(15)])
+    refused: list[int] = []
+    real = Transactions.flush
+
+    def flush(transactions: Transactions) -> None:
+        real(transactions)
+        if not refused:
+            refused.append(1)
+            raise Unavailable("once")
+
+    monkeypatch.setattr(Transactions, "flush", flush)
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    assert len(stage.letters(flow_of(bus))) == 15
+
+
+def test_two_workers_in_one_slot_do_not_both_run(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=2))
+    flow = flow_of(bus)
+    with stage.running(bus) as first:
+        stage.write(bus, [note(1)])
+        wait_for(finished(stage, bus))
+        with stage.running(bus) as second:
+
+            def halted() -> list[str]:
+                return [running.worker.stopped().get(flow, "") for running in (first, second)]
+
+            def write_until_one_halts(numbers: list[int]) -> bool:
+                numbers.append(numbers[-1] + 1)
+                stage.write(bus, [note(numbers[-1], box) for box in "abcdef"])
+                return any(halted())
+
+            numbers = [1]
+            wait_for(lambda: write_until_one_halts(numbers), why=halted)
+            assert sorted(map(bool, halted())) == [False, True]
+            assert "TRUNKLINE_WORKER__SLOT" in "".join(halted())
+            wait_for(finished(stage, bus))
+    written = [(box, number) for number in range(2, numbers[-1] + 1) for box in "abcdef"]
+    assert sorted(marks(stage, bus)) == sorted([("a", 1), *written])
+
+
+def test_a_key_that_does_not_fit_beside_its_value_is_dead_alone(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    stage.write(bus, [note(1), note(2, "k" * 60_000, "large with its key", name="long"), note(3)])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
+    assert marks(stage, bus) == [("a", 1), ("a", 3)]
+    [letter] = stage.letters(flow_of(bus))
+    assert header(letter, "ce_id") == "long"
+
+
+def run(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a project whose bus is this test's."""
+    project = stage.folder / "project"
+    project.mkdir(exist_ok=True)
+    (project / "topology.py").write_text(
+        f"from tests.trunkline.support import whole_bus\n\nbus = whole_bus({stage.prefix!r})\n"
+    )
+    environment = {
+        **os.environ,
+        **stage.environment,
+        "PYTHONPATH": str(ROOT),
+        "TRUNKLINE_KAFKA__BOOTSTRAP": stage.bootstrap,
+        "TRUNKLINE_LEDGER__PATH": str(stage.ledger),
+        "TRUNKLINE_GATEWAY__PORT": "0",
+    }
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("trunkline")), *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_running_says_what_is_missing_before_it_starts(stage: Stage) -> None:
+    refused = run(stage, "run")
+    assert refused.returncode == 2, refused.stderr
+    assert "Run `trunkline topics apply`" in refused.stderr
+    assert run(stage, "topics", "apply").returncode == 0
+
+
+def test_a_flow_that_is_new_on_an_old_topic_asks_where_to_begin(stage: Stage) -> None:
+    bus = process_bus(stage.prefix, partitions=3)
+    whole = run(stage, "topics", "apply")
+    assert whole.returncode == 0, whole.stderr
+    stage.write(bus, [note(1)])
+    refused = run(stage, "run", flow_of(bus))
+    assert refused.returncode == 2, refused.stderr
+    assert "--start earliest|latest|TIME" in refused.stderr
+    assert stage.committed(bus, flow_of(bus)) == {}
+
+
+def test_a_letter_that_the_broker_refuses_holds_the_offsets_until_it_is_taken(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    topic = bus.topics[0].name
+    limit(stage, dead_letters_of(flow_of(bus)), 50_000)
+    stage.send([(topic, b"a", b"x" * 100_000, (), 0)])
+    stage.write(bus, [note(1)])
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("stuck"))
+        assert stage.committed(bus, flow_of(bus)) == {0: 0}
+        assert marks(stage, bus) == []
+        limit(stage, dead_letters_of(flow_of(bus)), 500_000)
+        wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
+    assert marks(stage, bus) == [("a", 1)]
+    assert len(stage.letters(flow_of(bus))) == 1
+
+
+def limit(stage: Stage, topic: str, most: int) -> None:
+    """Set how many bytes a record of a topic may have."""
+    with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(most)})])
