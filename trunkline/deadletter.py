@@ -5,7 +5,6 @@ The first origin is written once and survives replays; what describes the last f
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +21,15 @@ FIRST_FAILED = "trunkline-first-failed-at"
 NEVER = datetime.fromtimestamp(0, UTC)
 """The time of a record that is no event: one that a replay of the record shares."""
 KEPT_ON_REPLAY = {*ORIGIN, REPLAY_COUNT, FIRST_FAILED}
-OURS = ("trunkline-", "__connect.errors.")
+OURS = {
+    *KEPT_ON_REPLAY,
+    REFERENCE,
+    REPLAY_RUN,
+    *(f"trunkline-{name}" for name in ("last-failed-at", "flow", "class", "stage", "attempts", "http-status")),
+    *(f"__connect.errors.{name}" for name in ("topic", "partition", "offset", "connector.name", "stage")),
+    *(f"__connect.errors.exception.{name}" for name in ("class.name", "message")),
+}
+"""The headers that a letter or a replay adds; every other header is the event's own."""
 LONGEST = 2048
 """Characters of a message that a header keeps: all our headers together stay far below 16 KiB (D5)."""
 
@@ -62,10 +69,9 @@ class Letter:
 
 def sent_again(headers: Headers, here: Origin) -> tuple[Origin, str]:
     """Give the first origin and the run of a record of a replay topic; `here` and "" when a replay did not write it."""
-    found = dict(headers)
     try:
-        origin = Origin(found[ORIGIN[0]].decode(), int(found[ORIGIN[1]]), int(found[ORIGIN[2]]))
-        return origin, found[REPLAY_RUN].decode()
+        found = ours(headers)
+        return Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])), found[REPLAY_RUN]
     except (KeyError, ValueError):
         return here, ""
 
@@ -87,7 +93,7 @@ def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
     """Give the headers of the dead letter: the event's own, untouched and in order, then ours."""
     found = dict(headers)
     at = failure.at.isoformat().encode()
-    ours: list[tuple[str, bytes]] = [
+    added: list[tuple[str, bytes | None]] = [
         ("__connect.errors.topic", origin.topic.encode()),
         ("__connect.errors.partition", str(origin.partition).encode()),
         ("__connect.errors.offset", str(origin.offset).encode()),
@@ -107,8 +113,8 @@ def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
         (REPLAY_COUNT, found.get(REPLAY_COUNT, b"0")),
     ]
     if failure.status is not None:
-        ours.append(("trunkline-http-status", str(failure.status).encode()))
-    return (*original(headers), *ours)
+        added.append(("trunkline-http-status", str(failure.status).encode()))
+    return (*original(headers), *added)
 
 
 def by_reference(headers: Headers, value: bytes | None) -> Headers:
@@ -118,16 +124,25 @@ def by_reference(headers: Headers, value: bytes | None) -> Headers:
 
 def original(headers: Headers) -> Headers:
     """Give the event's own headers: what the record had before it first failed."""
-    return tuple((name, value) for name, value in headers if not name.startswith(OURS))
+    return tuple((name, value) for name, value in headers if name not in OURS)
 
 
-def read(headers: Iterable[tuple[str, bytes]]) -> Letter:
+def ours(headers: Headers) -> dict[str, str]:
+    """Give the headers that a letter or a replay has added, as text.
+
+    Raises:
+        ValueError: one is no UTF-8.
+    """
+    return {name: value.decode() for name, value in headers if name in OURS and value is not None}
+
+
+def read(headers: Headers) -> Letter:
     """Read a dead letter's headers.
 
     Raises:
         KeyError, ValueError: the record is not a dead letter of ours.
     """
-    found = {name: value.decode() for name, value in headers if name.startswith(OURS)}
+    found = ours(headers)
     status = found.get("trunkline-http-status")
     return Letter(
         origin=Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])),
@@ -149,5 +164,5 @@ def read(headers: Iterable[tuple[str, bytes]]) -> Letter:
 def replayed(headers: Headers, run: str) -> Headers:
     """Give the headers of the record that a replay sends: the event's own, its origin, and the run that sent it."""
     kept = tuple((name, value) for name, value in headers if name in KEPT_ON_REPLAY and name != REPLAY_COUNT)
-    count = int(dict(headers).get(REPLAY_COUNT, b"0")) + 1
+    count = int(ours(headers).get(REPLAY_COUNT, "0")) + 1
     return (*original(headers), *kept, (REPLAY_COUNT, str(count).encode()), (REPLAY_RUN, run.encode()))

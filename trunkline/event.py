@@ -16,7 +16,7 @@ from trunkline.errors import Poison
 D = TypeVar("D", bound=Mapping[str, Any])
 E = TypeVar("E", bound=Mapping[str, Any])
 
-Headers = tuple[tuple[str, bytes], ...]
+Headers = tuple[tuple[str, bytes | None], ...]
 
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
@@ -79,7 +79,7 @@ def idempotency_key(bus: str, sink: str, source: str, event_id: str, call: str =
 
 def to_headers(event: Event[Any]) -> Headers:
     """Write an event's identity as Kafka headers (CloudEvents Kafka binding 1.0.2, binary mode)."""
-    headers = [
+    headers: list[tuple[str, bytes | None]] = [
         ("ce_specversion", b"1.0"),
         ("ce_id", event.id.encode()),
         ("ce_source", event.source.encode()),
@@ -101,7 +101,7 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]], key: bytes | None)
         Poison: a required CloudEvents header is missing or no UTF-8, the time is no RFC 3339 time, the key no UTF-8.
     """
     found = {name: value for name, value in headers if value is not None}
-    if missing := [name for name in REQUIRED if name not in found]:
+    if missing := [name for name in REQUIRED if not found.get(name)]:
         raise Poison(f"the record has no {', '.join(missing)} header, so it is no event")
     try:
         trace = found.get("traceparent")

@@ -30,7 +30,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it stands in its topic; a header without a value has b""."""
+    """A record as it stands in its topic; a header may have no value."""
 
     topic: str
     partition: int
@@ -382,8 +382,7 @@ def moment(timestamp: int) -> datetime:
 
 def record_of(raw: Any) -> Record:
     """Take a fetched record apart."""
-    headers = tuple((name, value or b"") for name, value in raw.headers)
-    return Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value, headers, moment(raw.timestamp))
+    return Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value, tuple(raw.headers), moment(raw.timestamp))
 
 
 def assigned(member: Mapping[str, Any]) -> tuple[Slot, ...]:

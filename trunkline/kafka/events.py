@@ -70,7 +70,7 @@ def record_of(message: Message) -> Record:
         message.offset() or 0,
         key,
         value,
-        tuple((name, content if content is not None else b"") for name, content in headers) if headers else (),
+        tuple(headers) if headers else (),
         message.timestamp()[1],
     )
 

@@ -120,7 +120,7 @@ def origin(letter: Any) -> int:
 
 def test_copies_are_called_once_wherever_they_stand(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
-    stage.target.control.break_(Behaviour(name=stage.prefix, latency_ms=300))
+    stage.target.control.break_(Behaviour(name=stage.prefix, latency_ms=1500))
     stage.write(bus, [note(1), note(1), note(2, None), note(2, None)])  # in one batch
     with stage.running(bus) as running:
         wait_for(lambda: stage.in_flight() == 2)

@@ -26,7 +26,8 @@ FAILURE = Failure("orders.billing", "permanent", "deliver", "Permanent", "answer
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=LONGEST)
 own_headers = st.lists(
-    st.tuples(st.text(max_size=20).filter(lambda name: not name.startswith(OURS)), st.binary(max_size=20)), max_size=8
+    st.tuples(st.text(max_size=20).filter(lambda name: name not in OURS), st.none() | st.binary(max_size=20)),
+    max_size=8,
 ).map(tuple)
 failures = st.builds(
     Failure,
@@ -94,7 +95,7 @@ def test_an_endless_message_is_cut() -> None:
     long = Failure("f", "permanent", "process", "E", "\N{SNOWMAN}" * 100_000, 1, None, AT)
     headers = write(EVENT, HERE, long)
     assert read(headers).failure.message == "\N{SNOWMAN}" * LONGEST
-    assert sum(len(name) + len(value) for name, value in headers) < 16 * 1024
+    assert sum(len(name) + len(value or b"") for name, value in headers) < 16 * 1024
 
 
 def test_a_message_that_is_no_text_is_written_all_the_same() -> None:
@@ -111,6 +112,6 @@ def test_the_first_failure_keeps_its_time() -> None:
 
 @pytest.mark.parametrize("missing", ["trunkline-flow", "trunkline-origin-offset", "trunkline-attempts"])
 def test_a_record_of_somebody_else_is_no_dead_letter_of_ours(missing: str) -> None:
-    headers = [header for header in write(EVENT, HERE, FAILURE) if header[0] != missing]
+    headers = tuple(header for header in write(EVENT, HERE, FAILURE) if header[0] != missing)
     with pytest.raises(KeyError):
         read(headers)
