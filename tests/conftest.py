@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,28 +18,39 @@ from trunkline.dev.broker import LocalKafka, answers
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the address of a real broker: the one of TEST_BOOTSTRAP, else Docker's, else one on the JVM.
 
-    The workers of pytest-xdist share it. Whoever uses it holds the file's lock shared; the worker that started it stops
-    it under the exclusive lock, so after the others; a lock ends with its process, so a crashed worker blocks nobody.
+    The workers of pytest-xdist share it. One lock is held while it is started or looked for, another one shared by all
+    who use it; the worker that started it stops it when nobody does. A lock ends with its process.
     """
     if given := os.environ.get("TEST_BOOTSTRAP"):
         yield given
         return
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (shared / "bootstrap").open("a+") as file:
+    address = shared / "bootstrap"
+    with (shared / "users").open("a") as users, ExitStack() as ours:
+        with locked(shared / "starting"):
+            if not address.exists():
+                address.write_text(
+                    ours.enter_context(in_docker(shared / "ports") if docker_works() else on_jvm(shared / "broker"))
+                )
+                ours.callback(fcntl.flock, users, fcntl.LOCK_EX)
+                ours.callback(forget, shared)
+            fcntl.flock(users, fcntl.LOCK_SH)
+        yield address.read_text()
+        fcntl.flock(users, fcntl.LOCK_UN)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        if started := file.read():
-            fcntl.flock(file, fcntl.LOCK_SH)
-            yield started
-            return
-        with in_docker(shared / "ports") if docker_works() else on_jvm(shared / "broker") as address:
-            file.write(address)
-            file.flush()
-            fcntl.flock(file, fcntl.LOCK_SH)
-            yield address
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
+        yield
+
+
+def forget(shared: Path) -> None:
+    """Let whoever needs a broker from now on start another."""
+    with locked(shared / "starting"):
+        (shared / "bootstrap").unlink()
 
 
 def docker_works() -> bool:
