@@ -13,6 +13,7 @@ import asyncio
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -39,9 +40,15 @@ from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Stop, Verdict
 
 WIDTH = 256
 """Calls in flight at most, over all keys."""
-FULL = 4_000
-"""Events held at which fetching pauses; it goes on at half of it."""
+FULL = 2_000
+"""Events held of one partition at which it pauses, so that a key that waits stops no other partition (D6)."""
+SPAN = 50_000
+"""Offsets from a partition's watermark to its newest at which it pauses."""
+HEAVY = 64 * 1024 * 1024
+"""Bytes held of all partitions at which all of them pause. Each cap lets go at half of it."""
 BATCH = 500
+AHEAD = 4
+"""Batches that may wait for the loop at most."""
 COMMIT_EVERY = 0.5
 COMMIT_ALL_EVERY = 30.0
 """Also what has not moved, so that the broker does not forget the offsets of a quiet replay topic."""
@@ -105,8 +112,11 @@ class Deliverer:
         self._lanes: Lanes[Delivery] = Lanes(WIDTH)
         self._watermarks: dict[Slot, Watermark] = {}
         self._open: dict[Place, Delivery] = {}
+        self._held: Counter[Slot] = Counter()
+        self._bytes = 0
         self._settled: dict[Place, tuple[int, Row]] = {}
         self._looked_up = 0
+        self._dispatched = 0
         self._outcomes: list[tuple[Delivery, Outcome]] = []
         self._recording = False
         self._guard = Guard()
@@ -164,10 +174,12 @@ class Deliverer:
     def _pump(self, db: sqlite.Connection, member: Member) -> None:
         committed: dict[Slot, int] = {}
         next_commit = next_all = 0.0
-        full = False
+        paused: set[Slot] = set()
         while not self._stopping.is_set():
-            full = self._lanes.held >= (FULL // 2 if full else FULL)
-            member.pause(full or bool(self.halted))
+            paused = {slot for slot in member.slots if self._full(slot, 0.5 if slot in paused else 1.0)}
+            member.pause(paused)
+            while self._looked_up - self._dispatched > AHEAD and not self._stopping.is_set():
+                self._stopping.wait(0.002)
             if records := member.fetch(BATCH, 0.05):
                 self._looked_up += 1
                 batch = [self._read(record) for record in records]
@@ -184,6 +196,16 @@ class Deliverer:
                 member.commit(moved)
                 committed.update(moved)
                 next_commit = now + COMMIT_EVERY
+
+    def _full(self, slot: Slot, share: float) -> bool:
+        """Say whether a partition must not be fetched from now; `share` of a cap is enough once it is paused."""
+        watermark = self._watermarks.get(slot)
+        return (
+            bool(self.halted)
+            or self._held[slot] >= FULL * share
+            or self._bytes >= HEAVY * share
+            or (watermark is not None and watermark.unfinished >= SPAN * share)
+        )
 
     def _read(self, record: Record) -> Delivery:
         """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own.
@@ -238,6 +260,7 @@ class Deliverer:
     # The loop.
 
     def _dispatch(self, number: int, batch: list[Delivery], known: Mapping[Place, Row], live: set[str]) -> None:
+        self._dispatched = number
         if self.halted:
             return
         for delivery in batch:
@@ -272,8 +295,18 @@ class Deliverer:
             first.twins.append(delivery)
         else:
             self._see("read")
-            self._open[delivery.place] = delivery
+            self._hold(delivery)
             self._lanes.add(delivery.lane, delivery)
+
+    def _hold(self, delivery: Delivery) -> None:
+        self._open[delivery.place] = delivery
+        self._held[delivery.record.slot] += 1
+        self._bytes += len(delivery.record.value or b"")
+
+    def _let_go(self, delivery: Delivery) -> None:
+        del self._open[delivery.place]
+        self._held[delivery.record.slot] -= 1
+        self._bytes -= len(delivery.record.value or b"")
 
     def _fill(self) -> None:
         """Start as many calls as may run now."""
@@ -440,7 +473,7 @@ class Deliverer:
         """Let the next of its key begin and the watermark move; copies that waited are repeats now."""
         delivery.busy = False
         self._lanes.finish(delivery.lane)
-        del self._open[delivery.place]
+        self._let_go(delivery)
         self._settled[delivery.place] = (self._looked_up, Row(state, delivery.payload, delivery.attempts))
         delivery.watermark.finish(delivery.record.offset)
         self._admit_twins(delivery, state)
@@ -450,7 +483,7 @@ class Deliverer:
         """Forget a delivery that is not finished: its partition goes to another worker, or has gone."""
         delivery.busy = False
         self._lanes.finish(delivery.lane)
-        del self._open[delivery.place]
+        self._let_go(delivery)
         self._admit_twins(delivery, None)
         self._idle.set()
         self._fill()
@@ -478,7 +511,7 @@ class Deliverer:
         for delivery in waiting:
             if delivery.timer is not None:
                 delivery.timer.cancel()
-            del self._open[delivery.place]
+            self._let_go(delivery)
         for delivery in waiting:
             self._admit_twins(delivery, None)
         self._fill()

@@ -6,7 +6,7 @@ Every producer partitions with murmur2, as Java and kafka-python do; librdkafka'
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -166,7 +166,7 @@ class Member:
         self._revoked = revoked
         self._lost = lost
         self._ours: set[Slot] = set()
-        self._paused = False
+        self._paused: set[Slot] = set()
         self._consumer = Consumer(
             {
                 **COMMON,
@@ -218,13 +218,20 @@ class Member:
             else:
                 self._consumer.commit(offsets=places)
 
-    def pause(self, wanted: bool) -> None:  # noqa: FBT001 - pause(True), pause(False) is what it is
-        """Stop or go on fetching from every partition we have."""
-        if wanted == self._paused:
-            return
-        self._paused = wanted
-        places = partitions(self._ours)
-        (self._consumer.pause if wanted else self._consumer.resume)(places)
+    @property
+    def slots(self) -> set[Slot]:
+        """The partitions that we have now."""
+        return self._ours
+
+    def pause(self, wanted: Collection[Slot]) -> None:
+        """Fetch from all partitions that we have but these."""
+        stop = self._ours.intersection(wanted) - self._paused
+        go = self._paused.difference(wanted)
+        if stop:
+            self._consumer.pause(partitions(stop))
+        if go:
+            self._consumer.resume(partitions(go))
+        self._paused = (self._paused | stop) - go
 
     def metadata(self) -> Any:
         """Give what a transaction needs to be fenced together with this member (KIP-447)."""
@@ -255,20 +262,20 @@ class Member:
                 wanted.append(TopicPartition(place.topic, place.partition, offset))
         consumer.incremental_assign(wanted)
         self._ours.update(Slot(place.topic, place.partition) for place in wanted)
-        if self._paused:
-            consumer.pause(wanted)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         offsets = self._revoked(slots)
         self.commit(offsets, wait=True)
         self._ours.difference_update(slots)
+        self._paused.difference_update(slots)
         consumer.incremental_unassign(partitions(slots))
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         self._lost(slots)
         self._ours.difference_update(slots)
+        self._paused.difference_update(slots)
         consumer.incremental_unassign(partitions(slots))
 
     def _with_replay(self, places: list[TopicPartition]) -> list[Slot]:

@@ -18,6 +18,7 @@ from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, head
 from trunkline.deadletter import replayed
 from trunkline.dev import target
 from trunkline.dev.target import Behaviour
+from trunkline.engine import deliver
 from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Headers, idempotency_key, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of, replay_of
@@ -146,6 +147,26 @@ def test_a_failing_key_keeps_its_order_and_holds_up_no_other(stage: Stage) -> No
     assert set(stage.effects().values()) == {1}
     assert first_calls(stage.attempts()) == {box: list(range(5)) for box in "abc"}
     assert stage.letters(flow_of(bus)) == []
+
+
+def test_a_full_partition_holds_up_no_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "FULL", 20)
+    monkeypatch.setattr(deliver, "BATCH", 10)
+    bus = stage.make(deliver_bus(stage.prefix, partitions=6))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=503))
+    stuck = stage.write(bus, [note(number, "a") for number in range(200)])[0].partition
+    boxes = [f"k{number}" for number in range(60)]
+    places = stage.write(bus, [note(number, box) for number in range(5) for box in boxes])
+    elsewhere = sum(place.partition != stuck for place in places)
+    assert 0 < elsewhere < len(places)
+    with stage.running(bus) as running:
+        wait_for(lambda: len(stage.effects()) >= elsewhere, why=stage.effects)
+        assert running.counted(flow_of(bus))["read"] <= elsewhere + 40
+        stage.target.control.heal(stage.prefix)
+        wait_for(finished(stage, bus))
+    assert set(stage.effects().values()) == {1}
+    assert len(stage.effects()) == 500
+    assert first_calls(stage.attempts())["a"] == list(range(200))
 
 
 def test_a_refused_event_is_dead_after_one_call(stage: Stage) -> None:
