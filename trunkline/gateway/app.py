@@ -19,6 +19,8 @@ from trunkline.kafka.registry import Registry, answer
 
 LARGEST = 1_048_576
 """Bytes of a posted body."""
+PATIENCE = 15.0
+"""Seconds in which a body must be whole."""
 
 
 def build(
@@ -96,17 +98,21 @@ async def read(request: Request) -> bytes:
     """Read a body of at most 1 MiB, counted as it arrives.
 
     Raises:
-        Rejected: 413, it is larger; 400, the sender left before its end.
+        Rejected: 413, it is larger; 408, it takes too long; 400, the sender left before its end.
     """
     chunks: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > LARGEST:
-                why = f"It has more than {LARGEST} bytes; nothing was published."
-                raise Rejected(413, "The body is too large", why)
-            chunks.append(chunk)
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > LARGEST:
+                    why = f"It has more than {LARGEST} bytes; nothing was published."
+                    raise Rejected(413, "The body is too large", why)
+                chunks.append(chunk)
+    except TimeoutError:
+        why = f"It was not whole after {PATIENCE:g} seconds; nothing was published."
+        raise Rejected(408, "The body takes too long", why) from None
     except ClientDisconnect:
         raise Rejected(400, "The body is not whole", "The sender left; nothing was published.") from None
     return b"".join(chunks)
