@@ -85,15 +85,13 @@ class Processor:
             try:
                 self._session()
             except Halt as error:
-                self.halted = str(error)
-                self._see("halted", detail=self.halted)
+                self._halt(str(error))
                 return
             except Unavailable as error:
                 self._see("stuck", detail=f"the batch is tried again: {error}")
                 self._stopping.wait(1.0)
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
-                self.halted = f"bug in Trunkline: {type(error).__name__}: {error}"
-                self._see("halted", detail=self.halted)
+                self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
                 return
 
     def _session(self) -> None:
@@ -190,6 +188,10 @@ class Processor:
             self._see("emitted", topic=topic, count=count)
         for event, why in batch.dead:
             self._see("dead", event=event, detail=why)
+
+    def _halt(self, reason: str) -> None:
+        self.halted = reason
+        self._see("halted", detail=reason)
 
     def _see(self, what: Any, **more: Any) -> None:
         self._observe(Observed(what, self.name, **more))

@@ -75,8 +75,7 @@ class Publisher:
         try:
             prepared = [self._prepare(event) for event in self.source.events(request)]
         except Rejected as error:
-            self._count("received")
-            self._count("rejected", detail=str(error))
+            self.reject(str(error))
             raise
         self._count("received", count=len(prepared))
         answers = await self._claim(prepared)

@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from trunkline.event import Event, digest
@@ -114,9 +114,3 @@ def count(db: sqlite3.Connection, sink: str) -> Counter[State]:
         "SELECT state, count(*) FROM deliveries JOIN sinks ON number = sink WHERE name = ? GROUP BY state", (sink,)
     )
     return Counter({State(state): many for state, many in rows})
-
-
-def last_change(db: sqlite3.Connection, sink: str) -> datetime | None:
-    """Say when a delivery of a sink last ended."""
-    at = db.execute("SELECT max(at) FROM deliveries JOIN sinks ON number = sink WHERE name = ?", (sink,)).fetchone()[0]
-    return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
