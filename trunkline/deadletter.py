@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from trunkline.errors import Poison
-from trunkline.event import Event, Headers, from_headers
+from trunkline.event import Event, Headers
 
 ORIGIN = ("trunkline-origin-topic", "trunkline-origin-partition", "trunkline-origin-offset")
 REFERENCE = "trunkline-reference-sha256"
@@ -76,16 +75,8 @@ def sent_again(headers: Headers, here: Origin) -> tuple[Origin, str]:
         return here, ""
 
 
-def identity_of(headers: Headers, key: bytes | None, origin: Origin) -> Event[Any]:
-    """Give the identity of any record, also of one that is no event: then it is the place where it first stood."""
-    try:
-        return from_headers(headers, key)
-    except Poison:
-        return stray(origin)
-
-
 def stray(origin: Origin) -> Event[Any]:
-    """Give the identity of a record that is no event."""
+    """Give the identity of a record that is no event: the place where it first stood, whatever its headers claim."""
     return Event(f"{origin.partition}@{origin.offset}", NEVER, {}, source=f"kafka:{origin.topic}")
 
 

@@ -165,8 +165,9 @@ class Processor:
         )
         headers = deadletter.write(record.headers, origin, failure)
         batch.writes.append((dead_letters_of(self.name), record.key, record.value, headers, record.slot.partition))
-        identity = deadletter.identity_of(record.headers, record.key, origin)
-        batch.dead.append((identity.id, str(error)))
+        poison = isinstance(error, Poison)
+        event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
+        batch.dead.append((event.id, str(error)))
 
     def _commit(self, batch: Batch, transactions: Transactions, member: Member) -> None:
         if not batch.offsets:

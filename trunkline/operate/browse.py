@@ -7,10 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trunkline.deadletter import REFERENCE, Letter, identity_of
+from trunkline.deadletter import REFERENCE, Letter, stray
 from trunkline.deadletter import read as read_letter
-from trunkline.errors import Unavailable, UsageError
-from trunkline.event import Event
+from trunkline.errors import Poison, Unavailable, UsageError
+from trunkline.event import Event, from_headers
 from trunkline.flow.declare import Bus, dead_letters_of
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
@@ -79,10 +79,11 @@ def gather(records: Iterable[Record]) -> Letters:
     for record in records:
         try:
             letter = read_letter(record.headers)
-        except (KeyError, ValueError):
+            poison = letter.failure.kind == "poison"
+            event = stray(letter.origin) if poison else from_headers(record.headers, record.key)
+        except (KeyError, ValueError, Poison):
             foreign += 1
             continue
-        event = identity_of(record.headers, record.key, letter.origin)
         dead = Dead(record, letter, event)
         if (other := newest.get((event.source, event.id))) is not None:
             dead = replace(max(other, dead, key=age), letters=other.letters + 1)

@@ -346,7 +346,7 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     assert {event: (one["state"], one["letters"], one["replays"]) for event, one in letters.items()} == {
         "open": ("open", 2, 1),
         "done": ("delivered", 1, 0),
-        "raw": ("open", 1, 0),
+        "1@0": ("open", 1, 0),
     }
     assert project.json("dlq", "ls", project.flow) == list(letters.values())
     table = project("dlq", "ls", "store")
@@ -363,8 +363,8 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     assert f"{project.good} partition 0 offset 1" in shown
     assert project.json("dlq", "show", "store")["event"] == "open", "the newest open one"
     assert "A replay has delivered it since" in project("dlq", "show", "store", "done")
-    raw = project("dlq", "show", "store", "raw")
-    assert raw.startswith("store cannot read event raw")
+    raw = project("dlq", "show", "store", "1@0")
+    assert raw.startswith("store cannot read event 1@0")
     assert "01 72 61 77" in raw
     assert project("dlq", "show", "store", "none", code=2).startswith("trunkline: no dead letter has event none.")
     assert project("dlq", "ls", "stor", code=2) == (

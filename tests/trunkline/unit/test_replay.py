@@ -40,6 +40,15 @@ def test_letters_of_one_event_are_one_entry_with_its_newest_letter() -> None:
     assert found.foreign == 1
 
 
+def test_garbage_under_the_id_of_an_event_is_not_that_event() -> None:
+    failure = Failure("f", "poison", "decode", "Poison", "no Avro", 1, None, AT)
+    own = letter("a")
+    garbage = Record(
+        "f.dlq", 3, 0, b"k", b"\0", deadletter.write(own.headers, Origin("t.lines", 3, 99), failure), own.timestamp
+    )
+    assert sorted(ids(gather([own, garbage]).dead)) == ["3@99", "a"]
+
+
 def test_a_letter_that_is_no_event_is_named_by_where_it_first_stood() -> None:
     failure = Failure("f", "poison", "decode", "Poison", "no event", 1, None, AT)
     headers = deadletter.write((("colour", b"red"),), Origin("t.lines", 3, 99), failure)
