@@ -139,8 +139,10 @@ class Publisher:
         except Unavailable as error:
             self._count("rejected", count=len(prepared), detail=str(error))
             raise
-        wrong = next((i for i, a in zip(prepared, answers, strict=True) if a in ("conflict", "pending")), None)
-        if wrong is None:
+        told: dict[claims.Answer, Prepared] = {}
+        for item, answer in zip(prepared, answers, strict=True):
+            told.setdefault(answer, item)
+        if (wrong := told.get("conflict") or told.get("pending")) is None:
             return answers
         ours = [item.claim for item, answer in zip(prepared, answers, strict=True) if answer == "ours"]
         await self._release(ours)
