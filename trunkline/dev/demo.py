@@ -281,7 +281,7 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
         )
     try:
         until = time.monotonic() + STARTING
-        while not ready(gateway):
+        while not (f"port {gateway};" in log.read_text(errors="replace") and ready(gateway)):
             alive(worker, gateway, log)
             if time.monotonic() > until:
                 raise Unavailable(f"the worker was not ready after {STARTING:.0f} s. Its log is {log}.")

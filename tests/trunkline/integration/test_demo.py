@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import locked
 from tests.trunkline.integration.short_journey import AFTER, BASKETS
 from trunkline.dev.broker import LocalKafka
 
@@ -100,11 +101,14 @@ def take_terminal() -> None:
 
 @contextmanager
 def terminal(state: Path, *arguments: str) -> Iterator[Terminal]:
-    found = Terminal(state, *arguments)
-    try:
-        yield found
-    finally:
-        found.close()
+    lock = ROOT / "build" / "demo-tests.lock"  # every demo begins at the same ports, so one at a time
+    lock.parent.mkdir(exist_ok=True)
+    with locked(lock):
+        found = Terminal(state, *arguments)
+        try:
+            yield found
+        finally:
+            found.close()
 
 
 def run(line: str, environment: dict[str, str]) -> str:
