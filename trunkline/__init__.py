@@ -17,7 +17,7 @@ from trunkline.flow.declare import (
     minutes,
 )
 from trunkline.settings import Secret, env
-from trunkline.verdict import Delivered, Retry
+from trunkline.verdict import Delivered, Retry, Superseded
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "Retry",
     "Retryable",
     "Secret",
+    "Superseded",
     "Table",
     "Target",
     "Topic",

@@ -1,24 +1,30 @@
 """The contracts between the bus and the code that people write: what comes in, what goes out, and what each promises.
 
 Source:  WebhookRequest ──events──▶ [Event]          pure; raises Rejected for the sender's mistakes
-Sink:    Event ──request──▶ Request                  pure; raises Permanent when the event cannot be expressed
-         Response ──verdict──▶ Verdict               pure
+Sink:    [Item] ──batch──▶ Request                   pure; raises Permanent when the event cannot be expressed
+         Response, [Item] ──verdicts──▶ [Verdict]    pure
 """
 
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
 from trunkline.errors import Permanent, Rejected
 from trunkline.event import Event
-from trunkline.verdict import Verdict
+from trunkline.verdict import Verdict, of_exception
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Mapping[str, Any])
+
+Fields = Mapping[str, object]
+Headers = Mapping[str, str]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
@@ -94,22 +100,73 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a target takes the key under which a repeat has no second effect (draft-ietf-httpapi-idempotency-key-header).
+
+    `header` names the request header, None where the key belongs into the body: then the sink's `batch` writes it.
+    `quoted` writes the header as the draft's structured string, in double quotes; `longest` is the most characters of
+    a key that the target takes.
+    """
+
+    header: str | None = "Idempotency-Key"
+    quoted: bool = False
+    longest: int = 255
+
+    def cut(self, key: str) -> str:
+        """Give as much of a key as the target takes."""
+        return key[: self.longest]
+
+    def headers(self, key: str) -> dict[str, str]:
+        """Give the headers that carry a key."""
+        if self.header is None:
+            return {}
+        return {self.header: f'"{self.cut(key)}"' if self.quoted else self.cut(key)}
+
+
+@dataclass(frozen=True)  # with slots, Python 3.11 cannot call Item[X](…)
+class Item(Generic[D]):
+    """One event of a call, and its idempotency key, which is "" where the target knows none."""
+
+    event: Event[D]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What a sink asks of its target: method, percent-encoded path below the target's address, JSON body."""
+    """What a sink asks of its target: method, percent-encoded path below the target's address, JSON body, headers.
+
+    Address, credentials and idempotency key are the bus's to add.
+    """
 
     method: str
     path: str
     json: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def put(cls, template: str, *, path: Mapping[str, object] | None = None, json: Any = None) -> "Request":
+    def put(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
         """PUT `json` to the template's path."""
-        return cls("PUT", expand(template, path or {}), json)
+        return cls("PUT", expand(template, path), json, headers)
 
     @classmethod
-    def post(cls, template: str, *, path: Mapping[str, object] | None = None, json: Any = None) -> "Request":
+    def post(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
         """POST `json` to the template's path."""
-        return cls("POST", expand(template, path or {}), json)
+        return cls("POST", expand(template, path), json, headers)
+
+    @classmethod
+    def patch(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
+        """PATCH the template's path with `json`."""
+        return cls("PATCH", expand(template, path), json, headers)
+
+    @classmethod
+    def delete(cls, template: str, *, path: Fields = NOTHING, headers: Headers = NOTHING) -> "Request":
+        """DELETE what is at the template's path."""
+        return cls("DELETE", expand(template, path), None, headers)
+
+    @classmethod
+    def get(cls, template: str, *, path: Fields = NOTHING, headers: Headers = NOTHING) -> "Request":
+        """GET what is at the template's path."""
+        return cls("GET", expand(template, path), None, headers)
 
 
 def expand(template: str, values: Mapping[str, object]) -> str:
@@ -132,11 +189,16 @@ def expand(template: str, values: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a target answered: header names are lower-case, at most 64 KiB of the body."""
+    """What a target answered to a `method`: header names are lower-case, at most 64 KiB of the body.
+
+    `whole` is False when the body was longer than that, too slow or broken off: the status holds, the body may not.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    method: str = "POST"
+    whole: bool = True
 
 
 class Sink(Protocol):
@@ -148,8 +210,31 @@ class Sink(Protocol):
         ...
 
     @property
+    def was(self) -> str:
+        """The name it had before, "" when it had none: its deliveries stay known by that one (I1)."""
+        ...
+
+    @property
     def target(self) -> Any:
         """The remote system that the sink calls."""
+        ...
+
+    @property
+    def idempotency(self) -> Idempotency | None:
+        """How the target takes our key; None when it knows no keys: an unknown outcome is then for a person (D4)."""
+        ...
+
+    @property
+    def writes(self) -> Literal["each", "latest"]:
+        """What the target holds: the effect of each event, or the latest state of each key (D11, R2).
+
+        With "latest" an event that comes after a later one of its key is superseded, not due.
+        """
+        ...
+
+    @property
+    def together(self) -> int:
+        """The most events that one call takes; 1 when each has its own."""
         ...
 
     def request(self, event: Event[Any]) -> Request:
@@ -163,3 +248,26 @@ class Sink(Protocol):
     def verdict(self, response: Response) -> Verdict:
         """Say what an answer means."""
         ...
+
+    def batch(self, items: Sequence[Item[Any]]) -> Request:
+        """Say what to send for `together` events at most, no two of one key (D10). Pure, as `request` is.
+
+        Raises:
+            Permanent: one of the events cannot be expressed; those of a larger batch are then asked for one by one.
+        """
+        ...
+
+    def verdicts(self, response: Response, items: Sequence[Item[Any]]) -> Sequence[Verdict]:
+        """Say what an answer means for each of the events, in their order."""
+        ...
+
+
+def judged(sink: Sink, response: Response, items: Sequence[Item[Any]]) -> list[Verdict]:
+    """Ask a sink for its verdicts, one for each event; its mistakes have a verdict too."""
+    try:
+        verdicts = list(sink.verdicts(response, items))
+    except Exception as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
+        return [of_exception(error)] * len(items)
+    if len(verdicts) != len(items):
+        return [Permanent(f"bug in the adapter: {len(verdicts)} verdicts for {len(items)} events")] * len(items)
+    return verdicts

@@ -7,10 +7,12 @@ The first origin is written once and survives replays; what describes the last f
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from trunkline.event import Event, Headers
 
+Kind = Literal["poison", "permanent", "exhausted", "unknown", "parked", "skipped"]
+"""Why: it is no event, refused, tried for too long, perhaps applied, behind a dead one of its key, skipped by order."""
 ORIGIN = ("trunkline-origin-topic", "trunkline-origin-partition", "trunkline-origin-offset")
 REFERENCE = "trunkline-reference-sha256"
 """On a letter without its value: the digest of the value that stands at its origin."""
@@ -44,10 +46,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an event is dead: `kind` is poison, permanent, exhausted or unknown; `stage` decode, process or deliver."""
+    """Why an event is dead; `stage` is decode, process or deliver."""
 
     flow: str
-    kind: str
+    kind: Kind
     stage: str
     error: str
     message: str
@@ -135,11 +137,14 @@ def read(headers: Headers) -> Letter:
     """
     found = ours(headers)
     status = found.get("trunkline-http-status")
+    kind: Kind | None = next((kind for kind in get_args(Kind) if kind == found["trunkline-class"]), None)
+    if kind is None:
+        raise ValueError(f"no class of dead letters: {found['trunkline-class']}")
     return Letter(
         origin=Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])),
         failure=Failure(
             flow=found["trunkline-flow"],
-            kind=found["trunkline-class"],
+            kind=kind,
             stage=found["trunkline-stage"],
             error=found["__connect.errors.exception.class.name"],
             message=found["__connect.errors.exception.message"],

@@ -84,7 +84,11 @@ class Retryable(Undeliverable):
 
 
 class Permanent(Undeliverable):
-    """The event's fault: the same call would be refused for ever."""
+    """The event's fault: the same call would be refused for ever. `alarm` says that a person should know at once."""
+
+    def __init__(self, message: str, *, status: int | None = None, alarm: bool = False) -> None:
+        super().__init__(message, status=status)
+        self.alarm = alarm
 
 
 class Unknown(Undeliverable):

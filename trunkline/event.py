@@ -4,12 +4,11 @@ Identity is (source, id). It is minted once at the edge; everything made from it
 length-prefixed parts, so that the same input always gives the same output (SEMANTICS I2).
 """
 
-import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from trunkline.errors import Poison
 
@@ -18,6 +17,12 @@ E = TypeVar("E", bound=Mapping[str, Any])
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
+NOTHING: Mapping[str, Any] = {}
+ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+"""Two characters for every ten bits (RFC 4648 §6): twice as fast as the standard library's base32."""
+PARENT = "trunkline-parent"
+"""The header that says of which event, and where it stood, a derived one was made."""
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
 
@@ -49,6 +54,15 @@ class Drop:
     reason: str
 
 
+class Parent(NamedTuple):
+    """The event that a derived one was made of, and where it stood in the topic of the flow that made it."""
+
+    partition: int
+    offset: int
+    source: str
+    id: str
+
+
 def digest(*parts: str | bytes | None) -> bytes:
     """SHA-256 over length-prefixed parts; None differs from the empty string."""
     h = hashlib.sha256()
@@ -64,7 +78,8 @@ def digest(*parts: str | bytes | None) -> bytes:
 
 def name_of(digested: bytes) -> str:
     """Give 32 lower-case base32 characters of a digest: short enough for every target's key limit."""
-    return base64.b32encode(digested)[:32].decode().lower()
+    number = int.from_bytes(digested[:20], "big")
+    return "".join([PAIRS[number >> shift & 1023] for shift in range(150, -10, -10)])
 
 
 def derived_id(parent: Event[Any], topic: str, key: str | None, ordinal: int) -> str:
@@ -75,6 +90,11 @@ def derived_id(parent: Event[Any], topic: str, key: str | None, ordinal: int) ->
 def idempotency_key(bus: str, sink: str, source: str, event_id: str, call: str = "") -> str:
     """Give the key sent to a target: the same for every attempt, worker, restart and replay; 32 ASCII characters."""
     return name_of(digest(bus, sink, source, event_id, call))
+
+
+def batch_key(keys: Sequence[str]) -> str:
+    """Give the key of one call for several events: the same for the same events in the same order (D10)."""
+    return keys[0] if len(keys) == 1 else name_of(digest(*keys))
 
 
 def to_headers(event: Event[Any]) -> Headers:
@@ -94,8 +114,10 @@ def to_headers(event: Event[Any]) -> Headers:
     return tuple(headers)
 
 
-def from_headers(headers: Iterable[tuple[str, bytes | None]], key: bytes | None) -> Event[Mapping[str, Any]]:
-    """Read an event's identity back; its data is still empty.
+def from_headers(
+    headers: Iterable[tuple[str, bytes | None]], key: bytes | None, data: Mapping[str, Any] = NOTHING
+) -> Event[Mapping[str, Any]]:
+    """Read an event's identity back and give the event with its data.
 
     Raises:
         Poison: a required CloudEvents header is missing or no UTF-8, the time is no RFC 3339 time, the key no UTF-8.
@@ -115,7 +137,23 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]], key: bytes | None)
             time=time.astimezone(UTC),
             key=None if key is None else key.decode(),
             traceparent=None if trace is None else trace.decode(),
-            data={},
+            data=data,
         )
     except (ValueError, OverflowError) as error:
         raise Poison(f"a header or the key of the record cannot be read: {error}") from None
+
+
+def to_parent(parent: Event[Any], partition: int, offset: int) -> tuple[str, bytes]:
+    """Give the header of what is made of an event that stands there."""
+    return PARENT, f"{partition}@{offset} {parent.source} {parent.id}".encode()
+
+
+def parent_of(headers: Headers) -> Parent | None:
+    """Read of which event another was made; None where no header says so."""
+    found = dict(headers).get(PARENT)
+    try:
+        place, source, event_id = (found or b"").decode().split(" ", 2)
+        partition, offset = place.split("@")
+        return Parent(int(partition), int(offset), source, event_id)
+    except ValueError:
+        return None

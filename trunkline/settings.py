@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from trunkline.errors import UsageError
+from trunkline.redact import keep_secret
 
 PREFIX = "TRUNKLINE_"
 
@@ -30,6 +31,9 @@ class Ledger(BaseModel):
     """Where deliveries are recorded."""
 
     path: Path = Field(default=Path("var/ledger.db"), description="the SQLite file, shared by the workers of a machine")
+    url: SecretStr | None = Field(
+        default=None, description="postgresql://user:password@host/database instead, shared by many machines"
+    )
 
 
 class Gateway(BaseModel):
@@ -40,9 +44,15 @@ class Gateway(BaseModel):
 
 
 class Worker(BaseModel):
-    """One process of `trunkline run`."""
+    """The processes of `trunkline run`: it starts them, and starts one again that ends by itself.
 
-    slot: int = Field(default=0, ge=0, description="a number that differs between the processes of one machine")
+    All of them answer at the gateway's port. When they are several, each also has a port of its own, ten above the
+    gateway's and counted up from there (8711, 8712 …): health and metrics are a process's own, and a request to the
+    common port reaches any of them.
+    """
+
+    processes: int = Field(default=1, ge=1, le=64, description="how many share the flows and the gateway's port")
+    slot: int = Field(default=0, ge=0, description="a number that no other process of the machine has; the first one's")
     drain_seconds: float = Field(default=25.0, gt=0, description="how long SIGTERM waits for calls in flight")
 
 
@@ -95,6 +105,12 @@ class Env:
 @dataclass(frozen=True, slots=True)
 class Secret(Env):
     """An environment value that never appears in a log, a topic, the ledger or an exception."""
+
+    def read(self, environment: Mapping[str, str] = os.environ) -> str:
+        """Return the value, as `Env` does, and keep it from everything that is said from now on."""
+        value = Env.read(self, environment)
+        keep_secret(value)
+        return value
 
 
 def env(name: str) -> Env:

@@ -11,13 +11,22 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import assert_never
+from datetime import UTC, datetime, timedelta
+from typing import Literal, assert_never
 
-from trunkline.errors import Halt, Permanent, Poison, Retryable, Undeliverable, Unknown
+from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown
+from trunkline.redact import redact
 
 KEPT = 200
 """Characters of a target's own words that are kept in a verdict."""
+SENTENCES = ("detail", "message", "error_description", "error", "title")
+"""Where JSON errors keep their sentence, as RFC 9457, RFC 6749 and most others do."""
+REUSED = re.compile(rb"(?i)idempotency_error|reuse|mismatch|not match|different|another (payload|body)")
+"""How targets say that an idempotency key came before with another payload."""
+READING = ("GET", "HEAD", "OPTIONS", "TRACE")
+"""Methods that write nothing (RFC 9110 §9.2.1)."""
+LONGEST_WISH = 3600.0
+"""Seconds for which a target's Retry-After is honoured at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +36,14 @@ class Delivered:
     status: int
 
 
-SENTENCES = ("detail", "message", "error_description", "error", "title")
-"""Where JSON errors keep their sentence, as RFC 9457, RFC 6749 and most others do."""
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The target holds a later state of the key: this event is no longer due."""
 
-Verdict = Delivered | Retryable | Permanent | Unknown | Poison | Halt
+    status: int
+
+
+Verdict = Delivered | Superseded | Retryable | Permanent | Unknown | Poison | Halt
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Supersede:
+    """Record that the event is no longer due."""
+
+
+@dataclass(frozen=True, slots=True)
 class Again:
     """Call again after `seconds`; the lane waits."""
 
@@ -56,9 +74,9 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """Write a dead letter: `kind` is one of poison, permanent, exhausted, unknown."""
+    """Write a dead letter of this kind."""
 
-    kind: str
+    kind: Literal["poison", "permanent", "exhausted", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +86,63 @@ class Stop:
     reason: str
 
 
-Action = Done | Again | Bury | Stop
+Action = Done | Supersede | Again | Bury | Stop
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime, keyed: bool = True) -> Verdict:
-    """Say what an HTTP answer means (RFC 9110; 409 and 422 as in draft-ietf-httpapi-idempotency-key-header-07).
+def judge(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: datetime,
+    method: str = "POST",
+    keyed: bool = True,
+    latest: bool = False,
+) -> Verdict:
+    """Say what an HTTP answer to `method` means.
 
-    `keyed` says that the request carried our idempotency key; `now` is the wall clock that a Retry-After date is
-    measured against.
+    RFC 9110; 409 and 422 under our key as in draft-ietf-httpapi-idempotency-key-header-07. `keyed` says that the
+    request carried our idempotency key, `latest` that the target stores the last state of a key; `now` is the wall
+    clock that a Retry-After date is measured against.
     """
+    if 200 <= status < 300:
+        return Delivered(status)
     said = f"answered {status}{words(body)}"
     match status:
-        case _ if 200 <= status < 300:
-            return Delivered(status)
         case 401 | 407:
             return Halt(f"the target {said}: it does not accept our credentials. Check the secret of this target.")
         case _ if 300 <= status < 400:
             return Halt(f"the target {said}: redirects are never followed. Put the new address in the target's URL.")
+        case 404 | 410 if method == "DELETE":
+            return Delivered(status)
+        case 400 | 409 | 422 if keyed and reused(status, body):
+            told = "its idempotency key came before with another payload, so one of the two is not applied"
+            return Permanent(f"{said}: {told}", status=status, alarm=True)
+        case 409 if keyed and about_the_key(body):
+            return Retryable(f"{said}: an earlier attempt is still running", status=status, after=wished(headers, now))
+        case 409 | 412 if latest and method not in READING:
+            return Superseded(status)
         case 409 if keyed:
             return Retryable(f"{said}: an earlier attempt is still running", status=status, after=wished(headers, now))
         case 408 | 425 | 429:
             return Retryable(said, status=status, after=wished(headers, now))
-        case _ if status >= 500:
-            return Retryable(said, status=status, after=wished(headers, now))
-        case _:
+        case _ if 400 <= status < 500:
             return Permanent(said, status=status)
+        case _:
+            return Retryable(said, status=status, after=wished(headers, now))
+
+
+def about_the_key(body: bytes) -> bool:
+    """Say whether an answer speaks of the idempotency key."""
+    return b"idempoten" in body.lower()
+
+
+def reused(status: int, body: bytes) -> bool:
+    """Say whether an answer says that the key came before with another payload.
+
+    422 is the status that the draft has for just this; others say it with 400 (`idempotency_error`) or 409.
+    """
+    return about_the_key(body) and (status == 422 or REUSED.search(body) is not None)
 
 
 def of_exception(error: Exception) -> Verdict:
@@ -106,27 +156,41 @@ def of_exception(error: Exception) -> Verdict:
             return Permanent(f"bug in the adapter: {type(error).__name__}: {error}")
 
 
-def decide(verdict: Verdict, *, attempt: int, elapsed: float, retry: Retry, random: Callable[[], float]) -> Action:
+def decide(
+    verdict: Verdict,
+    *,
+    attempt: int,
+    elapsed: float,
+    retry: Retry,
+    random: Callable[[], float],
+    keyed: bool = True,
+) -> Action:
     """Turn a verdict into what happens next.
 
-    `attempt` counts from 1, `elapsed` is the seconds since the first one, `random` gives numbers in [0, 1).
+    `attempt` counts from 1, `elapsed` is the seconds since the first one, `random` gives numbers in [0, 1). `keyed`
+    says that the target knows idempotency keys: without them an unknown outcome is never called again (D4). A wait is
+    the longer of our own and the target's wish, and the wish counts up to an hour and to what is left of the patience.
     """
     match verdict:
         case Delivered():
             return Done()
+        case Superseded():
+            return Supersede()
         case Halt():
             return Stop(str(verdict))
         case Permanent():
             return Bury("permanent")
         case Poison():
             return Bury("poison")
+        case Unknown() if not keyed:
+            return Bury("unknown")
         case Retryable() | Unknown():
             left = retry.give_up_after.total_seconds() - elapsed
             wait = backoff(attempt, retry, random)
             if wait > left:
                 return Bury("unknown" if isinstance(verdict, Unknown) else "exhausted")
             asked = verdict.after if isinstance(verdict, Retryable) else None
-            return Again(wait if asked is None else max(wait, min(asked, left)))
+            return Again(wait if asked is None else max(wait, min(asked, LONGEST_WISH, left)))
         case _:
             assert_never(verdict)
 
@@ -138,14 +202,18 @@ def backoff(attempt: int, retry: Retry, random: Callable[[], float]) -> float:
 
 
 def wished(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read Retry-After as seconds from now (RFC 9110 §10.2.3): a number or an HTTP date; None when absent or absurd."""
-    if (value := headers.get("retry-after")) is None:
-        return None
-    if (number := value.strip()).isascii() and number.isdecimal():
-        return float(number)
+    """Read Retry-After as seconds from now (RFC 9110 §10.2.3); None when absent or neither a number nor a date.
+
+    Of several numbers the largest counts. A date in the past is 0; one without a zone is UTC, as in asctime's form.
+    """
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+([ \t]*,[ \t]*[0-9]+)*", value):
+        return max(float(number) for number in value.split(","))
     try:
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - now).total_seconds())
-    except (ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(value)
+        aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        return max(0.0, (aware - now).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
@@ -156,7 +224,7 @@ def words(body: bytes) -> str:
         found = json.loads(body)
         if isinstance(found, dict):
             said = next((found[name] for name in SENTENCES if isinstance(found.get(name), str)), said)
-    text = " ".join(said.split())
+    text = redact(" ".join(said.split()))  # before it is cut: nobody finds half a secret
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:KEPT]
     return f": {plain}" if plain else ""
 
@@ -183,19 +251,27 @@ class Guard:
 
     def consider(self, verdict: Verdict, key: bytes | None) -> Verdict:
         """Return the verdict, or a Halt in its place when too many in a row are alike."""
-        if not isinstance(verdict, Undeliverable):
-            self.clear()
-            return verdict
-        if not isinstance(verdict, Permanent):
-            return verdict
-        kind = fingerprint(verdict)
-        if kind != self.kind:
-            self.clear()
-            self.kind = kind
+        match verdict:
+            case Permanent():
+                return self._refused(verdict, key)
+            case Retryable() | Unknown() | Poison():
+                return verdict
+            case Delivered() | Superseded() | Halt():
+                self._begin("")
+                self.barred.clear()
+                return verdict
+            case _:
+                assert_never(verdict)
+
+    def _refused(self, verdict: Permanent, key: bytes | None) -> Verdict:
+        if (kind := fingerprint(verdict)) != self.kind:
+            self._begin(kind)
         self.count += 1
         if len(self.keys) < 5:
             self.keys.add(key)
-        if verdict.status in (403, 410):
+        if verdict.status not in (403, 410):
+            self.barred.clear()
+        else:
             self.barred.add(key)
             if len(self.barred) >= 5:
                 return Halt(f"{len(self.barred)} different keys in a row were refused: {verdict}")
@@ -203,8 +279,6 @@ class Guard:
             return Halt(f"{self.count - 1} events in a row were refused alike: {verdict}")
         return verdict
 
-    def clear(self) -> None:
-        """Forget the row."""
-        self.kind, self.count = "", 0
+    def _begin(self, kind: str) -> None:
+        self.kind, self.count = kind, 0
         self.keys.clear()
-        self.barred.clear()

@@ -1,6 +1,7 @@
 """Dead letters: see what could not be delivered and why, and replay it to the sink that failed."""
 
 import shlex
+from collections import Counter
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -8,14 +9,17 @@ import typer
 
 from trunkline.cli import replay
 from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
-from trunkline.cli.show import decode, hex_start, moment, print_table, safe, text_of
-from trunkline.flow.declare import Bus, dead_letters_of, schemas_of
+from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table, safe
+from trunkline.deadletter import Kind
+from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
 from trunkline.kafka.control import Control
 from trunkline.kafka.registry import Registry
 from trunkline.kafka.topics import reading
+from trunkline.ledger.database import Connection
+from trunkline.ledger.deliveries import FINAL, State
 from trunkline.operate import browse
-from trunkline.operate.browse import Dead, Letters, sink_of
-from trunkline.operate.replay import MOST_REPLAYS, key_of, select
+from trunkline.operate.browse import Dead, Letters
+from trunkline.operate.replay import MOST_REPLAYS, select
 from trunkline.settings import load
 
 app = typer.Typer(help="Dead letters: what could not be delivered, why, and its replay.", no_args_is_help=True)
@@ -23,11 +27,13 @@ app = typer.Typer(help="Dead letters: what could not be delivered, why, and its 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")]
 
-MEANING = {
+MEANING: dict[Kind, str] = {
     "permanent": "refused",
     "exhausted": "did not take",
     "unknown": "was sent, and never answered for,",
     "poison": "cannot read",
+    "parked": "was not asked for",
+    "skipped": "was told to skip",
 }
 
 
@@ -41,70 +47,102 @@ def list_letters(
     bus, settings = load_bus(), load()
     with Control(bootstrap(settings)) as control, looking(settings) as db:
         if sink is not None:
-            flow = browse.flow_of(bus, sink)
-            letters = browse.look(control, flow)
-            since = browse.delivered(db, sink_of(bus, flow), letters.dead)
-            print_letters(flow, letters, since, as_json=as_json)
+            name = browse.flow_of(bus, sink)
+            view = View(bus, name, browse.look(control, reading(bus)[name]), db)
+            print_letters(view, as_json=as_json)
             return
         known = control.topics()
-        found = []
-        for flow in reading(bus):
-            if dead_letters_of(flow) in known and (letters := browse.look(control, flow)) and letters.dead:
-                delivered = sum(browse.delivered(db, sink_of(bus, flow), letters.dead))
-                found.append((flow, letters, delivered))
+        found = [
+            View(bus, name, letters, db)
+            for name, flow in reading(bus).items()
+            if dead_letters_of(identity_of(flow)) in known and (letters := browse.look(control, flow)).dead
+        ]
     if as_json:
-        print_json([summary(bus, *one) for one in found])
+        print_json([summary(view) for view in found])
     elif found:
         headings = ("sink", "flow", "events", "letters", "open", "delivered since")
-        print_table(headings, [[str(cell) for cell in summary(bus, *one).values()] for one in found])
+        rows = [summary(view) | {"sink": view.known_as, "flow": called(view.name, view.identity)} for view in found]
+        print_table(headings, [[str(one[cell]) for cell in COUNTED] for one in rows])
     else:
         talk.print("No dead letters.")
 
 
-def summary(bus: Bus, flow: str, letters: Letters, delivered: int) -> dict[str, Any]:
+COUNTED = ("sink", "flow", "events", "letters", "open", "delivered")
+
+
+class View:
+    """The dead letters of one flow as they are shown: what the ledger says of each, and what each waits for."""
+
+    def __init__(self, bus: Bus, name: str, letters: Letters, db: Connection | None) -> None:
+        flow = reading(bus)[name]
+        states = browse.states(db, flow, letters.dead)
+        self.name = name
+        self.identity = identity_of(flow)
+        self.sink = browse.sink_of(bus, name)
+        self.known_as = called(flow.to.name, sink_identity(flow.to)) if isinstance(flow, Deliver) else "-"
+        self.topic = dead_letters_of(self.identity)
+        self.letters = letters
+        self.curtain = curtain_of(bus, self.topic)
+        self.states = {dead.who: state for dead, state in zip(letters.dead, states, strict=True)}
+        self.behind = browse.behind(letters.dead, states)
+
+    def finished(self, dead: Dead) -> bool:
+        """Say whether nothing is left to do for an event."""
+        return self.states[dead.who] in FINAL
+
+    def standing(self, dead: Dead) -> str:
+        """Say how an event stands now."""
+        if (head := self.behind.get(dead.who)) is not None:
+            return f"parked behind {head.event.id}"
+        return browse.STANDING[self.states[dead.who]]
+
+    def waiting(self, dead: Dead) -> int:
+        """Count the events that are parked behind another."""
+        return sum(head is dead for head in self.behind.values())
+
+
+def summary(view: View) -> dict[str, Any]:
     """Give what a flow's dead letters come to."""
+    counts = Counter(view.states.values())
     return {
-        "sink": sink_of(bus, flow) or "-",
-        "flow": flow,
-        "events": len(letters.dead),
-        "letters": sum(dead.letters for dead in letters.dead),
-        "open": len(letters.dead) - delivered,
-        "delivered": delivered,
+        "sink": view.sink or "-",
+        "flow": view.name,
+        "events": len(view.letters.dead),
+        "letters": sum(dead.letters for dead in view.letters.dead),
+        "open": sum(not view.finished(dead) for dead in view.letters.dead),
+        "parked": counts[State.PARKED],
+        "ambiguous": counts[State.AMBIGUOUS],
+        "delivered": counts[State.DONE],
     }
 
 
-def print_letters(flow: str, letters: Letters, since: list[bool], *, as_json: bool) -> None:
+def print_letters(view: View, *, as_json: bool) -> None:
     """Print every event of one flow's dead letters."""
     if as_json:
-        print_json([as_data(dead, delivered=done) for dead, done in zip(letters.dead, since, strict=True)])
-    elif letters.dead:
+        print_json([as_data(dead, view) for dead in view.letters.dead])
+    elif view.letters.dead:
         headings = ("failed at", "event", "key", "class", "attempts", "status", "letters", "state", "reason")
-        print_table(headings, [row(dead, delivered=done) for dead, done in zip(letters.dead, since, strict=True)])
+        print_table(headings, [row(dead, view) for dead in view.letters.dead])
     else:
-        talk.print(f"{flow} has no dead letters.", markup=False)
-    if letters.foreign:
-        talk.print(f"{letters.foreign} records on {dead_letters_of(flow)} are no dead letters of ours.", markup=False)
+        talk.print(f"{view.name} has no dead letters.", markup=False)
+    if view.letters.foreign:
+        talk.print(f"{view.letters.foreign} records on {view.topic} are no dead letters of ours.", markup=False)
 
 
-def row(dead: Dead, *, delivered: bool) -> tuple[str, ...]:
+def row(dead: Dead, view: View) -> tuple[str, ...]:
     """Give an event's row of the table."""
     failure = dead.letter.failure
     return (
         moment(failure.at),
         dead.event.id,
-        key_of(dead) or "-",
+        view.curtain.key_of(dead.record.key) or "-",
         failure.kind,
         str(failure.attempts),
         "-" if failure.status is None else str(failure.status),
         str(dead.letters),
-        state(delivered=delivered),
+        view.standing(dead),
         failure.message,
     )
-
-
-def state(*, delivered: bool) -> str:
-    """Name what has become of an event since it failed."""
-    return "delivered" if delivered else "open"
 
 
 @app.command()
@@ -117,38 +155,34 @@ def show(
     """Print what happened to one event, why, and what to do; then all of its letter."""
     bus, settings = load_bus(), load()
     address = bootstrap(settings)
-    flow = browse.flow_of(bus, sink)
+    name = browse.flow_of(bus, sink)
     with (
         Control(address) as control,
         closing(Registry(address, schemas_of(bus))) as registry,
         looking(settings) as db,
     ):
-        letters = browse.look(control, flow)
-        since = browse.delivered(db, sink_of(bus, flow), letters.dead)
-        candidates = list(zip(letters.dead, since, strict=True))
-        if event is None:
-            candidates = [(dead, done) for dead, done in candidates if not done]
-            if not candidates:
-                talk.print(f"{flow} has no open dead letters.", markup=False)
-                return
+        view = View(bus, name, browse.look(control, reading(bus)[name]), db)
+        if event is not None:
+            dead = select(view.letters.dead, [event], [])[0]
+        elif open_ := [dead for dead in view.letters.dead if not view.finished(dead)]:
+            dead = next((dead for dead in open_ if dead.who not in view.behind), open_[0])
         else:
-            chosen = select(letters.dead, [event], [])
-            candidates = [(dead, done) for dead, done in candidates if dead in chosen]
-        dead, done = candidates[0]
+            talk.print(f"{name} has no open dead letters.", markup=False)
+            return
         raw = browse.value_of(control, dead)
-        value, problem = decode(registry, raw)
-    told = story(dead, sink_of(bus, flow), delivered=done)
+        value, problem = view.curtain.decode(registry, raw)
+    told = story(dead, view)
     if as_json:
         told_value = {"value": value} if problem is None else {"not_decoded": problem, "hex": (raw or b"").hex()}
-        print_json({"summary": told, **as_data(dead, delivered=done), **told_value})
+        print_json({"summary": told, **as_data(dead, view), **told_value})
         return
     out.print(safe(told), style="bold", markup=False)
     out.print()
-    for name, content in detail(dead, delivered=done).items():
-        out.print(safe(f"{name:<13} {content}"), markup=False)
+    for heading, content in detail(dead, view).items():
+        out.print(safe(f"{heading:<13} {content}"), markup=False)
     out.print("headers")
-    for name, content in dead.record.headers:
-        out.print(safe(f"  {name}: {text_of(content)}"), markup=False)
+    for heading, text in view.curtain.headers(dead.record.headers):
+        out.print(safe(f"  {heading}: {text}"), markup=False)
     if problem is None:
         out.print("payload")
         print_json(value)
@@ -160,30 +194,46 @@ def show(
 app.command()(replay.replay)
 
 
-def story(dead: Dead, sink: str | None, *, delivered: bool) -> str:
+def story(dead: Dead, view: View) -> str:
     """Say in plain words what happened to an event, why, what it means and what to do."""
-    failure = dead.letter.failure
-    who = sink or failure.flow
-    key = "no key" if dead.record.key is None else f"key {key_of(dead)}"
-    what = f"{who} {MEANING.get(failure.kind, 'failed on')} event {dead.event.id} ({key})"
+    failure, state = dead.letter.failure, view.states[dead.who]
+    who = view.sink or view.name
+    key = None if dead.record.key is None else view.curtain.key_of(dead.record.key)
+    what = f"{who} {MEANING[failure.kind]} event {dead.event.id} ({'no key' if key is None else f'key {key}'})"
     tries = f" in {failure.attempts} attempts" if failure.attempts > 1 else ""
     why = f"{what}{tries}: {failure.message.rstrip('.')}."
-    if delivered:
+    if state is State.DONE:
         return f"{why} A replay has delivered it since; nothing is left to do."
-    if sink is None:
+    if state is State.SUPERSEDED:
+        return f"{why} A later event of its key is delivered, so it is superseded; nothing is left to do."
+    if state is State.DISCARDED:
+        return f"{why} A person has discarded it; nothing is left to do."
+    if view.sink is None:
         return f"{why} It waits here; nothing else is affected. A step's dead letters are kept, but cannot be replayed."
+    by_key = shlex.join(["trunkline", "dlq", "replay", view.sink, "--key", key or ""])
+    if (head := view.behind.get(dead.who)) is not None:
+        return f"{why} It is parked behind event {head.event.id}. Replay its key, in order, with: {by_key}"
+    if count := view.waiting(dead):
+        many = "1 later event of its key is" if count == 1 else f"{count} later events of its key are"
+        return f"{why} {many} parked behind it. Replay them all, in order, with: {by_key}"
+    command = shlex.join(["trunkline", "dlq", "replay", view.sink, "--event", dead.event.id])
+    if state is State.AMBIGUOUS:
+        return (
+            f"{why} It may have been applied, and the target knows no keys: a replay calls it again. If that is "
+            f"right, replay it with: {command}"
+        )
     if dead.letter.replays >= MOST_REPLAYS:
-        return f"{why} It was replayed {dead.letter.replays} times in vain, so another replay is refused."
-    command = shlex.join(["trunkline", "dlq", "replay", sink, "--event", dead.event.id])
+        return f"{why} It was replayed {dead.letter.replays} times in vain. Once more, with: {command}"
     return f"{why} It waits here; nothing else is affected. Replay it with: {command}"
 
 
-def detail(dead: Dead, *, delivered: bool) -> dict[str, Any]:
+def detail(dead: Dead, view: View) -> dict[str, Any]:
     """Give what a person wants to know of a letter besides its story."""
     letter, record = dead.letter, dead.record
     return {
-        "state": state(delivered=delivered),
+        "state": view.standing(dead),
         "event": f"{dead.event.id} of {dead.event.source}",
+        "flow": called(view.name, view.identity),
         "happened": moment(dead.event.time),
         "origin": f"{letter.origin.topic} partition {letter.origin.partition} offset {letter.origin.offset}",
         "letter": f"{record.topic} partition {record.partition} offset {record.offset}",
@@ -197,15 +247,15 @@ def detail(dead: Dead, *, delivered: bool) -> dict[str, Any]:
     }
 
 
-def as_data(dead: Dead, *, delivered: bool) -> dict[str, Any]:
+def as_data(dead: Dead, view: View) -> dict[str, Any]:
     """Give an event of the dead letters for programs."""
-    letter, failure = dead.letter, dead.letter.failure
+    letter, failure, head = dead.letter, dead.letter.failure, view.behind.get(dead.who)
     return {
         "event": dead.event.id,
         "source": dead.event.source,
         "time": moment(dead.event.time),
-        "key": key_of(dead),
-        "flow": failure.flow,
+        "key": view.curtain.key_of(dead.record.key),
+        "flow": view.name,
         "class": failure.kind,
         "stage": failure.stage,
         "error": failure.error,
@@ -216,7 +266,8 @@ def as_data(dead: Dead, *, delivered: bool) -> dict[str, Any]:
         "last_failed_at": moment(failure.at),
         "replays": letter.replays,
         "letters": dead.letters,
-        "state": state(delivered=delivered),
+        "state": browse.STANDING[view.states[dead.who]],
+        "behind": None if head is None else head.event.id,
         "origin": {
             "topic": letter.origin.topic,
             "partition": letter.origin.partition,
@@ -227,5 +278,5 @@ def as_data(dead: Dead, *, delivered: bool) -> dict[str, Any]:
             "partition": dead.record.partition,
             "offset": dead.record.offset,
         },
-        "headers": [(name, text_of(content)) for name, content in dead.record.headers],
+        "headers": view.curtain.headers(dead.record.headers),
     }

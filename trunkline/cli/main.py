@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker, declared, demo, dlq, run, send, status, tail, topics
+from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, topics
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
+from trunkline.redact import redact
 
 commands = typer.Typer(
     name="trunkline",
@@ -27,6 +28,8 @@ commands.command()(send.send)
 commands.command()(tail.tail)
 commands.command()(status.status)
 commands.add_typer(dlq.app, name="dlq")
+commands.add_typer(sink.app, name="sink")
+commands.add_typer(ledger.app, name="ledger")
 commands.add_typer(demo.app, name="demo")
 
 
@@ -52,11 +55,11 @@ def app() -> None:
     try:
         commands()
     except TopologyError as error:
-        talk.print(str(error), markup=False)
+        talk.print(redact(str(error)), markup=False)
         sys.exit(2)
     except UsageError as error:
-        talk.print(f"trunkline: {error}", markup=False)
+        talk.print(redact(f"trunkline: {error}"), markup=False)
         sys.exit(2)
     except TrunklineError as error:
-        talk.print(f"trunkline: {error}", markup=False)
+        talk.print(redact(f"trunkline: {error}"), markup=False)
         sys.exit(1)

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from trunkline.dev import broker
 from trunkline.errors import UsageError
 from trunkline.flow.check import check
 from trunkline.flow.declare import Bus
-from trunkline.ledger import sqlite
+from trunkline.ledger import reach
+from trunkline.ledger.database import Connection
 from trunkline.settings import Settings
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -96,16 +97,18 @@ def bootstrap(settings: Settings) -> str:
 
 
 @contextmanager
-def looking(settings: Settings) -> Iterator[sqlite.Connection | None]:
+def looking(settings: Settings) -> Iterator[Connection | None]:
     """Open the ledger for looking; None when there is none yet, so that looking never makes one.
 
     Raises:
-        Unavailable: the file cannot be opened or is no ledger.
+        UsageError: a newer Trunkline made it.
+        Unavailable: it cannot be opened or is no ledger.
     """
-    if not settings.ledger.path.exists():
+    ledger = reach(settings.ledger)
+    if not ledger.exists():
         yield None
         return
-    with closing(sqlite.connect(settings.ledger.path)) as db:
+    with ledger.connect() as db:
         yield db
 
 

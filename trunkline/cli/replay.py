@@ -11,15 +11,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
-from trunkline.cli.show import print_table
+from trunkline.cli.show import Curtain, called, curtain_of, print_table
 from trunkline.errors import UsageError
-from trunkline.flow.declare import group_of
+from trunkline.flow.declare import Deliver, dead_letters_of, group_of, identity_of, sink_identity
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
+from trunkline.ledger import reach
+from trunkline.ledger.deliveries import State
 from trunkline.operate import browse
-from trunkline.operate.browse import Dead, sink_of
-from trunkline.operate.replay import MOST_REPLAYS, Plan, Progress, Replay, key_of, plan, select
+from trunkline.operate.browse import Dead
+from trunkline.operate.replay import MOST_REPLAYS, Plan, Progress, Replay, plan, survey
 from trunkline.settings import load
+
+SENT: dict[State | None, str] = {
+    None: "dead, will be sent under the idempotency keys they had",
+    State.PARKED: "parked, will be sent after what they wait for",
+    State.AMBIGUOUS: "ambiguous: may have been applied, and the target without keys will be called again",
+    State.INTENT: "being called, or were when a worker ended: sent again unless they turn out to be delivered",
+}
+FINISHED = {
+    State.DONE: "are delivered already",
+    State.SUPERSEDED: "are superseded: a later event of the key is delivered",
+    State.DISCARDED: "are discarded",
+}
 
 
 def replay(
@@ -29,39 +43,53 @@ def replay(
     rate: Annotated[str, typer.Option(help="How many records a second.")] = "50/s",
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the ledger after the last record.")] = 120,
     *,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Send even what a later event of its key has superseded.")
+    ] = False,
     run: Annotated[bool, typer.Option("--run", help="Do it; without, only the plan is printed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Plan the replay of a sink's dead letters, all or some, to that sink alone; --run carries it out.
 
-    A run exits with 0 when everything selected is delivered, else with 1.
+    Events of a key are sent in their order. Of a key that is parked, what is parked meanwhile goes with it. A run exits
+    with 0 when everything selected came to its end, else with 1.
     """
     bus, settings, pace = load_bus(), load(), per_second(rate)
-    flow = browse.flow_of(bus, sink)
-    if (name := sink_of(bus, flow)) is None:
-        raise UsageError(f"{flow} is a flow of steps; only the dead letters of a sink can be replayed.")
+    name = browse.flow_of(bus, sink)
+    if (flow := bus.delivering.get(name)) is None:
+        raise UsageError(f"{name} is a flow of steps; only the dead letters of a sink can be replayed.")
+    if overwrite and flow.to.writes != "latest":
+        raise UsageError(f'{flow.to.name} does not declare writes="latest": all is sent to it, without --overwrite.')
+    curtain = curtain_of(bus, dead_letters_of(identity_of(flow)))
     address = bootstrap(settings)
     with Control(address) as control, looking(settings) as db:
         if db is None:
             raise UsageError(
-                f"there is no ledger at {settings.ledger.path}, which says what is delivered. Run this where the "
-                "workers run, or set TRUNKLINE_LEDGER__PATH."
+                f"there is no {reach(settings.ledger).name.removeprefix('the ')}, which says what is delivered. Run "
+                "this where the workers run, or set TRUNKLINE_LEDGER__PATH."
             )
-        chosen = select(browse.look(control, flow).dead, event or [], key or [])
-        places = browse.places(name, chosen)
-        planned = plan(chosen, places, browse.rows(db, places))
+        planned = plan(
+            survey(flow, control, db),
+            event or [],
+            key or [],
+            overwrite=overwrite,
+            name=lambda dead: curtain.key_of(dead.record.key),
+        )
         if not run:
             chose = [part for one in event or [] for part in ("--event", one)]
             chose += [part for one in key or [] for part in ("--key", one)]
-            command = ["trunkline", "dlq", "replay", sink, *chose, *([] if rate == "50/s" else ["--rate", rate])]
-            print_plan(planned, name, shlex.join([*command, "--run"]), as_json=as_json)
+            chose += [*([] if rate == "50/s" else ["--rate", rate]), *(["--overwrite"] if overwrite else [])]
+            command = shlex.join(["trunkline", "dlq", "replay", sink, *chose, "--run"])
+            print_plan(planned, flow, curtain, command, as_json=as_json)
             return
-        if planned.send and not control.members(group_of(bus, flow)):
-            talk.print(f"No worker runs {flow}: nothing can be delivered until `trunkline run` does.", markup=False)
+        for line in summary(planned, flow):
+            talk.print(line, markup=False)
+        if planned.send and not control.members(group_of(bus, identity_of(flow))):
+            talk.print(f"No worker runs {name}: nothing can be delivered until `trunkline run` does.", markup=False)
         with closing(Sender(address)) as sender, bar(planned) as tell:
-            progress = Replay(flow, name, control, sender, db, pace, wait).run(planned, tell)
-        idle = bool(progress.open) and not control.members(group_of(bus, flow))
-    print_report(planned, progress, name, idle=idle, as_json=as_json)
+            progress = Replay(flow, control, sender, db, rate=pace, wait=wait).run(planned, tell)
+        idle = bool(progress.open) and not control.members(group_of(bus, identity_of(flow)))
+    print_report(planned, progress, flow, curtain, idle=idle, as_json=as_json)
     if planned.refused or not progress.complete:
         raise typer.Exit(1)
 
@@ -86,61 +114,100 @@ def bar(planned: Plan) -> Iterator[Callable[[Progress], None]]:
         task = shown.add_task("sending", total=len(planned.send))
 
         def tell(progress: Progress) -> None:
-            ended = len(progress.delivered) + len(progress.dead)
             doing = f"sending, {len(progress.unsent)} left" if progress.unsent else "delivering"
-            shown.update(task, completed=ended, description=doing)
+            total = progress.ended + len(progress.open) + len(progress.unsent)
+            shown.update(task, completed=progress.ended, total=total, description=doing)
 
         yield tell
 
 
-def print_plan(planned: Plan, sink: str, command: str, *, as_json: bool) -> None:
+def summary(planned: Plan, flow: Deliver) -> Iterator[str]:
+    """Say what a run will do, in counts."""
+    if not planned.selected:
+        return
+    sink = called(flow.to.name, sink_identity(flow.to))
+    yield f"Replay to {sink} alone: {planned.selected} selected"
+    for state, what in SENT.items():
+        if count := planned.counts()[state] + (planned.counts()[State.DEAD] if state is None else 0):
+            yield f"  {count:>6}  {what}"
+    if planned.superseded:
+        what = (
+            "of these will be superseded: a later event of the key is delivered (--overwrite sends them too)"
+        )
+        yield f"  {len(planned.superseded):>6}  {what}"
+    for state, what in FINISHED.items():
+        if count := sum(planned.known.states[dead.who] is state for dead in planned.finished):
+            yield f"  {count:>6}  {what}"
+    if planned.refused:
+        what = f"are refused: {MOST_REPLAYS} replays have failed, of them or of what they wait for"
+        yield f"  {len(planned.refused):>6}  {what} (--event or --key replays them all the same)"
+    if planned.keys:
+        yield f"  {len(planned.keys):>6}  {'keys are' if len(planned.keys) > 1 else 'key is'} free again afterwards"
+
+
+def print_plan(planned: Plan, flow: Deliver, curtain: Curtain, command: str, *, as_json: bool) -> None:
     """Print what a run would do, and the command that does it."""
+    states = planned.known.states
     if as_json:
+        finished: dict[State, list[dict[str, Any]]] = {state: [] for state in FINISHED}
+        for dead in planned.finished:
+            finished[states[dead.who]].append(as_data(dead, curtain, states.get(dead.who)))
+        sent = [
+            as_data(dead, curtain, states.get(dead.who)) | {"overtaken": dead.who in planned.known.overtaken}
+            for dead in planned.send
+        ]
         print_json(
             {
-                "sink": sink,
+                "sink": flow.to.name,
                 "selected": planned.selected,
-                "send": [as_data(dead) for dead in planned.send],
-                "delivered": [as_data(dead) for dead in planned.delivered],
-                "refused": [as_data(dead) for dead in planned.refused],
+                "send": sent,
+                **{browse.STANDING[state]: group for state, group in finished.items()},
+                "refused": [as_data(dead, curtain, states.get(dead.who)) for dead in planned.refused],
                 "command": command if planned.send else None,
             }
         )
         return
     if not planned.selected:
-        talk.print(f"{sink} has no dead letters.", markup=False)
+        talk.print(f"{flow.to.name} has no dead letters.", markup=False)
         return
-    out.print(f"Replay to {sink} alone: {planned.selected} selected", markup=False)
-    out.print(f"  {len(planned.send):>6}  will be sent, under the idempotency keys they had")
-    if planned.delivered:
-        out.print(f"  {len(planned.delivered):>6}  are delivered already")
-    if planned.refused:
-        out.print(f"  {len(planned.refused):>6}  are refused: {MOST_REPLAYS} replays have failed")
+    for line in summary(planned, flow):
+        out.print(line, markup=False)
     out.print()
-    headings = ("event", "key", "origin", "class", "replays", "plan", "reason")
-    decided = (("send", planned.send), ("delivered", planned.delivered), ("refuse", planned.refused))
-    print_table(headings, [row(dead, what) for what, group in decided for dead in group])
+    headings = ("event", "key", "origin", "class", "replays", "state", "plan", "reason")
+    decided = (("send", planned.send), ("nothing", planned.finished), ("refuse", planned.refused))
+    rows = [
+        row(dead, curtain, browse.STANDING[states.get(dead.who)], what) for what, group in decided for dead in group
+    ]
+    print_table(headings, rows)
     if planned.send:
         talk.print(f"Nothing was sent. Run it with: {command}", markup=False)
 
 
-def print_report(planned: Plan, progress: Progress, sink: str, *, idle: bool, as_json: bool) -> None:
+def print_report(
+    planned: Plan, progress: Progress, flow: Deliver, curtain: Curtain, *, idle: bool, as_json: bool
+) -> None:
     """Print what came of a run; `idle` says that letters are open and that no worker is there to deliver them."""
     groups = {
         "delivered": progress.delivered,
+        "superseded": progress.superseded,
+        "discarded": progress.discarded,
         "dead again": progress.dead,
+        "still parked": progress.parked,
         "still open": progress.open,
         "not sent": progress.unsent,
         "refused": planned.refused,
     }
     if as_json:
-        found = {name.replace(" ", "_"): [as_data(dead) for dead in group] for name, group in groups.items()}
-        print_json({"run": progress.run, "sink": sink, **found, "trouble": progress.trouble or None})
+        found = {
+            name.replace(" ", "_"): [as_data(dead, curtain, None) for dead in group] for name, group in groups.items()
+        }
+        print_json({"run": progress.run, "sink": flow.to.name, **found, "trouble": progress.trouble or None})
         return
     counts = ", ".join(f"{len(group)} {name}" for name, group in groups.items() if group) or "nothing to send"
-    out.print(f"Replay {progress.run} to {sink}: {counts}", markup=False)
-    if failed := [(dead, name) for name, group in groups.items() if name != "delivered" for dead in group]:
-        print_table(("event", "key", "origin", "class", "replays", "now", "reason"), [row(*one) for one in failed])
+    out.print(f"Replay {progress.run} to {flow.to.name}: {counts}", markup=False)
+    ended = ("delivered", "superseded", "discarded")
+    if failed := [row(dead, curtain, name) for name, group in groups.items() if name not in ended for dead in group]:
+        print_table(("event", "key", "origin", "class", "replays", "now", "reason"), failed)
     if progress.trouble:
         talk.print(f"The run ended early: {progress.trouble}", markup=False)
     if progress.open or progress.unsent:
@@ -148,22 +215,23 @@ def print_report(planned: Plan, progress: Progress, sink: str, *, idle: bool, as
         talk.print(f"What is open or not sent waits in the dead letters: {why} replay it again.", markup=False)
 
 
-def row(dead: Dead, what: str) -> Sequence[str]:
+def row(dead: Dead, curtain: Curtain, *what: str) -> Sequence[str]:
     """Give an event's row of a table."""
     origin, failure = dead.letter.origin, dead.letter.failure
-    where = f"{origin.partition}@{origin.offset}"
-    return (dead.event.id, key_of(dead) or "-", where, failure.kind, str(dead.letter.replays), what, failure.message)
+    where, key = f"{origin.partition}@{origin.offset}", curtain.key_of(dead.record.key) or "-"
+    return (dead.event.id, key, where, failure.kind, str(dead.letter.replays), *what, failure.message)
 
 
-def as_data(dead: Dead) -> dict[str, Any]:
+def as_data(dead: Dead, curtain: Curtain, state: State | None) -> dict[str, Any]:
     """Give an event for programs."""
     origin, failure = dead.letter.origin, dead.letter.failure
     return {
         "event": dead.event.id,
         "source": dead.event.source,
-        "key": key_of(dead),
+        "key": curtain.key_of(dead.record.key),
         "origin": {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset},
         "class": failure.kind,
         "reason": failure.message,
         "replays": dead.letter.replays,
+        **({} if state is None else {"state": browse.STANDING[state]}),
     }

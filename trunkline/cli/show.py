@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -13,7 +14,12 @@ from rich.text import Text
 from trunkline.avro.codec import split
 from trunkline.cli.project import out
 from trunkline.errors import Poison, UsageError
+from trunkline.event import Headers
+from trunkline.flow import declare
+from trunkline.flow.declare import Bus, dead_letters_of, identity_of, replay_of
 from trunkline.kafka.registry import Registry
+from trunkline.kafka.topics import reading
+from trunkline.redact import hashed, mask, redact_data
 
 SHOWN = 32
 """Bytes shown of a value that cannot be decoded."""
@@ -59,17 +65,61 @@ def text_of(raw: bytes | None) -> str | None:
     return None if raw is None else raw.decode(errors="backslashreplace")
 
 
-def decode(registry: Registry, value: bytes | None) -> tuple[Any, str | None]:
-    """Decode a record's value for showing: the value in JSON's terms, or None and why it cannot be decoded.
+def called(name: str, identity: str) -> str:
+    """Name something; what was renamed together with the name that its data are still known by (I1)."""
+    return name if name == identity else f"{name} (was {identity})"
 
-    Raises:
-        Unavailable: the value's schema is unknown here and the broker does not answer.
+
+@dataclass(frozen=True, slots=True)
+class Curtain:
+    """Hides what is sensitive in the records of one topic, by the schema that wrote one and by the one declared now.
+
+    A released schema never changes: a field that is marked in its newest version was not in the records before.
     """
-    try:
-        schema, body = split(value)
-        return plain(registry.codec_of(schema).decode(body)), None
-    except (Poison, UsageError) as error:
-        return None, str(error)
+
+    declared: Any = None
+    key: str | None = None
+
+    @property
+    def hides_key(self) -> bool:
+        """Whether the key is a sensitive field of the record."""
+        return self.key is not None and mask(self.declared, {self.key: ""})[self.key] != ""
+
+    def key_of(self, raw: bytes | None) -> str | None:
+        """Show a key; in place of a sensitive one a name that equal keys share."""
+        return f"#{hashed(raw)}" if raw is not None and self.hides_key else text_of(raw)
+
+    def headers(self, headers: Headers) -> list[tuple[str, str | None]]:
+        """Show headers as text; an event's subject is its key."""
+        return [
+            (name, self.key_of(raw) if name == "ce_subject" else redact_data(text_of(raw), name))
+            for name, raw in headers
+        ]
+
+    def decode(self, registry: Registry, value: bytes | None) -> tuple[Any, str | None]:
+        """Decode a record's value for showing: the value in JSON's terms, or None and why it cannot be decoded.
+
+        Raises:
+            Unavailable: the value's schema is unknown here and the broker does not answer.
+        """
+        try:
+            schema, body = split(value)
+            codec = registry.codec_of(schema)
+            return plain(mask(self.declared, mask(codec.schema, codec.decode(body)))), None
+        except (Poison, UsageError) as error:
+            return None, str(error)
+
+
+def curtain_of(bus: Bus, name: str) -> Curtain:
+    """Give the curtain of a topic or table, or of a flow's dead letters or replays; an open one for any other."""
+    known: list[declare.Topic | declare.Table] = [*bus.topics, *bus.tables]
+    for found in known:
+        if found.name == name:
+            return Curtain(found.schema.definition, found.key)
+    for flow in reading(bus).values():
+        if name in (dead_letters_of(identity_of(flow)), replay_of(identity_of(flow))):
+            return Curtain(flow.topic.schema.definition, flow.topic.key)
+    return Curtain()
 
 
 def plain(value: Any) -> Any:

@@ -1,28 +1,44 @@
 """How every flow stands, at one glance."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, print_json
+from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
 from trunkline.cli.show import moment, print_table, span
+from trunkline.cli.sink import holder
+from trunkline.kafka import orders
 from trunkline.kafka.control import Control
+from trunkline.kafka.orders import Orders
+from trunkline.kafka.topics import control_of
+from trunkline.operate.retention import ALARMING
 from trunkline.operate.status import Standing, standings
 from trunkline.settings import load
+
+BASE = ("flow", "kind", "state", "lag", "behind", "last progress", "delivered", "dead letters")
+RARE = ("parked", "ambiguous", "superseded", "discarded", "expired")
+"""Columns that are only shown when a flow has any."""
 
 
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
     """Print how every flow stands, what needs a person first: workers, lag, last progress, dead letters."""
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control, looking(settings) as db:
-        found = standings(bus, control, db, datetime.now(UTC))
+    address = bootstrap(settings)
+    with Control(address) as control, looking(settings) as db:
+        topic = control_of(bus)
+        held = orders.current(address, topic) if topic in control.topics() else Orders()
+        found = standings(bus, control, db, held, datetime.now(UTC))
     if as_json:
         print_json([{**asdict(one), "progress": one.progress and one.progress.isoformat()} for one in found])
-    else:
-        headings = ("flow", "kind", "state", "lag", "behind", "last progress", "delivered", "dead letters")
-        print_table(headings, [row(one) for one in found])
+        return
+    rare = [name for name in RARE if any(getattr(one, name) for one in found)]
+    print_table((*BASE, *rare), [(*row(one), *(count(getattr(one, name)) for name in rare)) for one in found])
+    for one in found:
+        for line in alarms(one):
+            talk.print(f"{one.flow}: {line}", markup=False)
 
 
 def row(one: Standing) -> tuple[str, ...]:
@@ -35,9 +51,29 @@ def row(one: Standing) -> tuple[str, ...]:
         f"{one.lag}" if reads else "-",
         span(one.behind) if reads else "-",
         moment(one.progress),
-        "-" if one.delivered is None else f"{one.delivered}",
-        "-" if one.dead is None else f"{one.dead}",
+        count(one.delivered),
+        count(one.dead),
     )
+
+
+def count(many: int | None) -> str:
+    """Write a count; a dash where nothing is counted."""
+    return "-" if many is None else str(many)
+
+
+def alarms(one: Standing) -> Iterator[str]:
+    """Say what a person should do something about."""
+    if one.expired:
+        yield f"{one.expired} records of {one.topic} were deleted before they were read."
+    if one.unread > ALARMING:
+        yield (
+            f"its oldest unread record has used {one.unread:.0%} of the time for which {one.topic} keeps records; "
+            "what is not read by then is deleted."
+        )
+    for reason in one.halted:
+        yield f"halted: {reason}"
+    for full in one.held_up:
+        yield f"{full.topic} partition {full.partition} is held up by {holder(full)}."
 
 
 def state(one: Standing) -> str:
@@ -48,4 +84,8 @@ def state(one: Standing) -> str:
         return "-"
     if not one.started:
         return "not started: trunkline run --start"
+    if one.paused:
+        return f"paused by {one.paused}"
+    if one.halted:
+        return "halted"
     return f"{one.workers} worker{'s' if one.workers != 1 else ''}" if one.workers else "no worker"

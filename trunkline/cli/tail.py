@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli.project import bootstrap, load_bus, out, talk
-from trunkline.cli.show import decode, hex_start, line, moment, safe, text_of
+from trunkline.cli.show import Curtain, curtain_of, hex_start, line, moment, safe
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.registry import Registry
@@ -23,8 +23,9 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per record, each on a line.")] = False,
 ) -> None:
     """Print the newest records of a topic, oldest first, decoded by the schemas of this bus."""
-    address = bootstrap(load())
-    with Control(address) as control, closing(Registry(address, schemas_of(load_bus()))) as registry:
+    address, bus = bootstrap(load()), load_bus()
+    curtain = curtain_of(bus, topic)
+    with Control(address) as control, closing(Registry(address, schemas_of(bus))) as registry:
         ends = {slot.partition: offset for slot, offset in control.ends([topic]).items()}
         shown = newest(control, topic, ends, last)
         records: Iterator[Record] = iter(shown)
@@ -33,11 +34,11 @@ def tail(
             records = itertools.chain(records, control.read(topic, start=ends, follow=True))
         with suppress(KeyboardInterrupt):
             for record in records:
-                value, problem = decode(registry, record.value)
+                value, problem = curtain.decode(registry, record.value)
                 if as_json:
-                    typer.echo(line(as_data(record, value, problem)))
+                    typer.echo(line(as_data(record, curtain, value, problem)))
                 else:
-                    show(record, value, problem)
+                    show(record, curtain, value, problem)
     if not shown and not follow:
         talk.print(f"{topic} has no records.", markup=False)
 
@@ -63,10 +64,10 @@ def newest(control: Control, topic: str, ends: Mapping[int, int], count: int) ->
     return found[-count:] if count else []
 
 
-def show(record: Record, value: Any, problem: str | None) -> None:
+def show(record: Record, curtain: Curtain, value: Any, problem: str | None) -> None:
     """Print one record for a person."""
-    headers = {name: text_of(raw) or "" for name, raw in record.headers}
-    key = text_of(record.key)
+    headers = {name: content or "" for name, content in curtain.headers(record.headers)}
+    key = curtain.key_of(record.key)
     happened = headers.pop("ce_time", None)
     times = moment(record.timestamp) + (f"  ce_time {happened}" if happened else "")
     out.print(safe(f"{record.partition}@{record.offset}  key {'-' if key is None else key}  {times}"), style="bold")
@@ -81,14 +82,14 @@ def show(record: Record, value: Any, problem: str | None) -> None:
         out.print(f"  {hex_start(record.value)}", markup=False)
 
 
-def as_data(record: Record, value: Any, problem: str | None) -> dict[str, Any]:
+def as_data(record: Record, curtain: Curtain, value: Any, problem: str | None) -> dict[str, Any]:
     """Give one record for programs; what cannot be decoded is there in hex."""
-    headers = [(name, text_of(raw)) for name, raw in record.headers]
+    headers = curtain.headers(record.headers)
     return {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "key": text_of(record.key),
+        "key": curtain.key_of(record.key),
         "timestamp": moment(record.timestamp),
         "ce_time": dict(headers).get("ce_time"),
         "headers": headers,

@@ -33,10 +33,20 @@ from trunkline.dev.report import Evidence, Report, judge
 from trunkline.dev.scenario import Fact, Scenario
 from trunkline.dev.witness import Topics
 from trunkline.errors import Unavailable, UsageError
-from trunkline.flow.declare import Bus, Deliver, Target, dead_letters_of, group_of, replay_of, schemas_of
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Target,
+    dead_letters_of,
+    group_of,
+    identity_of,
+    replay_of,
+    schemas_of,
+    sink_identity,
+)
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import Create, names, plan, reading
-from trunkline.ledger import deliveries, sqlite
+from trunkline.ledger import deliveries, reach
 from trunkline.settings import Settings
 
 AT_ONCE = 64
@@ -127,8 +137,8 @@ def clear(bus: Bus, settings: Settings, bootstrap: str) -> str:
 
     The mark is a topic, so it goes wherever the records go.
     """
-    mark = f"trunkline.{bus.name}.demo"
-    groups = [group_of(bus, flow) for flow in reading(bus)]
+    mark = f"trunkline.{bus.identity}.demo"
+    groups = [group_of(bus, identity_of(flow)) for flow in reading(bus).values()]
     with Control(bootstrap) as control:
         known = control.topics().keys()
         ours = names(bus) & known
@@ -304,10 +314,10 @@ def joined(bus: Bus, bootstrap: str) -> None:
     """
     until = time.monotonic() + STARTING
     with Control(bootstrap) as control:
-        for flow in reading(bus):
-            while not any(member.slots for member in control.members(group_of(bus, flow))):
+        for name, flow in reading(bus).items():
+            while not any(member.slots for member in control.members(group_of(bus, identity_of(flow)))):
                 if time.monotonic() > until:
-                    raise Unavailable(f"nobody reads for the flow {flow} after {STARTING:.0f} s.")
+                    raise Unavailable(f"nobody reads for the flow {name} after {STARTING:.0f} s.")
                 time.sleep(0.05)
 
 
@@ -328,9 +338,7 @@ def alive(worker: subprocess.Popen[bytes], gateway: str, log: Path) -> None:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
         raise Unavailable(f"the worker has ended with {code}: {lines[-1]} All of it is in {log}.")
     with contextlib.suppress(httpx.HTTPError):
-        answer = httpx.get(f"{gateway}/readyz", timeout=5, trust_env=False)
-        if answer.status_code == 503:
-            stopped = answer.json()["stopped"]
+        if stopped := httpx.get(f"{gateway}/readyz", timeout=5, trust_env=False).json()["stopped"]:
             raise Unavailable(" ".join(f"{flow} has halted: {why}" for flow, why in stopped.items()))
 
 
@@ -359,8 +367,8 @@ class Run:
         self._scenario = scenario
         self._stage = stage
         topics = {topic.name for topic in bus.topics}
-        letters = {dead_letters_of(flow) for flow in reading(bus)}
-        replays = {replay_of(flow) for flow in bus.delivering}
+        letters = {dead_letters_of(identity_of(flow)) for flow in reading(bus).values()}
+        replays = {replay_of(identity_of(flow)) for flow in bus.delivering.values()}
         self._topics = Topics(stage.bootstrap, stage.gateway, topics | letters | replays)
 
     def __enter__(self) -> Self:
@@ -380,10 +388,10 @@ class Run:
 
     def finished(self) -> dict[str, Counter[str]]:
         """Count what the ledger has, by sink and state."""
-        with contextlib.closing(sqlite.connect(self._stage.settings.ledger.path)) as db:
+        with reach(self._stage.settings.ledger).connect() as db:
             return {
                 sink.name: Counter(
-                    {state.name.lower(): count for state, count in deliveries.count(db, sink.name).items()}
+                    {state.name.lower(): count for state, count in deliveries.count(db, sink_identity(sink)).items()}
                 )
                 for sink in self._bus.sinks
             }
@@ -422,7 +430,10 @@ class Run:
                 refused=refused,
                 answers=self.answers,
                 records=self._topics.records,
-                committed={flow: self._topics.committed(group_of(self._bus, flow)) for flow in reading(self._bus)},
+                committed={
+                    name: self._topics.committed(group_of(self._bus, identity_of(flow)))
+                    for name, flow in reading(self._bus).items()
+                },
                 apis=apis,
                 metrics=witness.metrics(self._stage.gateway),
                 ledger=self.finished(),

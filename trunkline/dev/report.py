@@ -8,7 +8,7 @@ from typing import Any
 
 from trunkline.dev.scenario import Expected, Fact, Scenario
 from trunkline.dev.witness import Api, Metrics, Seen
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, dead_letters_of, replay_of
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, dead_letters_of, identity_of, replay_of, source_of
 
 INPUT = "the input file"
 SENDER = "the sender"
@@ -260,7 +260,7 @@ class Judge:
         posted = name == self._scenario.source
         answers = Counter(self._seen.answers) if posted else Counter[str]()
         wanted = len(self._seen.expected.facts.get(flow.to.name, ())) if posted else 0
-        written = [one for one in self._seen.records[flow.to.name] if one.source == f"{self._bus.name}/{name}"]
+        written = [one for one in self._seen.records[flow.to.name] if one.source == source_of(self._bus, flow)]
         said = {what: self._count("source_events", what, source=name) for what in ("received", *answers_known())}
         counts = {
             "received": answers.total(),
@@ -293,7 +293,7 @@ class Judge:
         expected = Counter(self._seen.expected.outcomes.get(name, {}))
         read, in_flight = self._progress(name, flow.topic.name)
         written = {
-            topic.name: [one for one in self._seen.records[topic.name] if one.source == f"{self._bus.name}/{name}"]
+            topic.name: [one for one in self._seen.records[topic.name] if one.source == source_of(self._bus, flow)]
             for topic in flow.to
         }
         causes = {
@@ -312,7 +312,7 @@ class Judge:
             "emitted": {topic: distinct(records) for topic, records in written.items()},
             "filtered": expected["filtered"],
             "unrouted": expected["unrouted"],
-            "dead": distinct(self._seen.records[dead_letters_of(name)]),
+            "dead": distinct(self._seen.records[dead_letters_of(identity_of(flow))]),
             "in_flight": in_flight,
         }
         parts = sum(counts[what] for what in ("routed", "filtered", "unrouted", "dead", "in_flight"))
@@ -346,8 +346,8 @@ class Judge:
     def _sink(self, flow_name: str, flow: Deliver) -> dict[str, int]:
         name, topic = flow.to.name, flow.topic.name
         records = {one.id: one for one in self._seen.records[topic]}
-        letters = self._seen.records[dead_letters_of(flow_name)]
-        replayed = len(self._seen.records[replay_of(flow_name)])
+        letters = self._seen.records[dead_letters_of(identity_of(flow))]
+        replayed = len(self._seen.records[replay_of(identity_of(flow))])
         api = self._seen.apis.get(name, Api())
         asked = {self._scenario.asked(name, one.id, one.data): one for one in records.values() if one.data}
         effects: Counter[Fact] = Counter()

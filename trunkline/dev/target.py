@@ -20,9 +20,14 @@ Witnesses count in the SQLite file (WAL, so reading never disturbs the server; o
               One row per request that arrived whole. `seq` rises in order of arrival, over restarts too. `status` is
               the answer, NULL when none was given (cut, or the client left). `in_flight_at_arrival` counts the others
               of that API.
+    overlaps  seq, beside, name
+              One row per pair of requests whose paths begin with the same segment, `seq` having arrived before
+              the answer to `beside` began: a client that keeps such a segment in order has none.
+    changes   number, seq, name, path, version, body_sha256, at
+              What an API that `stores` holds: one row per change of a path's value. `number` rises in their order.
 
 `path` is what follows /NAME, percent-encoded as sent, without the query. `at` is in epoch seconds: of the arrival for
-an attempt, of the application for an effect. `body` is TEXT when it is UTF-8 and BLOB otherwise. Both tables are
+an attempt, of the application for an effect. `body` is TEXT when it is UTF-8 and BLOB otherwise. All tables are
 committed before a request is answered or cut, all requests of one pass of the event loop together: what was answered
 is in the file even when the process is killed.
 
@@ -31,9 +36,11 @@ Control, in JSON: POST, GET and DELETE ?name=NAME on /_control/behaviours, GET /
 
 import argparse
 import asyncio
+import email.utils
 import hashlib
 import hmac
 import itertools
+import math
 import random
 import re
 import signal
@@ -42,14 +49,16 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
@@ -79,6 +88,11 @@ CREATE TABLE IF NOT EXISTS effects (
 CREATE TABLE IF NOT EXISTS attempts (
     seq INTEGER PRIMARY KEY, name TEXT NOT NULL, key TEXT, path TEXT NOT NULL, body_sha256 TEXT NOT NULL,
     status INTEGER, at REAL NOT NULL, in_flight_at_arrival INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS overlaps (seq INTEGER NOT NULL, beside INTEGER NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, name TEXT NOT NULL, path TEXT NOT NULL, version,
+    body_sha256 TEXT NOT NULL, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS changes_of ON changes (name, path);
 """
 ARRIVE = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, NULL, ?, ?)"
 SETTLE = "UPDATE attempts SET status = ? WHERE seq = ?"
@@ -86,6 +100,13 @@ APPLY = """INSERT INTO effects VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0) ON CONFLICT
     SET repeats = repeats + (body_sha256 = excluded.body_sha256) RETURNING first_seq, body_sha256"""
 APPLY_AGAIN = """INSERT INTO effects VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0) ON CONFLICT (name, key) DO UPDATE
     SET times = times + 1"""
+OVERLAP = "INSERT INTO overlaps VALUES (?, ?, ?)"
+CHANGE = """INSERT INTO changes (seq, name, path, version, body_sha256, at)
+    SELECT :seq, :name, :path, :version, :body_sha256, :at WHERE :body_sha256 IS NOT (
+        SELECT body_sha256 FROM changes WHERE name = :name AND path = :path ORDER BY number DESC LIMIT 1)"""
+
+PART = bytes(64 * 1024)
+"""What a large answer is filled up with, again and again."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -95,15 +116,21 @@ class Behaviour:
     name: the API, the first path segment.
     match: which requests: a glob on the path below /NAME ("/things/7/*"), or "field=glob" on a field of a JSON body.
     status: refuse so, without applying; with `body` (JSON, or a string as plain text), by default a problem+json whose
-        sentence is `detail`; `retry_after` (whole seconds) becomes the header.
-    hang: hold the request for so many seconds and then go on, or for ever. Healing cuts what is held.
+        sentence is `detail`; `retry_after` (whole seconds) becomes the header, as an HTTP date when `dated`, and so
+        does `location`.
+    hang: hold the request for so many seconds and then go on, or for ever. Healing cuts what is held; so does a client
+        that leaves, unless the API is `deaf`: it goes on with what nobody waits for any more.
     reset: close the TCP connection abruptly (RST) instead of answering.
     latency_ms: hold the answer, whatever it is, once it is decided.
+    drip_ms: send the answer's body byte by byte, with so many milliseconds before each.
+    size: fill the answer's body up to so many bytes, or without end; `gzip` sends it compressed, a thousandth of that.
     honour_keys: False applies every request, repeats included.
+    stores: honour no key and keep the last body of each path; this field of a JSON body is its version.
     rate: the probability that it happens to a matching request; the same requests draw the same chances in every run.
+    per_second: spare the first so many matching requests of every second.
     after_apply: apply the effect before it fails.
 
-    When several match, latencies add up and the one added first decides how a request fails.
+    When several match, latencies add up, and the one added first decides how a request fails or its answer is sent.
 
     Raises:
         pydantic.ValidationError: a value is out of range, or the values together do nothing or contradict each other.
@@ -115,37 +142,65 @@ class Behaviour:
     detail: str = "This API was told to refuse the request."
     body: Any = None
     retry_after: Annotated[int, Field(ge=0)] | None = None
+    dated: bool = False
+    location: str | None = None
     hang: Annotated[float, Field(gt=0)] | Literal["forever"] | None = None
+    deaf: bool = False
     reset: bool = False
     latency_ms: Annotated[float, Field(ge=0)] = 0
+    drip_ms: Annotated[float, Field(ge=0)] = 0
+    size: Annotated[int, Field(gt=0)] | Literal["endless"] | None = None
+    gzip: bool = False
     honour_keys: bool = True
+    stores: str | None = None
     rate: Annotated[float, Field(ge=0, le=1)] = 1
+    per_second: Annotated[int, Field(gt=0)] | None = None
     after_apply: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.fails or self.latency_ms or not self.honour_keys):
-            raise ValueError("does nothing: give status, hang, reset, latency_ms or honour_keys=False")
-        if self.reset and self.status is not None:
-            raise ValueError("reset gives no answer, so it has no status")
+        if not (self.fails or self.shapes or self.latency_ms or self.stores or not self.honour_keys):
+            raise ValueError(
+                "does nothing: give status, hang, reset, latency_ms, drip_ms, size, stores or honour_keys=False"
+            )
+        if self.reset and (self.status is not None or self.shapes):
+            raise ValueError("reset gives no answer, so it has no status, drip_ms or size")
+        for name, needs, given in (
+            ("dated", "retry_after", self.retry_after is not None),
+            ("deaf", "hang", self.hang is not None),
+            ("gzip", "size", self.size is not None),
+        ):
+            if getattr(self, name) and not given:
+                raise ValueError(f"{name} is about {needs}, which is not given")
 
     @property
     def fails(self) -> bool:
-        """Whether it does more than slow an answer down."""
+        """Whether it does more than to slow an answer down or to change its shape."""
         return self.status is not None or self.hang is not None or self.reset
+
+    @property
+    def shapes(self) -> bool:
+        """Whether the answer's body is sent in an odd way."""
+        return self.drip_ms > 0 or self.size is not None
 
     def matches(self, path: str, body: bytes) -> bool:
         """Tell whether a request of this API is meant; a body that is no JSON object has no fields."""
         if self.match.startswith(("/", "*")):
             return fnmatchcase(path, self.match)
         name, _, wanted = self.match.partition("=")
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return False
-        if not isinstance(fields, dict) or name not in fields:
-            return False
-        found = fields[name]
-        return fnmatchcase(found if isinstance(found, str) else orjson.dumps(found).decode(), wanted)
+        found = member(body, name)
+        return found is not None and fnmatchcase(str(found), wanted)
+
+
+def member(body: bytes, name: str) -> str | int | None:
+    """Give a field of a JSON object: a text or whole number as it is, anything else as JSON; None when it has none."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(fields, dict) or name not in fields:
+        return None
+    found = fields[name]
+    return found if type(found) in (str, int) else orjson.dumps(found).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +257,11 @@ class Call:
     body: bytes
     body_sha256: str
 
+    @property
+    def lane(self) -> tuple[str, str]:
+        """The API and the first segment of the path: what a client may keep in order."""
+        return self.name, self.path.split("/", 2)[1]
+
 
 def key_of(method: str, path: str, headers: Mapping[str, str]) -> str | None:
     """Give a request's idempotency key: its header without quotes, else what HTTP itself calls idempotent."""
@@ -223,10 +283,12 @@ class Records:
         self._seqs = itertools.count(last + 1)
         self._batch: asyncio.Event | None = None
 
-    def arrive(self, call: Call, *, others: int) -> int:
-        """Record an attempt, not answered yet, and return its seq."""
+    def arrive(self, call: Call, *, others: int, beside: Collection[int]) -> int:
+        """Record an attempt, not answered yet, and return its seq; `beside` are the unanswered ones of its lane."""
         seq = next(self._seqs)
         self._write(ARRIVE, (seq, call.name, call.key, call.path, call.body_sha256, time(), others))
+        for other in beside:
+            self._write(OVERLAP, (seq, other, call.name))
         return seq
 
     def apply(self, call: Call, seq: int, *, honour_keys: bool) -> Outcome:
@@ -244,6 +306,13 @@ class Records:
             return "applied"
         return "repeat" if body_sha256 == call.body_sha256 else "reused"
 
+    def store(self, call: Call, seq: int, field: str) -> Outcome:
+        """Let the path hold this body from now on, whatever its version."""
+        self.apply(call, seq, honour_keys=False)
+        values = {"seq": seq, "name": call.name, "path": call.path, "body_sha256": call.body_sha256, "at": time()}
+        self._write(CHANGE, {**values, "version": member(call.body, field)})
+        return "applied"
+
     def settle(self, seq: int, status: int) -> None:
         """Record how an attempt is answered."""
         self._write(SETTLE, (status, seq))
@@ -255,8 +324,8 @@ class Records:
 
     async def clear(self) -> None:
         """Empty both tables; seq goes on rising."""
-        self._write("DELETE FROM effects", ())
-        self._write("DELETE FROM attempts", ())
+        for table in ("effects", "attempts", "overlaps", "changes"):
+            self._write(f"DELETE FROM {table}", ())  # noqa: S608 - of the four names above
         await self.committed()
 
     def stats(self) -> dict[str, dict[str, Any]]:
@@ -277,7 +346,7 @@ class Records:
         """Close the file; all of it is in one file then, without a WAL beside it."""
         self._file.close()
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+    def _write(self, statement: str, values: tuple[object, ...] | Mapping[str, object]) -> sqlite3.Cursor:
         if self._batch is None:
             self._file.execute("BEGIN IMMEDIATE")
             self._batch = asyncio.Event()
@@ -301,6 +370,8 @@ class Active:
         self.behaviour = behaviour
         self.healed = asyncio.Event()
         self._chance = random.Random(number)  # noqa: S311 - a reproducible fault, no secret
+        self._second = 0
+        self._spared = 0
 
     def strikes(self, call: Call) -> bool:
         """Tell whether it happens to this request; each request that matches draws once."""
@@ -308,19 +379,48 @@ class Active:
         return (
             behaviour.name == call.name
             and behaviour.matches(call.path, call.body)
+            and not self._spares()
             and self._chance.random() < behaviour.rate
         )
+
+    def _spares(self) -> bool:
+        limit = self.behaviour.per_second
+        if limit is None:
+            return False
+        if (second := int(monotonic())) != self._second:
+            self._second, self._spared = second, 0
+        self._spared += self._spared < limit + 1
+        return self._spared <= limit
 
     async def hold(self, receive: Receive) -> bool:
         """Hold a request whose body was read; False when the client left or the API was healed meanwhile."""
         hang = self.behaviour.hang
-        ends = {asyncio.ensure_future(receive()), asyncio.ensure_future(self.healed.wait())}
+        ends: set[asyncio.Future[Any]] = {asyncio.ensure_future(self.healed.wait())}
+        if not self.behaviour.deaf:
+            ends.add(asyncio.ensure_future(receive()))
         done, waiting = await asyncio.wait(
             ends, timeout=None if hang == "forever" else hang, return_when=asyncio.FIRST_COMPLETED
         )
         for end in waiting:
             end.cancel()
         return not done
+
+    async def pour(self, response: Response, receive: Receive, send: Send) -> None:
+        """Send an answer in the shape that the behaviour gives it, until the client leaves or the API is healed."""
+        behaviour = self.behaviour
+        headers = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
+        if behaviour.gzip:
+            headers.append((b"content-encoding", b"gzip"))
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        ends = {asyncio.ensure_future(receive()), asyncio.ensure_future(self.healed.wait())}
+        for part in parts_of(bytes(response.body), behaviour):
+            done, _ = await asyncio.wait(ends, timeout=behaviour.drip_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                break
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        for end in ends:
+            end.cancel()
+        await send({"type": "http.response.body"})
 
 
 class Apis:
@@ -330,6 +430,7 @@ class Apis:
         self.records = records
         self.active: dict[int, Active] = {}
         self.in_flight: dict[str, int] = {}
+        self.lanes: dict[tuple[str, str], set[int]] = {}
         self.max_in_flight: dict[str, int] = {}
         self._required = {requirement.name: requirement for requirement in required}
         self._numbers = itertools.count(1)
@@ -349,17 +450,19 @@ class Apis:
         method = request.method
         key = key_of(method, path, request.headers)
         call = Call(unquote(name), method, path, key, body, hashlib.sha256(body).hexdigest())
-        with self._flying(call.name) as others:
-            seq = self.records.arrive(call, others=others)
-            response = await self._answer(call, seq, request)
+        with self._flying(call) as seq:
+            striking = [active for active in self.active.values() if active.strikes(call)]
+            response = await self._answer(call, seq, request, striking)
+            shape = next((active for active in striking if active.behaviour.shapes), None)
             if response is None:
                 await cut(scope, receive)
-            else:
+            elif shape is None:
                 await response(scope, receive, send)
+        if response is not None and shape is not None:  # a client may walk away from the rest and call again
+            await shape.pour(response, receive, send)
 
-    async def _answer(self, call: Call, seq: int, request: Request) -> Response | None:
+    async def _answer(self, call: Call, seq: int, request: Request, striking: Sequence[Active]) -> Response | None:
         """Do what the request asks and what the behaviours say; None gives no answer. All of it is in the file."""
-        striking = [active for active in self.active.values() if active.strikes(call)]
         response = await self._decide(call, seq, request, striking)
         if response is not None:
             self.records.settle(seq, response.status_code)
@@ -372,8 +475,12 @@ class Apis:
         required = self._required.get(call.name)
         if required is not None and not required.met(request.headers):
             return problem(401, f"The header {required.header} is missing or holds another value.")
-        apply = partial(
-            self.records.apply, call, seq, honour_keys=all(active.behaviour.honour_keys for active in striking)
+        stores = next((active.behaviour.stores for active in striking if active.behaviour.stores), None)
+        honours = all(active.behaviour.honour_keys for active in striking)
+        apply = (
+            partial(self.records.apply, call, seq, honour_keys=honours)
+            if stores is None
+            else partial(self.records.store, call, seq, stores)
         )
         fault = next((active for active in striking if active.behaviour.fails), None)
         if fault is None:
@@ -409,14 +516,21 @@ class Apis:
         await self.records.clear()
 
     @contextmanager
-    def _flying(self, name: str) -> Iterator[int]:
+    def _flying(self, call: Call) -> Iterator[int]:
+        name = call.name
         others = self.in_flight.get(name, 0)
+        lane = self.lanes.setdefault(call.lane, set())
+        seq = self.records.arrive(call, others=others, beside=lane)
+        lane.add(seq)
         self.in_flight[name] = others + 1
         self.max_in_flight[name] = max(self.max_in_flight.get(name, 0), others + 1)
         try:
-            yield others
+            yield seq
         finally:
             self.in_flight[name] -= 1
+            lane.remove(seq)
+            if not lane:
+                self.lanes.pop(call.lane, None)
 
 
 def answer(call: Call, outcome: Outcome) -> Response:
@@ -435,8 +549,36 @@ def refusal(status: int, behaviour: Behaviour) -> Response:
     else:
         response = json_response(behaviour.body, status)
     if behaviour.retry_after is not None:
-        response.headers["Retry-After"] = str(behaviour.retry_after)
+        response.headers["Retry-After"] = (
+            later(behaviour.retry_after) if behaviour.dated else str(behaviour.retry_after)
+        )
+    if behaviour.location is not None:
+        response.headers["Location"] = behaviour.location
     return response
+
+
+def later(seconds: int) -> str:
+    """Give an HTTP date (RFC 9110 §5.6.7), which has whole seconds, that is at least so many from now."""
+    return email.utils.format_datetime(datetime.fromtimestamp(math.ceil(time()) + seconds, UTC), usegmt=True)
+
+
+def parts_of(body: bytes, behaviour: Behaviour) -> Iterator[bytes]:
+    """Give an answer's body in the parts that a behaviour sends it in."""
+    if behaviour.size is None:
+        yield from (body[number : number + 1] for number in range(len(body)))
+        return
+    compressor = zlib.compressobj(wbits=31) if behaviour.gzip else None
+    left = math.inf if isinstance(behaviour.size, str) else behaviour.size
+    part = body
+    while left > 0:
+        whole = part if left >= len(part) else part[: int(left)]
+        left -= len(whole)
+        part = PART
+        sent = whole if compressor is None else compressor.compress(whole)
+        if sent:
+            yield sent
+    if compressor is not None:
+        yield compressor.flush()
 
 
 def problem(status: int, detail: str, *, title: str | None = None) -> Response:

@@ -1,81 +1,66 @@
 """Topic to target: in order per key, effectively once, offsets committed only past finished events.
 
-A thread owns the consumer: it fetches, looks every batch up in the ledger and commits. The asyncio loop makes the
-calls. Between them go batches, one call_soon_threadsafe each (D1, D2).
+    intake ─▶ dispatch ─▶ request ─▶ send ─▶ verdict ─▶ dispatch ─▶ (dead letter ─▶) ledger ─▶ dispatch ─▶ commit
+     thread     decides    └────── effects, here ──────┘  decides    └── effects, here ──┘      decides     thread
 
-    fetch ─▶ look up ─▶ lane ─▶ request ─▶ send ─▶ verdict ─▶ action ─▶ ledger ─▶ watermark ─▶ commit
-                                    ▲                            │
-                                    └───────── wait ◀────────────┤
-                                                                 └─▶ dead letter ─▶ ledger ─▶ watermark
+Everything here runs on one asyncio loop; `dispatch.py` decides, this makes the calls and writes what came of them.
 """
 
 import asyncio
 import random
-import threading
+import secrets
 import time
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
+from itertools import count
 from typing import Any, assert_never
 
 from trunkline import deadletter
-from trunkline.adapters import Request
+from trunkline.adapters import Item, judged
 from trunkline.avro.codec import HEAD
 from trunkline.deadletter import Failure, Origin
-from trunkline.engine.lanes import Key, Lanes
+from trunkline.engine.delivery import Delivery, Stage
+from trunkline.engine.dispatch import Call, Caps, Dispatcher, Later, Letter, Policy, Record, Withdraw
+from trunkline.engine.intake import Intake
 from trunkline.engine.targets import Targets
-from trunkline.engine.watermark import Watermark
+from trunkline.engine.watchdog import Heart
 from trunkline.errors import Halt, Permanent, Poison, Unavailable, Undeliverable
-from trunkline.event import Event, from_headers, idempotency_key
-from trunkline.flow.declare import Bus, Deliver, dead_letters_of, flow_name, group_of, replay_of
-from trunkline.kafka.events import Member, Record, Sender, Slot
+from trunkline.event import Event, batch_key, from_headers, idempotency_key
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    dead_letters_of,
+    flow_name,
+    group_of,
+    identity_of,
+    replay_of,
+    sink_identity,
+)
+from trunkline.http import transport
+from trunkline.kafka import audit, events
+from trunkline.kafka.events import Sender, Slot
+from trunkline.kafka.orders import Full, Orders, Trusted, skipped, trusting
 from trunkline.kafka.registry import Format
-from trunkline.ledger import deliveries, runs, sqlite
-from trunkline.ledger.deliveries import Outcome, Place, Row, State
+from trunkline.kafka.topics import control_of, outcomes_of
+from trunkline.ledger import deliveries, identity, progress
+from trunkline.ledger.database import Connection, Ledger
+from trunkline.ledger.deliveries import Attempt, Intent, Outcome, Place, Row, Standing, State, Wait
+from trunkline.ledger.identity import Identity
+from trunkline.ledger.trust import Create, Fine, state_of_ledger
+from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer
-from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Stop, Verdict, decide, of_exception
+from trunkline.redact import hashed, marked, redact
+from trunkline.verdict import Delivered, Verdict, of_exception
 
 WIDTH = 256
 """Calls in flight at most, over all keys."""
-FULL = 2_000
-"""Events held of one partition at which it pauses, so that a key that waits stops no other partition (D6)."""
-SPAN = 50_000
-"""Offsets from a partition's watermark to its newest at which it pauses."""
-HEAVY = 64 * 1024 * 1024
-"""Bytes held of all partitions at which all of them pause. Each cap lets go at half of it."""
-BATCH = 500
-AHEAD = 4
-"""Batches that may wait for the loop at most."""
-COMMIT_EVERY = 0.5
-COMMIT_ALL_EVERY = 30.0
-"""Also what has not moved, so that the broker does not forget the offsets of a quiet replay topic."""
-REVOKE_PATIENCE = 22.0
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """One event on its way to the target."""
-
-    record: Record
-    event: Event[Any]
-    origin: Origin
-    place: Place
-    payload: bytes
-    lane: Key
-    watermark: Watermark
-    poison: Poison | None = None
-    request: Request | None = None
-    attempts: int = 0
-    began: float = 0.0
-    busy: bool = False
-    timer: asyncio.TimerHandle | None = None
-    run: str = ""
-    """The replay that sent it, if one did."""
-    twins: list["Delivery"] = field(default_factory=list)
-    """Copies of the same event that came while this one was under way."""
+CAPS = Caps()
+OVERHEAD = 6_144
+"""Bytes that an event costs in memory besides its value."""
+SPARE = 2.0
+"""Seconds beyond the deadline of a call after which it has certainly ended (D7, D4)."""
+AGAIN = 1.0
 
 
 class Deliverer:
@@ -90,17 +75,17 @@ class Deliverer:
         form: Format,
         targets: Targets,
         sender: Sender,
-        ledger: Path,
-        writer: sqlite.Writer,
+        ledger: Ledger,
+        writer: Writer,
         observe: Observer,
     ) -> None:
         self.name = flow_name(flow)
-        self.halted = ""
-        """Why the flow stands still; empty while it runs."""
         self._bus = bus
         self._flow = flow
         self._sink = flow.to
-        self._replay = replay_of(self.name)
+        self._identity = identity_of(flow)
+        self._known_as = sink_identity(flow.to)
+        self._replay = replay_of(self._identity)
         self._bootstrap = bootstrap
         self._form = form
         self._targets = targets
@@ -109,105 +94,97 @@ class Deliverer:
         self._writer = writer
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._lanes: Lanes[Delivery] = Lanes(WIDTH)
-        self._watermarks: dict[Slot, Watermark] = {}
-        self._open: dict[Place, Delivery] = {}
-        self._held: Counter[Slot] = Counter()
-        self._bytes = 0
-        self._settled: dict[Place, tuple[int, Row]] = {}
-        self._looked_up = 0
-        self._dispatched = 0
+        # Where one key stands for a whole request, a call that is lost cannot be made again with other events in it.
+        one_for_all = self._sink.together > 1 and self._sink.idempotency is not None and self._sink.idempotency.header
+        self._keyed = self._sink.idempotency is not None and not one_for_all
+        self.core = Dispatcher(
+            Policy(
+                retry=flow.retry,
+                sink=self._known_as,
+                keyed=self._keyed,
+                latest=self._sink.writes == "latest",
+                after_dead=flow.after_dead,
+                replay=self._replay,
+                width=WIDTH,
+                together=self._sink.together,
+                caps=CAPS,
+            )
+        )
+        self.heart = Heart(self.name, runnable=self.core.working, tell=self._tell)
+        self._me = secrets.token_hex(8)
+        self._calls = count()
+        self._seen = (0, 0)
+        self._halted = False
+        self._number = 0
         self._outcomes: list[tuple[Delivery, Outcome]] = []
         self._recording = False
-        self._guard = Guard()
-        self._stopping = threading.Event()
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaving: set[Slot] = set()
-        self._number = 0
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._orders: Orders | None = None
+        self._ledger_id: Identity | None = None
+        self._intake: Intake | None = None
+
+    @property
+    def halted(self) -> str:
+        """Why the flow stands still; empty while it runs."""
+        return redact(self.core.halted)
 
     async def start(self) -> None:
         """Join the group and begin."""
-        self._number = await self._writer.write(lambda db: deliveries.number_of(db, self._sink.name))
-        self._thread.start()
+        self._number = await self._writer.write(lambda db: deliveries.number_of(db, self._known_as))
+        self._intake = Intake(
+            self,
+            bootstrap=self._bootstrap,
+            group=group_of(self._bus, self._identity),
+            topic=self._flow.topic.name,
+            replay=self._replay,
+            ledger=self._ledger,
+            sink=self._known_as,
+            number=self._number if self._flow.after_dead != "continue" else None,
+            patience=transport.DEADLINE + SPARE,
+            heart=self.heart,
+        )
+        self._intake.start()
 
     async def stop(self, seconds: float) -> bool:
         """Finish the calls in flight, at most so long, commit and leave the group; say whether all finished."""
-        self._stopping.set()
-        drained = await self._drain(list(self._watermarks), seconds)
-        await asyncio.to_thread(self._thread.join, 30)
+        self.core.stopping = True
+        if self._intake is None:
+            return True
+        slots = list(self.core.slots)
+        drained = await self._drain(slots, seconds)
+        self._intake.leave()
+        await self._intake.ended(30)
         for task in self._tasks:
             task.cancel()
         return drained
 
-    # The consumer's thread.
+    def obey(self, orders: Orders) -> None:
+        """Bring the orders that hold into force (L5)."""
+        before, self._orders = self._orders, orders
+        name = self._known_as
+        self.core.paused = name in orders.paused
+        resumed = orders.resumed.get(name)
+        if before is not None and resumed is not None and resumed != before.resumed.get(name):
+            self._begin_again()
+        self.core.skip(orders.skips(name))
+        ours, named = self._ledger_id, orders.ledger
+        if ours is not None and named is not None and (ours.id, ours.epoch) != named:
+            self.core.halt("the bus has another ledger now; this worker's is not used any more. Start it again.")
+        self._act()
 
-    def _run(self) -> None:
-        """Run sessions: trouble with broker or ledger ends one, and the next begins at the committed offsets."""
-        while not self._stopping.is_set():
-            try:
-                self._session()
-            except Halt as error:
-                self._loop.call_soon_threadsafe(self._halt, str(error))
-                return
-            except (Unavailable, sqlite.Failure) as error:
-                self._see("stuck", detail=f"the flow begins again at its committed offsets: {error}")
-                self._stopping.wait(1.0)
-            except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
-                self._loop.call_soon_threadsafe(self._halt, f"bug in Trunkline: {type(error).__name__}: {error}")
-                return
+    def filled(self) -> list[Full]:
+        """Name the partitions that a key fills up, with the key."""
+        found = ((slot, self.core.filled(slot)) for slot in self.core.slots)
+        return [
+            Full(self.name, slot.topic, slot.partition, delivery.event.key)
+            for slot, delivery in found
+            if delivery is not None
+        ]
 
-    def _session(self) -> None:
-        with closing(sqlite.connect(self._ledger)) as db:
-            member = Member(
-                self._bootstrap,
-                group_of(self._bus, self.name),
-                self._flow.topic.name,
-                replay=self._replay,
-                revoked=self._revoked,
-                lost=self._lost,
-            )
-            with closing(member):
-                self._pump(db, member)
+    # For the intake.
 
-    def _pump(self, db: sqlite.Connection, member: Member) -> None:
-        committed: dict[Slot, int] = {}
-        next_commit = next_all = 0.0
-        paused: set[Slot] = set()
-        while not self._stopping.is_set():
-            paused = {slot for slot in member.slots if self._full(slot, 0.5 if slot in paused else 1.0)}
-            member.pause(paused)
-            while self._looked_up - self._dispatched > AHEAD and not self._stopping.is_set():
-                self._stopping.wait(0.002)
-            if records := member.fetch(BATCH, 0.05):
-                self._looked_up += 1
-                batch = [self._read(record) for record in records]
-                known = deliveries.look_up(db, [delivery.place for delivery in batch])
-                live = runs.live(db, self._sink.name) if any(delivery.run for delivery in batch) else set()
-                self._loop.call_soon_threadsafe(self._dispatch, self._looked_up, batch, known, live)
-            now = time.monotonic()
-            if now >= next_commit:
-                positions = self._positions()
-                if now >= next_all:
-                    committed.clear()
-                    next_all = now + COMMIT_ALL_EVERY
-                moved = {slot: offset for slot, offset in positions.items() if committed.get(slot) != offset}
-                member.commit(moved)
-                committed.update(moved)
-                next_commit = now + COMMIT_EVERY
-
-    def _full(self, slot: Slot, share: float) -> bool:
-        """Say whether a partition must not be fetched from now; `share` of a cap is enough once it is paused."""
-        watermark = self._watermarks.get(slot)
-        return (
-            bool(self.halted)
-            or self._held[slot] >= FULL * share
-            or self._bytes >= HEAVY * share
-            or (watermark is not None and watermark.unfinished >= SPAN * share)
-        )
-
-    def _read(self, record: Record) -> Delivery:
+    def read(self, record: events.Record) -> Delivery:
         """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own.
 
         Not with the one that its headers may name: what is wrong with it must not befall that event.
@@ -217,306 +194,423 @@ class Deliverer:
             origin, run = deadletter.sent_again(record.headers, origin)
         poison: Poison | None = None
         try:
-            event: Event[Any] = from_headers(record.headers, record.key)
-            event = event.having(self._form.decode(record.value))
+            event: Event[Any] = from_headers(record.headers, record.key, self._form.decode(record.value))
         except Poison as error:
             event, poison = deadletter.stray(origin), error
+        key = None if record.key is None else deliveries.payload_of(record.key)
         return Delivery(
             record=record,
             event=event,
             origin=origin,
-            place=deliveries.place_of(self._sink.name, event),
+            place=deliveries.place_of(self._known_as, event),
             payload=deliveries.payload_of((record.value or b"")[HEAD:]),
-            lane=(record.slot, record.offset) if record.key is None else record.key,
-            watermark=UNSET,
+            lane=(record.slot, record.offset) if key is None else key,
+            key=key,
+            size=OVERHEAD + len(record.value or b""),
             poison=poison,
             run=run,
         )
 
-    def _positions(self) -> dict[Slot, int]:
-        return {
-            slot: position
-            for slot, watermark in self._watermarks.copy().items()
-            if (position := watermark.position) is not None
-        }
+    async def take_over(self, slots: Sequence[Slot], committed: Mapping[Slot, int]) -> None:
+        """Take partitions over whose next record comes after this; halt when the ledger cannot be trusted with them.
 
-    def _revoked(self, slots: list[Slot]) -> Mapping[Slot, int]:
-        """Finish what is in flight on these partitions and give the offsets to commit; nothing new begins (D7)."""
-        asyncio.run_coroutine_threadsafe(self._drain(slots, REVOKE_PATIENCE), self._loop).result()
-        positions = {slot: offset for slot, offset in self._positions().items() if slot in slots}
-        self._forget(slots)
+        It asks through the writer: whatever that recorded before is in, and the dispatcher has heard of it.
+
+        Raises:
+            Unavailable: ledger or broker do not answer.
+        """
+        here, reached, barred = await self._writer.write(self._standing)
+        known = None if self._orders is None else self._orders.ledger
+        match state_of_ledger(here, known, reached, committed):
+            case Fine():
+                self._ledger_id = here
+            case Create():
+                self._ledger_id = here = await self._writer.write(identity.create)
+                for key, value in trusting(Trusted(here.id, here.epoch)):
+                    await asyncio.wrap_future(self._sender.send(control_of(self._bus), key.encode(), value, ()))
+            case Halt() as reason:
+                self.core.halt(str(reason))
+        self.core.assign(slots, barred)
+        self._act()
+
+    def _standing(self, db: Connection) -> tuple[Identity | None, dict[tuple[str, int], int], set[bytes]]:
+        """Read whose ledger it is, how far it has got, and the keys that are parked."""
+        return identity.read(db), progress.read(db, self._known_as), deliveries.parked(db, self._number)
+
+    def arrived(
+        self, number: int, batch: Sequence[Delivery], known: Mapping[Place, Row], live: Collection[str]
+    ) -> None:
+        """Take a batch in."""
+        self.core.arrive(number, batch, known, live)
+        self._act()
+
+    def barred(self, number: int, keys: set[bytes]) -> None:
+        """Take all keys that are parked or blocked, as read after look-up `number` had begun."""
+        self.core.bars(number, keys)
+        self._act()
+
+    async def give_back(self, slots: Sequence[Slot], seconds: float) -> Mapping[Slot, int]:
+        """Finish what has begun, at most so long, forget the partitions, and give the offsets to commit."""
+        positions: Mapping[Slot, int] = {}
+        try:
+            await self._drain(slots, 0.0 if self.core.stopping else seconds)
+            if seconds > 0:
+                positions = {slot: offset for slot, offset in (await self.advance()).items() if slot in slots}
+        except Unavailable:
+            pass  # without the ledger nothing is committed: it comes again
+        finally:
+            self.core.forget(slots)
+            self._act()
         return positions
 
-    def _lost(self, slots: list[Slot]) -> None:
-        """The partitions are another's already: commit nothing, and let what is in flight end without effect here."""
-        asyncio.run_coroutine_threadsafe(self._drain(slots, 0.0), self._loop).result()
-        self._forget(slots)
+    async def advance(self) -> Mapping[Slot, int]:
+        """Make the watermarks durable in the ledger and give them: they may be committed (L3).
 
-    def _forget(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            self._watermarks.pop(slot, None)
-        self._leaving.difference_update(slots)
+        Raises:
+            Unavailable: the ledger cannot be written.
+        """
+        epoch, positions = self.core.epoch, self.core.positions()
+        if positions:
+            await self._writer.write(lambda db: progress.advance(db, self._known_as, positions))
+        return positions if self.core.epoch == epoch else {}
 
-    # The loop.
+    def renew(self, until: float) -> None:
+        """Let calls begin until then."""
+        had = self.core.lease
+        self.core.renew(until)
+        if had < events.clock():
+            self._act()
 
-    def _dispatch(self, number: int, batch: list[Delivery], known: Mapping[Place, Row], live: set[str]) -> None:
-        self._dispatched = number
-        if self.halted:
-            return
-        for delivery in batch:
-            slot, offset = delivery.record.slot, delivery.record.offset
-            watermark = self._watermarks.get(slot)
-            if watermark is None:
-                watermark = self._watermarks[slot] = Watermark()
-            delivery.watermark = watermark
-            watermark.begin(offset)
-            row = known.get(delivery.place)
-            if (late := self._settled.get(delivery.place)) is not None and late[0] >= number:
-                row = late[1]
-            first = self._open.get(delivery.place)
-            if any(before is not None and before.payload != delivery.payload for before in (row, first)):
-                self._halt(
-                    f"event {delivery.event.id} came with another content than before ({slot.topic} partition "
-                    f"{slot.partition} offset {offset}); sending it would hide one of the two. Nothing was sent."
-                )
-                return
-            self._admit(delivery, None if row is None else row.state, live)
-        self._settled = {place: entry for place, entry in self._settled.items() if entry[0] > number}
-        self._fill()
+    def stuck(self, why: str) -> None:
+        """Take note that the flow begins again at its committed offsets."""
+        self._see("stuck", detail=f"the flow begins again at its committed offsets: {why}")
 
-    def _admit(self, delivery: Delivery, state: State | None, live: set[str]) -> None:
-        """Queue a delivery, unless its event is finished: for ever when DONE, for all but a live replay when DEAD."""
-        reopened = state is State.DEAD and delivery.run in live
-        stale = bool(delivery.run) and delivery.run not in live
-        if (state is not None and not reopened) or (stale and state is None):
-            delivery.watermark.finish(delivery.record.offset)
-            self._see("repeat")
-        elif (first := self._open.get(delivery.place)) is not None:
-            first.twins.append(delivery)
-        else:
-            self._see("read")
-            self._hold(delivery)
-            self._lanes.add(delivery.lane, delivery)
+    def stop_all(self, why: str) -> None:
+        """Halt."""
+        self.core.halt(why)
+        self._act()
 
-    def _hold(self, delivery: Delivery) -> None:
-        self._open[delivery.place] = delivery
-        self._held[delivery.record.slot] += 1
-        self._bytes += len(delivery.record.value or b"")
+    def go_on(self) -> None:
+        """End a halt: nothing is held, and everything is fetched again from the committed offsets."""
+        if self.core.halted:
+            self.core.go_on()
+            self._see("resumed")
 
-    def _let_go(self, delivery: Delivery) -> None:
-        del self._open[delivery.place]
-        self._held[delivery.record.slot] -= 1
-        self._bytes -= len(delivery.record.value or b"")
+    def _begin_again(self) -> None:
+        if self.core.halted and self._intake is not None:
+            self._intake.begin_again()
 
-    def _fill(self) -> None:
-        """Start as many calls as may run now."""
-        if self.halted or self._stopping.is_set():
-            return
-        for delivery in self._lanes.start():
-            task = self._loop.create_task(self._call(delivery))
-            self._tasks.add(task)
-            task.add_done_callback(self._called)
+    # Effects.
 
-    def _called(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
+    def _act(self) -> None:
+        """Do what the dispatcher has decided, and let it choose what is called next."""
+        self.core.turn(events.clock())
+        for effect in self.core.take():
+            match effect:
+                case Call(chosen):
+                    self._spawn(self._call(chosen))
+                case Record(delivery, state, park):
+                    if delivery.kind is None and (delivery.run or state is State.SUPERSEDED):
+                        self._spawn(self._tell_and_record(delivery, state, park=park))
+                    else:
+                        self._record(delivery, state, park=park)
+                case Later(delivery, seconds):
+                    self._loop.call_later(seconds, self._due, delivery)
+                case Letter(delivery, verdict, state):
+                    self._spawn(self._bury(delivery, verdict, state))
+                case Withdraw(delivery):
+                    self._withdraw(delivery)
+                case _:
+                    assert_never(effect)
+        self._idle.set()
+        self._count()
 
-    async def _call(self, delivery: Delivery) -> None:
-        """Make one attempt and do what follows from it; none when the flow or the partition has stopped by its turn."""
-        if delivery.poison is None:
-            await self._targets.turn(self._sink.target)
-        if self._open.get(delivery.place) is not delivery:
-            self._lanes.answered()
-            self._fill()
-            return
-        if self.halted or self._stopping.is_set():
-            self._lanes.answered()
-            self._lanes.again(delivery.lane)
-            return
-        delivery.busy = True
-        delivery.attempts += 1
-        now = time.monotonic()
-        delivery.began = delivery.began or now
-        verdict = self._guard.consider(await self._attempt(delivery), delivery.record.key)
-        self._lanes.answered()
-        action = decide(
-            verdict,
-            attempt=delivery.attempts,
-            elapsed=time.monotonic() - delivery.began,
-            retry=self._flow.retry,
-            random=random.random,
-        )
-        match action:
-            case Done():
+    def _count(self) -> None:
+        """Say what has changed since the last time."""
+        accepted, repeats = self._seen
+        self._seen = (self.core.accepted, self.core.repeats)
+        if self.core.accepted > accepted:
+            self._see("read", count=self.core.accepted - accepted)
+        if self.core.repeats > repeats:
+            self._see("repeat", count=self.core.repeats - repeats)
+        if self.core.halted and not self._halted:
+            self._see("halted", detail=self.halted)
+        self._halted = bool(self.core.halted)
+
+    def _due(self, delivery: Delivery) -> None:
+        self.core.due(delivery)
+        self._act()
+
+    async def _call(self, chosen: Sequence[Delivery]) -> None:
+        """Make one call and do what follows from it; none when flow or partition have stopped by its turn."""
+        await self._targets.turn(self._sink.target)
+        now = events.clock()
+        ready = [delivery for delivery in chosen if self.core.begin(delivery, now)]
+        if asking := [delivery for delivery in ready if delivery.stage is Stage.PREPARING]:
+            refused = await self._prepare(asking)
+            ready = [delivery for delivery in ready if delivery not in refused]
+        if ready:
+            verdicts = await (self._attempt(ready[0]) if self._sink.together == 1 else self._attempt_together(ready))
+            now = events.clock()
+            for delivery, verdict in zip(ready, verdicts, strict=True):
                 self._see("answered", delivery)
-                self._settle(delivery, State.DONE)
-            case Again(seconds) if self._keeps(delivery):
-                delivery.busy = False
-                delivery.timer = self._loop.call_later(seconds, self._again, delivery)
-                self._fill()
-            case Bury(kind) if self._owns(delivery):
-                await self._bury(delivery, kind, verdict)
-            case Again() | Bury():
-                self._drop(delivery)
-            case Stop(reason):
-                delivery.busy = False
-                self._lanes.again(delivery.lane)
-                self._idle.set()
-                self._halt(reason)
-            case _:
-                assert_never(action)
+                self.core.answered(delivery, verdict, now, random.random)
+            self.heart.done()
+        self._act()
 
-    async def _attempt(self, delivery: Delivery) -> Verdict:
-        """sink.request → targets.send → sink.verdict."""
-        if delivery.poison is not None:
-            return delivery.poison
+    async def _prepare(self, asking: Sequence[Delivery]) -> Collection[Delivery]:
+        """Announce calls in the ledger and give those that must not be made (D4)."""
+        wall = time.time()
+        intents = []
+        for delivery in asking:
+            if not delivery.owner:
+                delivery.owner = f"{self._me}:{next(self._calls)}"
+            intents.append(
+                Intent(
+                    place=delivery.place,
+                    sink=self._number,
+                    key=delivery.key,
+                    partition=delivery.origin.partition,
+                    offset=delivery.origin.offset,
+                    payload=delivery.payload,
+                    owner=delivery.owner,
+                    deadline=wall + transport.DEADLINE + SPARE,
+                    now=wall,
+                    run=delivery.run,
+                    overwrite=delivery.overwrite,
+                    keyed=self._keyed,
+                    latest=self._sink.writes == "latest",
+                )
+            )
+        found: Mapping[Place, Standing]
+        try:
+            found = await self._writer.write(lambda db: deliveries.intend(db, intents))
+        except Unavailable as error:
+            self._see("stuck", detail=f"calls wait for the ledger: {error}")
+            found = {delivery.place: Wait(wall + AGAIN) for delivery in asking}
+        for delivery in asking:
+            self._see("prepared", delivery)
+        now, wall = events.clock(), time.time()
+        return [delivery for delivery in asking if not self.core.prepared(delivery, found[delivery.place], now, wall)]
+
+    async def _attempt(self, delivery: Delivery) -> list[Verdict]:
+        """sink.request → target.send → sink.verdict."""
         began = 0.0
         status = None
+        verdict: Verdict
+        sink = self._sink
         try:
-            if delivery.request is None:
-                delivery.request = self._sink.request(delivery.event)
+            request = sink.request(delivery.event)
             began = time.monotonic()
             self._see("calling", delivery)
-            key = idempotency_key(self._bus.name, self._sink.name, delivery.event.source, delivery.event.id)
-            response = await self._targets.send(self._sink.target, delivery.request, key)
+            response = await self._targets.send(
+                sink.target, request, self._key(delivery), sink.idempotency, again=delivery.attempts > 1
+            )
             status = response.status
-            return self._sink.verdict(response)
+            verdict = sink.verdict(response)
         except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-            return of_exception(error)
-        finally:
-            if began:
-                self._see("attempt", delivery, status=status, seconds=time.monotonic() - began)
-
-    def _again(self, delivery: Delivery) -> None:
-        delivery.timer = None
-        self._lanes.again(delivery.lane)
-        self._fill()
-
-    async def _bury(self, delivery: Delivery, kind: str, verdict: Verdict) -> None:
-        """Write the dead letter, acknowledged, before the ledger hears of it (D5); until then its key waits."""
+            verdict = of_exception(error)
+        seconds = time.monotonic() - began
         if isinstance(verdict, Delivered):
-            raise TypeError("a delivered event is not buried")
+            self._see("attempt", delivery, status=status, seconds=seconds)
+        elif began:
+            self._failed(delivery, verdict, status, seconds)
+        return [verdict]
+
+    async def _attempt_together(self, group: Sequence[Delivery]) -> list[Verdict]:
+        """sink.batch → target.send → sink.verdicts, for at most one event of a key (D10).
+
+        What a sink or a target refuses as a whole is asked for one by one, so that none suffers for another.
+        """
+        sink = self._sink
+        keys = [self._key(delivery) for delivery in group]
+        items = [Item(delivery.event, key) for delivery, key in zip(group, keys, strict=True)]
+        began = time.monotonic()
+        status = None
+        verdicts: list[Verdict]
+        try:
+            request = sink.batch(items)
+            for delivery in group:
+                self._see("calling", delivery)
+            again = any(delivery.attempts > 1 for delivery in group)
+            response = await self._targets.send(sink.target, request, batch_key(keys), sink.idempotency, again=again)
+            status = response.status
+            verdicts = judged(sink, response, items)
+        except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+            verdicts = [of_exception(error)] * len(group)
+        if len(group) > 1 and all(isinstance(verdict, Permanent) for verdict in verdicts):
+            return [verdict for delivery in group for verdict in await self._attempt_together([delivery])]
+        seconds = time.monotonic() - began
+        for delivery, verdict in zip(group, verdicts, strict=True):
+            if isinstance(verdict, Delivered):
+                self._see("attempt", delivery, status=status, seconds=seconds)
+            else:
+                self._failed(delivery, verdict, status, seconds)
+        return verdicts
+
+    def _key(self, delivery: Delivery) -> str:
+        if self._sink.idempotency is None:
+            return ""
+        event = delivery.event
+        return idempotency_key(self._bus.identity, self._known_as, event.source, event.id)
+
+    def _failed(self, delivery: Delivery, verdict: Verdict, status: int | None, seconds: float) -> None:
+        """Say that a call failed, and keep it for whoever asks what happened to the event."""
+        words = self._told(delivery, str(verdict))
+        self._see(
+            "attempt",
+            delivery,
+            status=status,
+            seconds=seconds,
+            detail=words,
+            attempt=delivery.attempts,
+            lane=hashed(delivery.record.key),
+        )
+        attempt = Attempt(delivery.place, datetime.now(UTC), status, seconds, words)
+        self._writer.write(lambda db: deliveries.tried(db, [attempt])).add_done_callback(ignored)
+
+    def _withdraw(self, delivery: Delivery) -> None:
+        work = partial(deliveries.withdraw, place=delivery.place, owner=delivery.owner)
+        self._writer.write(work).add_done_callback(ignored)
+
+    async def _bury(self, delivery: Delivery, verdict: Undeliverable, state: State) -> None:
+        """Write the dead letter and its entry in the audit trail, both acknowledged, before the ledger hears of it.
+
+        Until then its key waits (D5, L4).
+        """
+        if delivery.kind is None:
+            raise ValueError("a dead letter without a class")
+        at = datetime.now(UTC)
+        record = delivery.record
         failure = Failure(
             flow=self.name,
-            kind=kind,
-            stage="decode" if delivery.poison is not None else "deliver",
+            kind=delivery.kind,
+            stage="decode" if delivery.kind == "poison" else "deliver",
             error=type(verdict).__name__,
-            message=str(verdict),
+            message=self._told(delivery, str(verdict)),
             attempts=delivery.attempts,
-            status=verdict.status if isinstance(verdict, Undeliverable) else None,
-            at=datetime.now(UTC),
+            status=verdict.status,
+            at=at,
         )
-        record = delivery.record
         headers = deadletter.write(record.headers, delivery.origin, failure)
         value = record.value
-        while True:
+        while self.core.owns(delivery):
             letter = self._sender.send(
-                dead_letters_of(self.name), record.key, value, headers, partition=record.slot.partition
+                dead_letters_of(self._identity), record.key, value, headers, partition=record.slot.partition
             )
             try:
                 await asyncio.wrap_future(letter)
-                break
-            except (Permanent, Unavailable) as error:
-                if isinstance(error, Permanent) and value is not None:
+                await self._say(delivery, state, at)
+            except Permanent as error:
+                if value is not None:
                     value, headers = None, deadletter.by_reference(headers, record.value)
                     continue
-                self._see("stuck", delivery, detail=f"its dead letter cannot be written, so its key waits: {error}")
-                await asyncio.sleep(1.0)
-            if not self._owns(delivery):
-                self._drop(delivery)
+                await self._wait_for_broker(delivery, error)
+            except Unavailable as error:
+                await self._wait_for_broker(delivery, error)
+            else:
+                if state is not State.PARKED:
+                    self._see("dead", delivery, detail=failure.message)
+                self._see("buried", delivery)
+                self.core.buried(delivery)
+                self._act()
                 return
-        self._see("dead", delivery, detail=str(verdict))
-        self._settle(delivery, State.DEAD)
+        self.core.unburied(delivery)
+        self._act()
 
-    def _settle(self, delivery: Delivery, state: State) -> None:
+    def _told(self, delivery: Delivery, words: str) -> str:
+        """Give a verdict's words without secrets, and without what the schema marks as sensitive."""
+        return redact(words, marked(self._flow.topic.schema.definition, delivery.event.data))
+
+    async def _wait_for_broker(self, delivery: Delivery, error: Exception) -> None:
+        self._see("stuck", delivery, detail=f"what became of it cannot be written, so its key waits: {error}")
+        await asyncio.sleep(AGAIN)
+
+    async def _say(self, delivery: Delivery, state: State, at: datetime) -> None:
+        """Append to the audit trail, acknowledged."""
+        order = None
+        if delivery.kind == "skipped" and self._orders is not None:
+            order = self._orders.skipped.get((self._known_as, delivery.event.id))
+        entry = audit.Entry(
+            at=at,
+            flow=self._identity,
+            sink=self._known_as,
+            source=delivery.event.source,
+            event=delivery.event.id,
+            time=delivery.event.time,
+            origin=delivery.origin,
+            key=None if delivery.key is None else delivery.key.hex(),
+            payload=delivery.payload.hex(),
+            state=state.name,
+            attempts=delivery.attempts,
+            run=delivery.run,
+            kind=delivery.kind or "",
+            who="" if order is None else order.who,
+            why="" if order is None else order.why,
+        )
+        await asyncio.wrap_future(self._sender.send(*audit.record_of(outcomes_of(self._bus), entry)))
+
+    async def _tell_and_record(self, delivery: Delivery, state: State, *, park: bool) -> None:
+        """Record what the audit trail hears of first."""
+        while True:
+            try:
+                await self._say(delivery, state, datetime.now(UTC))
+                break
+            except (Unavailable, Permanent) as error:
+                await self._wait_for_broker(delivery, error)
+        self._record(delivery, state, park=park)
+
+    def _record(self, delivery: Delivery, state: State, *, park: bool) -> None:
         """Record an outcome; the next group begins when the last one is durable (D3)."""
         outcome = Outcome(
             place=delivery.place,
             sink=self._number,
             state=state,
-            key=delivery.record.key and deliveries.payload_of(delivery.record.key),
+            key=delivery.key,
             partition=delivery.origin.partition,
             offset=delivery.origin.offset,
             payload=delivery.payload,
             attempts=delivery.attempts,
             at=datetime.now(UTC),
+            owner=delivery.owner,
+            park=park,
+            latest=self._sink.writes == "latest",
         )
         self._outcomes.append((delivery, outcome))
         if not self._recording:
-            self._record()
+            self._recording = True
+            self._spawn(self._commit())
 
-    def _record(self) -> None:
-        group, self._outcomes = self._outcomes, []
-        self._recording = True
-        rows = [outcome for _, outcome in group]
-        future = self._writer.write(lambda db: deliveries.record(db, rows))
-        future.add_done_callback(lambda done: self._recorded(group, done))
-
-    def _recorded(self, group: list[tuple[Delivery, Outcome]], done: "asyncio.Future[None]") -> None:
-        if (error := done.exception()) is not None:
-            self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
-            self._outcomes = group + self._outcomes
-            self._loop.call_later(1.0, self._record)
-            return
+    async def _commit(self) -> None:
+        """Record group after group; whatever comes while one is made durable is the next (D3)."""
+        while self._outcomes:
+            group, self._outcomes = self._outcomes, []
+            rows = [outcome for _, outcome in group]
+            while True:
+                try:
+                    freed = await self._writer.write(partial(deliveries.record, outcomes=rows))
+                    break
+                except Unavailable as error:
+                    self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
+                    await asyncio.sleep(AGAIN)
+            for delivery, outcome in group:
+                self._see("recorded", delivery)
+                if (word := WORDS.get(outcome.state)) is not None:
+                    self._see(word, delivery)
+                self.core.recorded(delivery, freed)
+                if delivery.kind == "skipped":
+                    for key, value in skipped(self._known_as, delivery.event.id):
+                        self._sender.send(control_of(self._bus), key.encode(), value, ())
+            self.heart.done()
+            self._act()
         self._recording = False
-        for delivery, outcome in group:
-            self._see("recorded", delivery)
-            if outcome.state is State.DONE:
-                self._see("delivered", delivery)
-            self._end(delivery, outcome.state)
-        if self._outcomes:
-            self._record()
-        self._fill()
 
-    def _end(self, delivery: Delivery, state: State) -> None:
-        """Let the next of its key begin and the watermark move; copies that waited are repeats now."""
-        delivery.busy = False
-        self._lanes.finish(delivery.lane)
-        self._let_go(delivery)
-        self._settled[delivery.place] = (self._looked_up, Row(state, delivery.payload, delivery.attempts))
-        delivery.watermark.finish(delivery.record.offset)
-        self._admit_twins(delivery, state)
-        self._idle.set()
-
-    def _drop(self, delivery: Delivery) -> None:
-        """Forget a delivery that is not finished: its partition goes to another worker, or has gone."""
-        delivery.busy = False
-        self._lanes.finish(delivery.lane)
-        self._let_go(delivery)
-        self._admit_twins(delivery, None)
-        self._idle.set()
-        self._fill()
-
-    def _admit_twins(self, first: Delivery, state: State | None) -> None:
-        """Admit the copies that waited for the first, now that it has ended or gone."""
-        for twin in first.twins:
-            if self._keeps(twin):
-                self._admit(twin, state, {twin.run} if twin.run else set())
-
-    def _owns(self, delivery: Delivery) -> bool:
-        """Say whether a delivery's partition has been ours ever since it was fetched."""
-        return self._watermarks.get(delivery.record.slot) is delivery.watermark
-
-    def _keeps(self, delivery: Delivery) -> bool:
-        """Say whether a delivery's partition is ours and will stay so."""
-        return self._owns(delivery) and delivery.record.slot not in self._leaving
-
-    async def _drain(self, slots: list[Slot], seconds: float) -> bool:
+    async def _drain(self, slots: Collection[Slot], seconds: float) -> bool:
         """Drop what has not begun on these partitions and wait for what has; say whether all of it ended."""
-        leaving = set(slots)
-        self._leaving |= leaving
-        self._lanes.discard(lambda delivery: delivery.record.slot in leaving, lambda delivery: delivery.busy)
-        waiting = [one for one in self._open.values() if one.record.slot in leaving and not one.busy]
-        for delivery in waiting:
-            if delivery.timer is not None:
-                delivery.timer.cancel()
-            self._let_go(delivery)
-        for delivery in waiting:
-            self._admit_twins(delivery, None)
-        self._fill()
+        self.core.leave(slots)
+        self._act()
         until = time.monotonic() + seconds
-        while any(delivery.busy and delivery.record.slot in leaving for delivery in self._open.values()):
+        while self.core.busy(slots):
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), max(0.0, until - time.monotonic()))
@@ -524,15 +618,38 @@ class Deliverer:
                 return False
         return True
 
-    def _halt(self, reason: str) -> None:
-        if not self.halted:
-            self.halted = reason
-            self._see("halted", detail=reason)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
+
+    def _tell(self) -> Mapping[str, object]:
+        """Say how it stands, for the dump of a process that is given up."""
+        return {
+            "positions": {f"{slot.topic}/{slot.partition}": at for slot, at in self.core.positions().items()},
+            "halted": self.halted,
+            "lease": self.core.lease - events.clock(),
+            **self.core.counts(),
+        }
 
     def _see(self, what: Any, delivery: Delivery | None = None, **more: Any) -> None:
         event = "" if delivery is None else delivery.event.id
         self._observe(Observed(what, self.name, sink=self._sink.name, event=event, **more))
 
 
-UNSET = Watermark()
-"""Stands in a delivery until the loop has given it its partition's."""
+WORDS: Mapping[State, str] = {
+    State.DONE: "delivered",
+    State.PARKED: "parked",
+    State.AMBIGUOUS: "ambiguous",
+    State.SUPERSEDED: "superseded",
+}
+
+
+def ignored(done: "asyncio.Future[Any]") -> None:
+    """Take a failure that changes nothing: what was not withdrawn counts as perhaps applied, a note is lost."""
+    done.exception()

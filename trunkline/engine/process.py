@@ -15,17 +15,23 @@ from typing import Any
 
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
+from trunkline.engine.watchdog import Heart
 from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable
 from trunkline.event import Headers, from_headers, to_headers
-from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of
+from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of, identity_of, source_of
 from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
 from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, size_of
 from trunkline.observe import Observed, Observer
+from trunkline.redact import marked, redact
 from trunkline.verdict import Guard, of_exception
 
 BATCH = 2_000
+OPENING = 60.0
+"""Seconds that taking a transactional id over may take."""
+COMMITTING = 60.0
+"""Seconds that a transaction's end, or leaving the group, may take."""
 
 
 @dataclass(slots=True)
@@ -55,12 +61,13 @@ class Processor:
     ) -> None:
         """Prepare; `forms` holds the format of every topic of the flow by name, `tables` the rows by table name."""
         self.name = flow_name(flow)
+        self.heart = Heart(self.name)
         self.halted = ""
         """Why the flow stands still; empty while it runs."""
         self._flow = flow
-        self._source = f"{bus.name}/{self.name}"
+        self._source = source_of(bus, flow)
         self._bootstrap = bootstrap
-        self._group = group_of(bus, self.name)
+        self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
         self._forms = forms
         self._tables = tables
@@ -86,34 +93,47 @@ class Processor:
                 self._session()
             except Halt as error:
                 self._halt(str(error))
-                return
+                break
             except Unavailable as error:
                 self._see("stuck", detail=f"the batch is tried again: {error}")
                 self._stopping.wait(1.0)
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
                 self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
-                return
+                break
+        self.heart.rest()
 
     def _session(self) -> None:
-        self._guard.clear()  # what the last session did not commit comes again
-        transactions = Transactions(self._bootstrap, self._id)
-        member = Member(self._bootstrap, self._group, self._flow.topic.name)
+        self._guard = Guard()  # what the last session did not commit comes again
+        with self.heart.within(OPENING):
+            transactions = Transactions(self._bootstrap, self._id)
+        member = Member(self._bootstrap, self._group, self._flow.topic.name, assigned=self._joined)
         try:
             while not self._stopping.is_set():
+                self.heart.beat()
                 if records := member.fetch(BATCH, 0.1):
-                    self._commit(self._prepare(records), transactions, member)
+                    batch = self._prepare(records)
+                    with self.heart.within(COMMITTING):
+                        self._commit(batch, transactions, member)
         finally:
-            member.close()
+            with self.heart.within(COMMITTING):
+                member.close()
+
+    def _joined(self, _slots: list[Slot], _committed: Mapping[Slot, int]) -> None:
+        self.heart.joined = True
 
     def _prepare(self, records: list[Record]) -> Batch:
         batch = Batch()
         for record in records:
             while not self._stopping.is_set():
+                self.heart.beat()
                 try:
                     self._apply(record, batch)
                     break
                 except (Retryable, OSError, TimeoutError, Unavailable) as error:
-                    self._see("stuck", detail=f"{record.slot.topic} waits at offset {record.offset}: {error}")
+                    self._see(
+                        "stuck",
+                        detail=f"{record.slot.topic} waits at offset {record.offset}: {self._told(record, error)}",
+                    )
                     self._stopping.wait(1.0)
             else:
                 break  # stopped: what was not applied stays uncommitted
@@ -124,8 +144,8 @@ class Processor:
     def _apply(self, record: Record, batch: Batch) -> None:
         """Run one record through the flow into the batch; nothing of it is added when it fails."""
         try:
-            event = from_headers(record.headers, record.key)
-            event = event.having(self._forms[record.slot.topic].decode(record.value))
+            form = self._forms[record.slot.topic]
+            event = from_headers(record.headers, record.key, form.decode(record.value))
             outcome = transform(self._flow, self._source, event, self._tables)
             match outcome:
                 case Routed(made):
@@ -137,7 +157,8 @@ class Processor:
                     batch.counts["filtered"] += 1
                 case Unrouted():
                     batch.counts["unrouted"] += 1
-            self._guard.clear()
+            if self._guard.count:
+                self._guard = Guard()
         except (Permanent, Poison) as error:
             self._bury(record, error, batch)
 
@@ -158,16 +179,26 @@ class Processor:
             kind="poison" if isinstance(error, Poison) else "permanent",
             stage="decode" if isinstance(error, Poison) else "process",
             error=type(error).__name__,
-            message=str(error),
+            message=self._told(record, error),
             attempts=1,
             status=None,
             at=datetime.now(UTC),
         )
         headers = deadletter.write(record.headers, origin, failure)
-        batch.writes.append((dead_letters_of(self.name), record.key, record.value, headers, record.slot.partition))
+        batch.writes.append(
+            (dead_letters_of(identity_of(self._flow)), record.key, record.value, headers, record.slot.partition)
+        )
         poison = isinstance(error, Poison)
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
-        batch.dead.append((event.id, str(error)))
+        batch.dead.append((event.id, failure.message))
+
+    def _told(self, record: Record, error: Exception) -> str:
+        """Give an error's words without secrets, and without what the schema marks as sensitive."""
+        try:
+            data = self._forms[record.slot.topic].decode(record.value)
+        except (Poison, Unavailable):
+            data = {}
+        return redact(str(error), marked(self._flow.topic.schema.definition, data))
 
     def _commit(self, batch: Batch, transactions: Transactions, member: Member) -> None:
         if not batch.offsets:
@@ -191,8 +222,8 @@ class Processor:
             self._see("dead", event=event, detail=why)
 
     def _halt(self, reason: str) -> None:
-        self.halted = reason
-        self._see("halted", detail=reason)
+        self.halted = redact(reason)
+        self._see("halted", detail=self.halted)
 
     def _see(self, what: Any, **more: Any) -> None:
         self._observe(Observed(what, self.name, **more))

@@ -18,8 +18,10 @@ from trunkline.flow.transform import stamp
 from trunkline.kafka.events import Sender
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, size_of
-from trunkline.ledger import claims, sqlite
+from trunkline.ledger import claims
+from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import payload_of
+from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer
 
 AHEAD = timedelta(days=1)
@@ -53,7 +55,7 @@ class Publisher:
     """Runs one Publish flow: give it verified requests."""
 
     def __init__(
-        self, bus: Bus, flow: Publish, *, form: Format, sender: Sender, writer: sqlite.Writer, observe: Observer
+        self, bus: Bus, flow: Publish, *, form: Format, sender: Sender, writer: Writer, observe: Observer
     ) -> None:
         self.name = flow.source.name
         self.source = flow.source
@@ -124,7 +126,7 @@ class Publisher:
         now = time.time()
         firsts: dict[bytes, Prepared] = {}
 
-        def take(db: sqlite.Connection) -> list[claims.Answer]:
+        def take(db: Connection) -> list[claims.Answer]:
             answers: list[claims.Answer] = []
             for item in prepared:
                 first = firsts.setdefault(item.claim, item)

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Self
 
-from trunkline.adapters import Request, Response
+from trunkline.adapters import Idempotency, Request, Response
+from trunkline.errors import UsageError
 from trunkline.flow.declare import Limit, Target
-from trunkline.http.transport import Pace, Transport
+from trunkline.http import transport
+from trunkline.http.transport import Pace, Transport, is_address
 
 SECONDS = {"second": 1.0, "minute": 60.0}
 
@@ -19,7 +21,7 @@ class Targets:
         """Read addresses and secrets.
 
         Raises:
-            UsageError: an address or secret is not set.
+            UsageError: an address or secret is not set, or cannot be used.
         """
         self._stack = AsyncExitStack()
         self._transports: dict[str, Transport] = {}
@@ -27,14 +29,13 @@ class Targets:
         for target in declared:
             if target.name in self._transports:
                 continue
-            headers = {} if target.auth is None else {target.auth.header: target.auth.secret.read()}
-            self._transports[target.name] = Transport(target.url.read(), headers, connections=connections)
+            self._transports[target.name] = open_to(target, connections=connections, deadline=transport.DEADLINE)
             if target.limit is not None:
                 self._paces[target.name] = Pace(per_second(target.limit), time.monotonic)
 
     async def __aenter__(self) -> Self:
-        for transport in self._transports.values():
-            await self._stack.enter_async_context(transport)
+        for one in self._transports.values():
+            await self._stack.enter_async_context(one)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -45,13 +46,35 @@ class Targets:
         if (pace := self._paces.get(target.name)) is not None:
             await pace.turn()
 
-    async def send(self, target: Target, request: Request, key: str) -> Response:
-        """Make one call.
+    async def send(
+        self, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
+    ) -> Response:
+        """Make one call, with the idempotency key as the target takes it; without when `under` is None.
+
+        `again` says that it is not the first one for its event.
 
         Raises:
             Retryable, Unknown, Permanent: as `Transport.send`.
         """
-        return await self._transports[target.name].send(request, key)
+        return await self._transports[target.name].send(request, key, under, again=again)
+
+
+def open_to(target: Target, *, connections: int, deadline: float) -> Transport:
+    """Prepare calls to a target.
+
+    Raises:
+        UsageError: its address or secret is not set, or cannot be used; the secret itself is never shown.
+    """
+    url, auth = target.url.read(), target.auth
+    if not is_address(url):
+        told = f"{target.url.name} is no address that target {target.name} can be called at"
+        raise UsageError(f"{told}. Set it to one such as https://api.example.com/v1, without a query.")
+    headers = {} if auth is None else {auth.header: auth.secret.read()}
+    try:
+        return Transport(url, headers, connections=connections, deadline=deadline)
+    except ValueError:
+        told = f"the secret of target {target.name} cannot be sent in a header: it holds a line break or the like"
+        raise UsageError(f"{told}. Set {'' if auth is None else auth.secret.name} again.") from None
 
 
 def per_second(limit: Limit) -> float:

@@ -1,7 +1,7 @@
 """One process: the flows it runs, what they share, and how they stop."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 from trunkline.engine.deliver import WIDTH, Deliverer
@@ -9,15 +9,21 @@ from trunkline.engine.process import Processor
 from trunkline.engine.publish import Publisher
 from trunkline.engine.tables import TableReader
 from trunkline.engine.targets import Targets
+from trunkline.engine.watchdog import Heart
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, schemas_of, tables_of
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, flow_name, schemas_of, tables_of
 from trunkline.kafka.events import Sender
+from trunkline.kafka.orders import ControlReader, Full, Orders, this_worker
 from trunkline.kafka.registry import Format, Registry
-from trunkline.ledger import sqlite
+from trunkline.kafka.topics import LETTERS_KEPT, control_of
+from trunkline.ledger import reach
+from trunkline.ledger.expiry import Keep, keep_sweeping
+from trunkline.ledger.writer import Writer
 from trunkline.observe import Observer
 from trunkline.settings import Settings
 
 TABLE_PATIENCE = 120.0
+ORDERS_PATIENCE = 30.0
 
 
 class Worker:
@@ -61,7 +67,8 @@ class Worker:
             [flow.to.target for flow in self._flows if isinstance(flow, Deliver)], connections=WIDTH
         )
         await self._targets.__aenter__()
-        self._writer = sqlite.Writer(self._settings.ledger.path)
+        ledger = reach(self._settings.ledger)
+        self._writer = Writer(ledger)
         self._sender = Sender(self._bootstrap)
         forms = await asyncio.to_thread(self._register)
         await asyncio.to_thread(self._read_tables, forms)
@@ -97,11 +104,23 @@ class Worker:
                             form=forms[flow.topic.name],
                             targets=self._targets,
                             sender=self._sender,
-                            ledger=self._settings.ledger.path,
+                            ledger=ledger,
                             writer=self._writer,
                             observe=self._observe,
                         )
                     )
+        self._loop = asyncio.get_running_loop()
+        self._control = ControlReader(
+            self._bootstrap,
+            control_of(self._bus),
+            this_worker(self._bus, [flow_name(flow) for flow in self._flows]),
+            sender=self._sender,
+            obey=self._obey,
+            status=self._status,
+            observe=self._observe,
+        )
+        await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)
+        self._sweeping = self._loop.create_task(keep_sweeping(self._writer, Keep(LETTERS_KEPT)))
         for processor in self._processors:
             processor.start()
         for deliverer in self._deliverers:
@@ -116,6 +135,8 @@ class Worker:
             *(deliverer.stop(seconds) for deliverer in self._deliverers),
         )
         self.drained = all(ended)
+        self._sweeping.cancel()
+        await asyncio.to_thread(self._control.stop)
         for reader in self._tables.values():
             await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(self._sender.close)
@@ -123,10 +144,28 @@ class Worker:
         await self._targets.__aexit__()
         self.registry.close()
 
+    @property
+    def hearts(self) -> Sequence[Heart]:
+        """The signs of life of the flows that read."""
+        return [*(flow.heart for flow in self._processors), *(flow.heart for flow in self._deliverers)]
+
     def stopped(self) -> Mapping[str, str]:
         """Name the flows that have halted, with the reason."""
         reading: list[Processor | Deliverer] = [*self._processors, *self._deliverers]
         return {flow.name: flow.halted for flow in reading if flow.halted}
+
+    def _obey(self, orders: Orders) -> None:
+        """Bring orders into force; called in a thread."""
+
+        async def obey() -> None:
+            for deliverer in self._deliverers:
+                deliverer.obey(orders)
+
+        asyncio.run_coroutine_threadsafe(obey(), self._loop).result()
+
+    def _status(self) -> tuple[Mapping[str, str], Sequence[Full]]:
+        """Say how this worker stands, for the control topic; called in a thread."""
+        return self.stopped(), [full for deliverer in self._deliverers for full in deliverer.filled()]
 
     def _register(self) -> dict[str, Format]:
         """Register the schema of every topic and table that the flows touch."""

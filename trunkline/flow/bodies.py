@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard, get_args, get_origin
 
+from trunkline.adapters import Item
 from trunkline.errors import Fault
 from trunkline.event import Drop
 from trunkline.flow.declare import Declared, Deliver, Enrich, Process, Publish, Route, Step, Table, Topic, body_of
@@ -40,13 +41,16 @@ def source_faults(flow: Publish) -> Faults:
 def sink_faults(flow: Deliver) -> Faults:
     """Find that a sink reads other events than its topic holds."""
     kind = type(flow.to).__name__
-    for name in ("request", "verdict"):
+    for name in ("request", "verdict", "batch", "verdicts"):
         if is_async(getattr(flow.to, name)):
             yield Fault(flow.where, f"{kind}.{name} is async; only sync is supported. Write it as def.")
-    wanted = data_of(argument(flow.to.request, 0))
-    if not fits(flow.topic.record, wanted):
-        told = f"{kind}.request reads {wanted.__name__}; {flow.topic.name} holds {flow.topic.record.__name__}"
-        yield Fault(flow.where, f"{told}. Deliver a topic of {wanted.__name__}, or change the annotation.")
+    for name, wanted in (
+        ("request", data_of(argument(flow.to.request, 0))),
+        ("batch", data_of(item_of(argument(flow.to.batch, 0)), Item)),
+    ):
+        if not fits(flow.topic.record, wanted):
+            told = f"{kind}.{name} reads {wanted.__name__}; {flow.topic.name} holds {flow.topic.record.__name__}"
+            yield Fault(flow.where, f"{told}. Deliver a topic of {wanted.__name__}, or change the annotation.")
 
 
 def process_faults(flow: Process) -> Faults:

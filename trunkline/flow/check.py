@@ -23,7 +23,9 @@ from trunkline.flow.declare import (
     Topic,
     dead_letters_of,
     flow_name,
+    identity_of,
     replay_of,
+    sink_identity,
 )
 from trunkline.flow.functions import variable
 from trunkline.flow.records import record_faults
@@ -56,6 +58,8 @@ def faults(bus: Bus) -> list[Fault]:
         *(fault for flow in whole for fault in (*flow_name_faults(flow), *body_faults(flow))),
         *order_faults(flows, whole),
         *twice_faults(whole),
+        *was_faults(whole),
+        *retired_faults(bus, whole),
         *topic_faults(stored, whole),
         *target_faults([part for part in sound if isinstance(part, Target)]),
         *loop_faults([flow for flow in whole if isinstance(flow, Process)]),
@@ -151,6 +155,36 @@ def twice_faults(flows: Sequence[Flow]) -> Faults:
             yield Fault(flow.where, f"{flow_name(flow)} is the name of the flow at {other.where} too. {told}.")
 
 
+def was_faults(flows: Sequence[Flow]) -> Faults:
+    """Find a former name that is another's: two would share one identity, or seem to."""
+    for flow in flows:
+        others = [one for one in flows if one is not flow and flow.was in (flow_name(one), identity_of(one))]
+        if flow.was and others:
+            yield was_fault(flow, f"{title(flow)} was {flow.was}, as is the flow at {others[0].where}")
+    sinks = {flow.to.name: flow for flow in reversed(flows) if isinstance(flow, Deliver)}
+    for name, flow in sinks.items():
+        was = flow.to.was
+        others = [one for one in sinks.values() if one is not flow and was in (one.to.name, sink_identity(one.to))]
+        if was and others:
+            yield was_fault(flow, f"the sink {name} was {was}, as is the sink at {others[0].where}")
+
+
+def was_fault(flow: Flow, told: str) -> Fault:
+    """Say that a former name is taken."""
+    return Fault(flow.where, f"{told}. Correct was, or give the other a name of its own.")
+
+
+def retired_faults(bus: Bus, flows: Sequence[Flow]) -> Faults:
+    """Find a sink or flow that is retired and still here."""
+    here = {name: flow.where for flow in flows for name in (flow_name(flow), identity_of(flow))}
+    for flow in flows:
+        if isinstance(flow, Deliver):
+            here |= {flow.to.name: flow.where, sink_identity(flow.to): flow.where}
+    for name in bus.retired if isinstance(bus.retired, list | tuple) else ():
+        if isinstance(name, str) and name in here:
+            yield Fault(bus.where, f"{name} is retired, and still at {here[name]}. Take it out of one of the two.")
+
+
 @dataclass(frozen=True)
 class Taken:
     """A topic's name, what has it, and the line."""
@@ -162,11 +196,11 @@ class Taken:
 
 def topic_faults(stored: Sequence[Topic | Table], flows: Sequence[Flow]) -> Faults:
     """Find two topics that Kafka would take for one, whether declared or made by the bus for a flow."""
-    reading = {flow_name(flow): flow.where for flow in flows if not isinstance(flow, Publish)}
+    reading = {identity_of(flow): flow for flow in flows if not isinstance(flow, Publish)}
     made = [
-        Taken(name, f"the {kind} topic of {flow}", where)
-        for flow, where in reading.items()
-        for kind, name in (("dead-letter", dead_letters_of(flow)), ("replay", replay_of(flow)))
+        Taken(topic, f"the {kind} topic of {flow_name(flow)}", flow.where)
+        for identity, flow in reading.items()
+        for kind, topic in (("dead-letter", dead_letters_of(identity)), ("replay", replay_of(identity)))
     ]
     known: dict[str, Taken] = {}
     for new in [*(Taken(part.name, type(part).__name__, part.where) for part in stored), *made]:

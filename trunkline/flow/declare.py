@@ -125,31 +125,44 @@ class Enrich(Declared):
 
 @dataclass(frozen=True, eq=False)
 class Publish(Declared):
-    """Events that a source posts, onto a topic."""
+    """Events that a source posts, onto a topic; `was` is the name that the source had before."""
 
     source: Source
     to: Topic
     name: str = ""
+    was: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Process(Declared):
-    """Events of a topic through steps, then by one route per output topic onto these, in transactions."""
+    """Events of a topic through steps, then by one route per output topic onto these, in transactions.
+
+    `was` is the name that the flow had before: what Kafka and the ledger know it by stays as it was (I1).
+    """
 
     topic: Topic
     steps: Sequence[Step | Enrich]
     to: Mapping[Topic, Route]
     name: str = ""
+    was: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Deliver(Declared):
-    """Events of a topic to a target, in order per key; what cannot be delivered becomes a dead letter of this flow."""
+    """Events of a topic to a target, in order per key; what cannot be delivered becomes a dead letter of this flow.
+
+    `after_dead` says what becomes of the later events of a key whose event died, until that one is replayed or
+    discarded: they are delivered all the same ("continue"), become parked dead letters beside it ("park_key"), or wait
+    in the topic ("block"), where enough of them stop their partition. `was` is the name that the flow had before: what
+    Kafka knows it by stays as it was (I1); a sink that was renamed says so itself.
+    """
 
     topic: Topic
     to: Sink
     retry: Retry = field(default_factory=Retry)
     name: str = ""
+    after_dead: Literal["continue", "park_key", "block"] = "continue"
+    was: str = ""
 
 
 Flow = Publish | Process | Deliver
@@ -166,7 +179,7 @@ def tables_of(step: Step | Enrich) -> tuple[Table, ...]:
 
 
 def flow_name(flow: Flow) -> str:
-    """Give a flow's name, which is its identity (I1)."""
+    """Give a flow's name: what people call it; see `identity_of` for what its data is known by."""
     if flow.name:
         return flow.name
     match flow:
@@ -179,15 +192,42 @@ def flow_name(flow: Flow) -> str:
             return f"{flow.topic.name}.{getattr(first, '__name__', 'process')}"
 
 
+def identity_of(flow: Flow) -> str:
+    """Give what a flow's group, topics and events are known by: its name, or the one it had before (I1)."""
+    match flow:
+        case Publish():
+            return flow.was or flow.source.name
+        case Deliver(was="", name=""):
+            return f"{flow.topic.name}.{sink_identity(flow.to)}"
+        case _:
+            return flow.was or flow_name(flow)
+
+
+def sink_identity(sink: Sink) -> str:
+    """Give what the ledger and the idempotency keys know a sink by: its name, or the one it had before (I1)."""
+    return sink.was or sink.name
+
+
 @dataclass(frozen=True, eq=False)
 class Bus(Declared):
-    """Everything that flows: a name and flows in the order in which an event travels."""
+    """Everything that flows: a name and flows in the order in which an event travels.
+
+    `was` is the name that the bus had before: what Kafka, the ledger and targets know it by stays as it was (I1).
+    `retired` names the sinks and flows that left the topology for good, whatever is still waiting for them (L5).
+    """
 
     name: str
     flows: Sequence[Flow]
+    was: str = ""
+    retired: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flows", tuple(self.flows))
+
+    @property
+    def identity(self) -> str:
+        """What the bus is known by: its name, or the one it had before (I1)."""
+        return self.was or self.name
 
     def named(self) -> Iterator[tuple[str, Flow]]:
         """Yield every flow with its name."""
@@ -240,21 +280,26 @@ class Bus(Declared):
         return list({table.name: table for table in found}.values())
 
 
-def group_of(bus: Bus, flow: str) -> str:
+def group_of(bus: Bus, identity: str) -> str:
     """Give the consumer group of a flow, also the head of its transactional id."""
-    return f"{bus.name}.{flow}"
+    return f"{bus.identity}.{identity}"
 
 
-def dead_letters_of(flow: str) -> str:
+def dead_letters_of(identity: str) -> str:
     """Give the dead-letter topic of a flow."""
-    return f"{flow}.dlq"
+    return f"{identity}.dlq"
 
 
-def replay_of(flow: str) -> str:
+def replay_of(identity: str) -> str:
     """Give the topic that only this flow reads, and that only a replay writes."""
-    return f"{flow}.replay"
+    return f"{identity}.replay"
+
+
+def source_of(bus: Bus, flow: Publish | Process) -> str:
+    """Give the source of the events that a flow writes: half of their identity (I2)."""
+    return f"{bus.identity}/{identity_of(flow)}"
 
 
 def schemas_of(bus: Bus) -> str:
     """Give the topic of the embedded schema registry."""
-    return f"trunkline.{bus.name}.schemas"
+    return f"trunkline.{bus.identity}.schemas"

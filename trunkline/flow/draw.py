@@ -17,6 +17,7 @@ from trunkline.flow.declare import (
     body_of,
     dead_letters_of,
     flow_name,
+    identity_of,
     tables_of,
 )
 from trunkline.flow.functions import name_of
@@ -31,6 +32,7 @@ SHAPES = {
     "dead": ("([", "])"),
 }
 """How Mermaid draws each kind of thing."""
+AFTER_DEAD = {"continue": "", "park_key": " and parks the key", "block": " and blocks the key"}
 
 
 def tree(bus: Bus) -> Tree:
@@ -62,7 +64,7 @@ def draw_topic(branch: Tree, bus: Bus, topic: Topic, drawn: set[str]) -> None:
             case Process() if flow.topic.name == topic.name:
                 draw_process(node.add(line(flow_name(flow), "bold")), bus, flow, drawn)
             case Deliver() if flow.topic.name == topic.name:
-                patience = f"gives up after {span(flow.retry.give_up_after)}"
+                patience = f"gives up after {span(flow.retry.give_up_after)}{AFTER_DEAD[flow.after_dead]}"
                 node.add(line(flow.to.name, "magenta", f"→ {told_of(flow.to.target)}, {patience}"))
             case _:
                 pass
@@ -131,12 +133,12 @@ def mermaid(bus: Bus) -> str:
                     chart.edge(chart.node("table", table.name), "-->", node)
                 for topic, route in flow.to.items():
                     chart.edge(node, f'-->|"{name_of(route)}"|', chart.node("topic", topic.name))
-                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(name)))
+                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(identity_of(flow))))
             case Deliver():
                 node = chart.node("sink", name, flow.to.name)
                 chart.edge(chart.node("topic", flow.topic.name), "-->", node)
                 chart.edge(node, "-->", chart.node("target", flow.to.target.name))
-                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(name)))
+                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(identity_of(flow))))
     return str(chart)
 
 
@@ -151,12 +153,13 @@ def data(bus: Bus) -> dict[str, Any]:
             case Process():
                 steps = [{"step": name_of(body_of(step)), "tables": names(tables_of(step))} for step in flow.steps]
                 routes = [{"route": name_of(route), "topic": topic.name} for topic, route in flow.to.items()]
-                more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(name)}
+                more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(identity_of(flow))}
                 flows.append(kind | {"reads": flow.topic.name, "writes": names(flow.to)} | more)
             case Deliver():
                 seconds = flow.retry.give_up_after.total_seconds()
-                more = {"sink": flow.to.name, "target": flow.to.target.name, "give_up_after_seconds": seconds}
-                flows.append(kind | {"reads": flow.topic.name, **more, "dead_letters": dead_letters_of(name)})
+                more = {"reads": flow.topic.name, "sink": flow.to.name, "target": flow.to.target.name}
+                patience = {"give_up_after_seconds": seconds, "after_dead": flow.after_dead}
+                flows.append(kind | more | patience | {"dead_letters": dead_letters_of(identity_of(flow))})
     return {
         "bus": bus.name,
         "flows": flows,

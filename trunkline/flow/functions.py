@@ -112,9 +112,9 @@ def members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def data_of(hint: Any) -> Any:
-    """Give the X of `Event[X]`, also in a union with others; None when it is not said."""
-    found = [get_args(member)[0] for member in members(hint) if get_origin(member) is Event]
+def data_of(hint: Any, carrier: type = Event) -> Any:
+    """Give the X of `Event[X]` or of another carrier, also in a union with others; None when it is not said."""
+    found = [get_args(member)[0] for member in members(hint) if get_origin(member) is carrier]
     return found[0] if len(found) == 1 else None
 
 

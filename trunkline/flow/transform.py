@@ -7,7 +7,7 @@ from typing import Any
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
-from trunkline.flow.declare import Bus, Process, Publish, Table, Topic, body_of, tables_of
+from trunkline.flow.declare import Bus, Process, Publish, Table, Topic, body_of, source_of, tables_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -98,7 +98,7 @@ def stamp(bus: Bus, flow: Publish, event: Event[Any]) -> Event[Any]:
         id=event.id,
         time=event.time,
         data=event.data,
-        source=f"{bus.name}/{flow.source.name}",
+        source=source_of(bus, flow),
         type=flow.to.schema.event_type,
         key=key_of(flow.to, event.data),
         traceparent=event.traceparent,

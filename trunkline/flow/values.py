@@ -5,12 +5,14 @@ A value of a wrong type is a fault and never a traceback, so everything is read 
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from trunkline.adapters import Idempotency
 from trunkline.errors import Fault
 from trunkline.flow.declare import (
+    LIBRARY,
     ApiKey,
     Bus,
     Declared,
@@ -36,6 +38,16 @@ LONGEST_TOPIC = 249
 """Kafka's limit for a topic's name."""
 LONGEST_FLOW = 200
 """A flow's name is the head of its topics' and its group's names."""
+AFTER_DEAD = ("continue", "park_key", "block")
+WRITES = ("each", "latest")
+ASKED = ("request", "verdict", "batch", "verdicts")
+"""What a sink is asked."""
+SAID = ("idempotency", "writes", "together", "was")
+"""What a sink says of its target and of itself, beside its name."""
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header's name is made of (RFC 9110 §5.6.2)."""
+SHORTEST_KEY = 16
+"""Characters of base32 below which two keys of a large topic may well be the same: 80 bits."""
 
 
 def parts_of(flow: Flow) -> Iterator[Declared]:
@@ -66,6 +78,14 @@ def attribute(thing: object, name: str) -> Any:
         return None
 
 
+def has(thing: object, name: str) -> bool:
+    """Say whether somebody's object has an attribute that can be read."""
+    try:
+        return hasattr(thing, name)
+    except Exception:  # noqa: BLE001 - a property of an adapter may raise anything
+        return False
+
+
 def expect(where: str, what: str, value: object, kind: Any, wanted: str) -> Faults:
     """Find that a value is of a wrong type; the value itself is never shown, it may be a secret."""
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -85,21 +105,28 @@ def type_faults(part: Declared) -> Faults:
             for table in part.tables:
                 yield from expect(where, f"a table of Enrich({name_of(part.step)})", table, Table, "a Table")
         case Publish():
-            yield from expect(where, "Publish's name", part.name, str, "a text, or leave it out")
+            yield from name_types(where, "Publish", part.name, part.was)
             yield from source_types(where, part.source)
             yield from topic_types(where, "Publish writes to", part.to)
         case Process():
-            yield from expect(where, "Process's name", part.name, str, "a text, or leave it out")
+            yield from name_types(where, "Process", part.name, part.was)
             yield from topic_types(where, "Process reads", part.topic)
             yield from expect(
                 where, "what comes second in a Process", part.steps, (list, tuple), "its steps: [step, …]"
             )
             yield from expect(where, "Process's to", part.to, Mapping, "a route for each topic: to={topic: route}")
         case Deliver():
-            yield from expect(where, "Deliver's name", part.name, str, "a text, or leave it out")
+            yield from name_types(where, "Deliver", part.name, part.was)
             yield from topic_types(where, "Deliver reads", part.topic)
             yield from sink_types(where, part.to)
             yield from retry_types(where, part.retry)
+            yield from expect(where, "Deliver's after_dead", part.after_dead, str, listed(AFTER_DEAD))
+
+
+def name_types(where: str, kind: str, name: Any, was: Any) -> Faults:
+    """Find that a flow's name or former name is no text."""
+    yield from expect(where, f"{kind}'s name", name, str, "a text, or leave it out")
+    yield from expect(where, f"{kind}'s was", was, str, "the name it had before, or leave it out")
 
 
 def topic_types(where: str, what: str, topic: Any) -> Faults:
@@ -171,13 +198,30 @@ def sink_types(where: str, sink: Any) -> Faults:
         yield Fault(where, f"Deliver is given the class {kind}. Give it a sink: {kind}(target).")
     elif isinstance(sink, Target):
         yield Fault(where, "Deliver is given a Target. Give it a sink, which says what to send there.")
-    elif not callable(attribute(sink, "request")) or not callable(attribute(sink, "verdict")):
-        yield Fault(where, f"{kind} is no sink: request or verdict is missing. Build it on trunkline.sinks.HttpSink.")
+    elif missing := [
+        *(name for name in ASKED if not callable(attribute(sink, name))),
+        *(name for name in SAID if not has(sink, name)),
+    ]:
+        yield Fault(where, f"{kind} is no sink: {missing[0]} is missing. Build it on trunkline.sinks.HttpSink.")
     elif not isinstance(attribute(sink, "name"), str):
         yield Fault(where, f'the sink {kind} has no name. Add to the class: name = "{kind.lower()}".')
     else:
         target = attribute(sink, "target")
         yield from expect(where, f"the target of {kind}", target, Target, 'Target("name", env("NAME"))')
+        yield from expect(where, f"the was of {kind}", attribute(sink, "was"), str, "the name it had before")
+        yield from expect(where, f"the writes of {kind}", attribute(sink, "writes"), str, listed(WRITES))
+        yield from expect(where, f"the together of {kind}", attribute(sink, "together"), int, "a whole number")
+        yield from idempotency_types(where, kind, attribute(sink, "idempotency"))
+
+
+def idempotency_types(where: str, kind: str, given: Any) -> Faults:
+    """Find the wrongly typed values of how a target takes our key."""
+    if isinstance(given, Idempotency):
+        wanted = "the name of a header, or None"
+        yield from expect(where, f"the idempotency header of {kind}", given.header, str | None, wanted)
+        yield from expect(where, f"the longest key of {kind}", given.longest, int, "a whole number")
+    elif given is not None:
+        yield from expect(where, f"the idempotency of {kind}", given, Idempotency, "Idempotency() or None")
 
 
 def retry_types(where: str, retry: Any) -> Faults:
@@ -195,11 +239,27 @@ def bus_faults(bus: Bus, flows: Sequence[Any]) -> Faults:
     yield from expect(bus.where, "Bus's name", bus.name, str, 'a text such as "orders"')
     if isinstance(bus.name, str):
         yield from name_faults(bus.where, "Bus", bus.name, LONGEST_FLOW)
+    yield from expect(bus.where, "Bus's was", bus.was, str, "the name it had before, or leave it out")
+    yield from was_name_faults(bus.where, bus.was)
+    yield from retired_types(bus)
     if not flows:
         yield Fault(bus.where, "the Bus has no flows. Add Publish(…), Process(…) or Deliver(…).")
     for flow in flows:
         where = flow.where if isinstance(flow, Declared) else bus.where
         yield from expect(where, "a flow of the Bus", flow, Flow, "Publish(…), Process(…) or Deliver(…)")
+
+
+def retired_types(bus: Bus) -> Faults:
+    """Find that what is retired is no list of names."""
+    yield from expect(bus.where, "Bus's retired", bus.retired, (list, tuple), 'a list of names: ["billing"]')
+    for name in bus.retired if isinstance(bus.retired, list | tuple) else ():
+        yield from expect(bus.where, "a name in Bus's retired", name, str, "the name of a sink or flow")
+
+
+def was_name_faults(where: str, was: object) -> Faults:
+    """Find that a former name can never have been one."""
+    if isinstance(was, str) and was:
+        yield from name_faults(where, "was", was, LONGEST_FLOW)
 
 
 def value_faults(part: Declared) -> Faults:
@@ -219,11 +279,22 @@ def value_faults(part: Declared) -> Faults:
             yield from name_faults(part.where, "Target", part.name, LONGEST_FLOW)
             if part.limit is not None:
                 yield from limit_faults(part, part.limit)
+            if part.auth is not None and not TOKEN.fullmatch(part.auth.header):
+                yield Fault(
+                    part.where, f'{part.name}: "{part.auth.header}" is no name of a header. Write the target\'s.'
+                )
         case Publish():
             yield from name_faults(part.where, "source", part.source.name, LONGEST_FLOW)
+            yield from was_name_faults(part.where, part.was)
+        case Process():
+            yield from was_name_faults(part.where, part.was)
         case Deliver():
             yield from name_faults(part.where, "sink", part.to.name, LONGEST_FLOW)
+            yield from was_name_faults(part.where, part.was)
+            yield from was_name_faults(part.where, part.to.was)
             yield from retry_faults(part, part.retry)
+            yield from after_dead_faults(part)
+            yield from contract_faults(part)
 
 
 def name_faults(where: str, kind: str, name: str, longest: int) -> Faults:
@@ -255,6 +326,54 @@ def limit_faults(part: Target, limit: Limit) -> Faults:
         yield Fault(part.where, f"the Limit of {part.name} is {limit.events}. Give a number above 0, or leave it out.")
     if limit.per not in ("second", "minute"):
         yield Fault(part.where, f'the Limit of {part.name} is per {limit.per!r}. Write per="second" or per="minute".')
+
+
+def after_dead_faults(flow: Deliver) -> Faults:
+    """Find that what is to happen after a dead letter is nothing we know, or needs keys that the topic has not."""
+    if flow.after_dead not in AFTER_DEAD:
+        yield Fault(flow.where, f'after_dead is "{flow.after_dead}". Write {listed(AFTER_DEAD)}.')
+    elif flow.after_dead != "continue" and flow.topic.key is None:
+        told = f'after_dead="{flow.after_dead}" holds back later events of a key; {flow.topic.name} has no key'
+        yield Fault(flow.where, f'{told}. Declare one: Topic(…, key="…"), or leave after_dead out.')
+
+
+def contract_faults(flow: Deliver) -> Faults:
+    """Find what is wrong with what a sink says of its target."""
+    kind, sink = type(flow.to).__name__, flow.to
+    if sink.writes not in WRITES:
+        yield Fault(flow.where, f'the writes of {kind} is "{sink.writes}". Write {listed(WRITES)}.')
+    elif sink.writes == "latest" and flow.topic.key is None:
+        told = f'{kind} writes the "latest" of each key; {flow.topic.name} has no key'
+        yield Fault(flow.where, f'{told}. Declare one: Topic(…, key="…"), or deliver "each".')
+    if sink.together < 1:
+        yield Fault(flow.where, f"{kind} takes {sink.together} events together. Give at least 1.")
+    elif sink.together > 1 and is_kits(sink.batch):
+        yield Fault(flow.where, f"{kind} takes {sink.together} events together and has no batch(items). Write it.")
+    elif is_kits(sink.request) and is_kits(sink.batch):
+        yield Fault(flow.where, f"{kind} does not say what to send. Write request(event).")
+    if sink.idempotency is None:
+        return
+    header = sink.idempotency.header
+    if header is None and is_kits(sink.batch):
+        told = f"{kind} sends its key in the body, and only batch(items) is given keys"
+        yield Fault(flow.where, f"{told}. Write it, or name the header.")
+    if header is not None and not TOKEN.fullmatch(header):
+        yield Fault(flow.where, f'{kind}: "{header}" is no name of a header. Write the target\'s.')
+    if sink.idempotency.longest < SHORTEST_KEY:
+        told = f"a key of at most {sink.idempotency.longest} characters could be another event's too"
+        yield Fault(flow.where, f"{kind}: {told}. Give at least {SHORTEST_KEY}, or idempotency = None.")
+
+
+def is_kits(method: Any) -> bool:
+    """Say whether a method of a sink is the library's own, which the sink has left as it is."""
+    code = getattr(getattr(method, "__func__", method), "__code__", None)
+    return code is not None and code.co_filename.startswith(LIBRARY)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Name what may be written."""
+    *most, last = (f'"{word}"' for word in words)
+    return f"{', '.join(most)} or {last}"
 
 
 def retry_faults(flow: Deliver, retry: Retry) -> Faults:

@@ -4,18 +4,18 @@ Serves users' tests, explanations and documentation; the engine runs the same fu
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trunkline.adapters import Request, Response, Source, WebhookRequest
+from trunkline.adapters import Item, Request, Response, Sink, Source, WebhookRequest, judged
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.errors import Permanent, Poison, TrunklineError, UsageError
-from trunkline.event import Event
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, flow_name
+from trunkline.errors import TrunklineError, UsageError
+from trunkline.event import Event, idempotency_key
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, flow_name, sink_identity, source_of
 from trunkline.flow.transform import Filtered, Routed, Rows, stamp, transform
-from trunkline.verdict import Verdict, of_exception
+from trunkline.verdict import Bury, Verdict, decide, of_exception
 
 OK = Response(200)
 EXAMPLES = Path("producers/examples")
@@ -33,9 +33,9 @@ class Journey:
     unrouted: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
     """Events of which a flow's routes made nothing."""
     requests: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
-    """Requests by sink."""
+    """Requests by sink: one for each event, or for each batch."""
     verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
-    """What each sink made of the answers."""
+    """What each sink made of the answers, for each event."""
     dead: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
     """What becomes a dead letter at once, by sink, or by flow where a step failed."""
 
@@ -70,8 +70,9 @@ def walk(
                 for event in journey.events.get(flow.topic.name, ()):
                     process(journey, bus, flow, event, rows)
             case Deliver():
-                for event in journey.events.get(flow.topic.name, ()):
-                    deliver(journey, flow, event, (answers or {}).get(flow.to.name, OK))
+                answer = (answers or {}).get(flow.to.name, OK)
+                for batch in batches(journey.events.get(flow.topic.name, ()), flow.to.together):
+                    deliver(journey, flow, [item_of(bus, flow.to, event) for event in batch], answer)
             case Publish():
                 pass
     return journey
@@ -113,7 +114,7 @@ def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: 
     """Run one event through steps and routes and note what came of it."""
     name = flow_name(flow)
     try:
-        match transform(flow, f"{bus.name}/{name}", event, rows):
+        match transform(flow, source_of(bus, flow), event, rows):
             case Routed(records):
                 written: Sequence[tuple[Topic, Event[Any]]] = [(topic, through(topic, made)) for topic, made in records]
                 for topic, made in written:
@@ -126,16 +127,44 @@ def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: 
         journey.dead[name].append(of_exception(error))
 
 
-def deliver(journey: Journey, flow: Deliver, event: Event[Any], answer: Response) -> None:
-    """Ask the sink for its request, give it the answer, and note what came of it."""
+def batches(events: Sequence[Event[Any]], most: int) -> Iterator[list[Event[Any]]]:
+    """Give events in the calls that they go in: in order, none with two events of one key (D10)."""
+    batch: list[Event[Any]] = []
+    for event in events:
+        if len(batch) == most or any(other.key is not None and other.key == event.key for other in batch):
+            yield batch
+            batch = []
+        batch.append(event)
+    if batch:
+        yield batch
+
+
+def item_of(bus: Bus, sink: Sink, event: Event[Any]) -> Item[Any]:
+    """Give an event with its idempotency key."""
+    if sink.idempotency is None:
+        return Item(event, "")
+    key = idempotency_key(bus.identity, sink_identity(sink), event.source, event.id)
+    return Item(event, sink.idempotency.cut(key))
+
+
+def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer: Response) -> None:
+    """Ask the sink for its request, give it the answer, and note what came of it for each event."""
     sink = flow.to
-    verdict: Verdict
+    verdicts: Sequence[Verdict]
     try:
-        request = sink.request(event)
-        journey.requests[sink.name].append(request)
-        verdict = sink.verdict(answer)
+        request = sink.batch(items)
     except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
-        verdict = of_exception(error)
-    journey.verdicts[sink.name].append(verdict)
-    if isinstance(verdict, Permanent | Poison):
-        journey.dead[sink.name].append(verdict)
+        if len(items) > 1:
+            for item in items:
+                deliver(journey, flow, [item], answer)
+            return
+        verdicts = [of_exception(error)]
+    else:
+        journey.requests[sink.name].append(request)
+        verdicts = judged(sink, replace(answer, method=request.method), items)
+    for verdict in verdicts:
+        journey.verdicts[sink.name].append(verdict)
+        keyed = sink.idempotency is not None
+        action = decide(verdict, attempt=1, elapsed=0.0, retry=flow.retry, random=lambda: 0.0, keyed=keyed)
+        if isinstance(action, Bury):
+            journey.dead[sink.name].append(verdict)

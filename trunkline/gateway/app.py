@@ -1,7 +1,13 @@
-"""POST /in/{source}, and what every worker shows: /schemas/ids/{id}, /metrics, /healthz, /readyz."""
+"""POST /in/{source}, and what every worker shows: /schemas/ids/{id}, /metrics, /healthz, /readyz.
+
+/healthz says that the process lives: its loop turns. /readyz says whether work should be sent to it.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -23,16 +29,84 @@ PATIENCE = 15.0
 """Seconds in which a body must be whole."""
 
 
+class Door:
+    """What the gateway lets in: nothing but questions while the worker starts and while it drains."""
+
+    def __init__(self) -> None:
+        self.state: Literal["starting", "open", "draining"] = "starting"
+        self._posting = 0
+        self._emptied = asyncio.Event()
+
+    @contextmanager
+    def posting(self) -> Iterator[None]:
+        """Count a request to a source until it has its answer."""
+        self._posting += 1
+        self._emptied.clear()
+        try:
+            yield
+        finally:
+            self._posting -= 1
+            if not self._posting:
+                self._emptied.set()
+
+    async def emptied(self, seconds: float) -> None:
+        """Wait for the requests in progress, but not for a sender that dawdles."""
+        if self._posting:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How the flows of a worker are."""
+
+    flows: Collection[str]
+    waiting: Collection[str]
+    """Those that their consumer group has not taken in yet."""
+    stopped: Mapping[str, str]
+    """Those that have halted, with the reason."""
+
+
+def unready(door: Door, condition: Condition) -> str:
+    """Say why a worker should get no work; "" when it should.
+
+    A flow that has halted is named wherever this is asked, but the worker stays ready as long as another of its flows
+    works: one bad target must not take the sources of the same process out of a load balancer. Membership counts once:
+    a rebalance later on does not make a worker unready.
+    """
+    if door.state == "starting":
+        return "The worker starts: it connects and reads its tables."
+    if door.state == "draining":
+        return "The worker drains: it finishes what is in flight, and ends."
+    if condition.waiting:
+        return f"Not yet taken in by their consumer groups: {', '.join(sorted(condition.waiting))}."
+    if condition.stopped and condition.stopped.keys() >= set(condition.flows):
+        return f"Every flow has halted: {'; '.join(f'{flow}: {why}' for flow, why in condition.stopped.items())}"
+    return ""
+
+
 def build(
     publishers: Mapping[str, Publisher],
     registry: Registry,
     metrics: CollectorRegistry,
-    stopped: Callable[[], Mapping[str, str]],
+    door: Door,
+    condition: Callable[[], Condition],
+    *,
+    own: int | None = None,
 ) -> Starlette:
-    """Build the app; `stopped` names the flows that do not run, with the reason."""
+    """Build the app; `own` is the port at which this process alone answers, when it shares another with its like."""
 
     async def receive(request: Request) -> Response:
+        with door.posting():
+            return await take(request)
+
+    async def take(request: Request) -> Response:
         name = request.path_params["source"]
+        if door.state != "open":
+            why = unready(door, condition())
+            if (publisher := publishers.get(name)) is not None:
+                publisher.reject(why)
+            return problem(503, "Not now", f"Nothing was acknowledged, post it again. {why}")
         if (publisher := publishers.get(name)) is None:
             known = ", ".join(sorted(publishers)) or "none"
             return problem(404, "No such source", f"Nobody here is called {name}; the sources are: {known}.")
@@ -61,15 +135,24 @@ def build(
             return problem(404, "No such schema", f"Nobody registered schema {request.path_params['id']}.")
         return Response(body, media_type="application/vnd.schemaregistry.v1+json")
 
-    async def show_metrics(_: Request) -> Response:
+    async def show_metrics(request: Request) -> Response:
+        if own is not None and request.scope["server"][1] != own:
+            others = "its like on the ports beside it"
+            why = (
+                f"Several processes answer here, each with figures of its own: this one's are on port {own}, {others}."
+            )
+            return problem(421, "Ask each process", why)
         return Response(generate_latest(metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def health(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
     async def ready(_: Request) -> Response:
-        why = stopped()
-        return Response(orjson.dumps({"stopped": why}), 503 if why else 200, media_type="application/json")
+        found = condition()
+        stopped, waiting = dict(found.stopped), sorted(found.waiting)
+        if why := unready(door, found):
+            return problem(503, "Not ready", why, stopped=stopped, waiting=waiting)
+        return Response(orjson.dumps({"stopped": stopped}), media_type="application/json")
 
     return Starlette(
         routes=[

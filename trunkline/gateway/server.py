@@ -5,18 +5,25 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Sequence
 
+import structlog
 import uvicorn
 
+from trunkline.engine.watchdog import Watchdog
 from trunkline.engine.worker import Worker
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
-from trunkline.gateway.app import build
+from trunkline.gateway.app import Condition, Door, build
 from trunkline.observe import Metrics, Observer, every
+from trunkline.redact import redact
 from trunkline.settings import Settings
 
-REQUEST_SECONDS = 15
+REQUEST_SECONDS = 5.0
+"""How long requests in progress are waited for when the worker drains."""
+CLOSING_SECONDS = 4.0
+"""What closing may take besides draining: with the default 25 s a process has ended after 29 s, whatever hangs."""
 
 
 async def serve(
@@ -27,49 +34,75 @@ async def serve(
     flows: Collection[str] = (),
     observe: Observer,
     ready: Callable[[str], None],
+    ports: Sequence[socket.socket] = (),
 ) -> bool:
-    """Run flows until SIGTERM or SIGINT, then drain; say whether everything in flight had ended.
+    """Run flows until SIGTERM, SIGINT or SIGHUP, then drain; say whether everything in flight had ended.
 
-    `ready` is called with the address of the port when everything runs. A second signal ends the process at once.
+    The port answers from the beginning to the end, so that whoever asks hears why the worker is not ready; events are
+    taken between. `ready` is called with the address of the first port when everything runs. `ports` are those of the
+    supervisor, the common one and, where there are several processes, this one's own; without any it is taken here.
+    A second SIGTERM or SIGINT, and one while nothing runs yet, ends the process at once.
 
     Raises:
         UsageError: a flow is unknown, a secret is not set, or the port is taken.
         Unavailable: broker, ledger or a table cannot be reached.
     """
     metrics = Metrics()
+    door = Door()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda number=number: stop(stopping, number))  # type: ignore[misc]
-    port = bind(settings)
-    async with Worker(bus, settings, bootstrap, observe=every(metrics, observe), flows=flows) as worker:
-        app = build(worker.publishers, worker.registry, metrics.registry, worker.stopped)
-        server = Server(
-            uvicorn.Config(
-                app,
-                log_level="error",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=REQUEST_SECONDS,
-                h11_max_incomplete_event_size=16 * 1024,
-            )
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number, stopping, door, settings.worker.drain_seconds)
+    worker = Worker(bus, settings, bootstrap, observe=every(metrics, observe), flows=flows)
+    ports = ports or [bind(settings.gateway.host, settings.gateway.port)]
+    chosen = list(flows) or [name for name, _ in bus.named()]
+
+    def condition() -> Condition:
+        stopped = {flow: redact(why) for flow, why in worker.stopped().items()}
+        waiting = [heart.flow for heart in worker.hearts if not heart.joined and heart.flow not in stopped]
+        return Condition(chosen, waiting, stopped)
+
+    own = ports[-1].getsockname()[1] if len(ports) > 1 else None
+    app = build(worker.publishers, worker.registry, metrics.registry, door, condition, own=own)
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=16 * 1024,
         )
-        serving = loop.create_task(server.serve(sockets=[port]))
-        ready("http://{}:{}".format(*port.getsockname()[:2]))
-        await stopping.wait()
+    )
+    url = "http://{}:{}".format(*ports[0].getsockname()[:2])
+    serving = loop.create_task(server.serve(sockets=list(ports)))
+    try:
+        with Watchdog() as watchdog:
+            async with worker:
+                watchdog.watch(worker.hearts)
+                door.state = "open"
+                ready(url)
+                await stopping.wait()
+                await door.emptied(REQUEST_SECONDS)
+    finally:
         server.should_exit = True
         await serving
     return worker.drained
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Take the port before anything starts."""
-    host, port = settings.gateway.host, settings.gateway.port
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port before anything starts.
+
+    Raises:
+        UsageError: it is taken, or cannot be.
+    """
     try:
         return socket.create_server((host, port), backlog=2048, reuse_port=False)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "there is no such port"
         raise UsageError(
-            f"port {port} of {host} cannot be taken: {error.strerror}. Set TRUNKLINE_GATEWAY__PORT to a free one, or 0."
+            f"port {port} of {host} cannot be taken: {why}. Set TRUNKLINE_GATEWAY__PORT to a free one, or 0."
         ) from None
 
 
@@ -82,8 +115,22 @@ class Server(uvicorn.Server):
         yield
 
 
-def stop(stopping: asyncio.Event, number: int) -> None:
-    """Ask for the drain; when asked twice, end at once: what is not recorded will come again."""
+def stop(number: signal.Signals, stopping: asyncio.Event, door: Door, drain_seconds: float) -> None:
+    """Ask for the drain; when asked twice, or when it takes too long, end at once: what is not recorded comes again."""
     if stopping.is_set():
-        os._exit(128 + number)
+        if number is not signal.SIGHUP:
+            os._exit(128 + number)
+        return
+    if door.state == "starting":
+        os._exit(0)
     stopping.set()
+    door.state = "draining"
+    last = threading.Timer(drain_seconds + CLOSING_SECONDS, give_up, [drain_seconds + CLOSING_SECONDS])
+    last.daemon = True
+    last.start()
+
+
+def give_up(seconds: float) -> None:
+    """End a process that does not end by itself."""
+    structlog.get_logger("trunkline").error("drain", why=f"not everything had ended {seconds:g} s after the signal")
+    os._exit(1)

@@ -16,7 +16,7 @@ from kafka.structs import OffsetAndMetadata
 
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Headers
-from trunkline.flow.declare import Bus, group_of
+from trunkline.flow.declare import Bus, group_of, identity_of
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
@@ -218,7 +218,7 @@ class Control:
         for name, flow in reading(bus).items():
             if name not in flows:
                 continue
-            group = group_of(bus, name)
+            group = group_of(bus, identity_of(flow))
             # Asked before the ends: another worker's progress between the two must not look like an offset beyond them.
             known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
             low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])

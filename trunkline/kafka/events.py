@@ -6,6 +6,8 @@ Every producer partitions with murmur2, as Java and kafka-python do; librdkafka'
 import contextlib
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -39,6 +41,13 @@ PRODUCER = {
 TRANSACTION_SECONDS = 10
 SESSION_SECONDS = 10
 """How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
+HEARTBEATS = 6
+"""Commits in one session at least, whether anything has moved or not: each one proves that we are still a member."""
+
+
+def clock() -> float:
+    """Seconds that also pass while the machine is suspended, where there is such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Slot(NamedTuple):
@@ -146,9 +155,11 @@ class Sender:
 class Member:
     """One member of a flow's group. One thread owns it and calls everything, callbacks included (D1).
 
-    `revoked` is called inside `fetch`, while the partitions are still ours: finish what is in flight there and return
-    the offsets to commit. `lost` is called when they already are another member's. With `replay`, partition n of that
-    topic is taken and given back together with partition n of the main topic (R1).
+    `assigned` is called inside `fetch` before the first record of new partitions, with the offsets that a member has
+    committed after work (not those that a person has chosen). `revoked` is called inside `fetch`,
+    while the partitions are still ours: finish what is in flight there and return the offsets to commit. `lost` is
+    called when they already are another member's. With `replay`, partition n of that topic is taken and given back
+    together with partition n of the main topic (R1).
     """
 
     def __init__(
@@ -158,15 +169,27 @@ class Member:
         topic: str,
         *,
         replay: str | None = None,
+        assigned: Callable[[list[Slot], Mapping[Slot, int]], None] = lambda _slots, _offsets: None,
         revoked: Callable[[list[Slot]], Mapping[Slot, int]] = lambda _: {},
         lost: Callable[[list[Slot]], None] = lambda _: None,
+        accepted: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """Join the group.
+
+        `accepted` takes the time by `clock` at which a commit was sent, once the coordinator has accepted it: we were
+        a member then (D8).
+        """
         self._replay = replay
         self._topic = topic
+        self._assigned = assigned
         self._revoked = revoked
         self._lost = lost
+        self._accepted = accepted
         self._ours: set[Slot] = set()
         self._paused: set[Slot] = set()
+        self._at: dict[Slot, TopicPartition] = {}
+        self._sent: deque[float] = deque()
+        self._next_heartbeat = 0.0
         self._consumer = Consumer(
             {
                 **COMMON,
@@ -180,6 +203,7 @@ class Member:
                 "queued.max.messages.kbytes": 4096,
                 "fetch.wait.max.ms": 100,
                 "fetch.message.max.bytes": 1_048_576,
+                "on_commit": self._on_commit,
             }
         )
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
@@ -207,16 +231,28 @@ class Member:
         # A rebalance between the two calls above has given back the partition of what the first of them brought.
         return [record for record in records if record.slot in self._ours]
 
-    def commit(self, offsets: Mapping[Slot, int], *, wait: bool = False) -> None:
-        """Commit offsets; a commit that fails means that some events come again, so it is only tolerated."""
-        if not offsets:
-            return
-        places = dated(offsets)
-        with contextlib.suppress(KafkaException):
-            if wait:
-                self._consumer.commit(offsets=places, asynchronous=False)
-            else:
-                self._consumer.commit(offsets=places)
+    def commit(self, offsets: Mapping[Slot, int]) -> None:
+        """Commit offsets in the background; one that fails means that some events come again, so it is only tolerated.
+
+        From time to time all offsets are committed, moved or not: it proves that we are a member still, and the broker
+        does not forget the offsets of a quiet replay topic.
+        """
+        note = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
+        moved = [
+            place
+            for slot, offset in offsets.items()
+            if slot in self._ours and (slot not in self._at or self._at[slot].offset != offset)
+            for place in [TopicPartition(slot.topic, slot.partition, offset, note)]
+        ]
+        self._at.update((Slot(place.topic, place.partition), place) for place in moved)
+        now = clock()
+        if now >= self._next_heartbeat and self._at:
+            moved = list(self._at.values())
+        if moved:
+            self._next_heartbeat = now + SESSION_SECONDS / HEARTBEATS
+            self._sent.append(now)
+            with contextlib.suppress(KafkaException):
+                self._consumer.commit(offsets=moved)
 
     @property
     def slots(self) -> set[Slot]:
@@ -256,32 +292,62 @@ class Member:
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         wanted = list(places)
         if self._replay is not None and places:
-            replay = [TopicPartition(self._replay, place.partition) for place in places]
-            for place in consumer.committed(replay, timeout=10):
-                offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
-                wanted.append(TopicPartition(place.topic, place.partition, offset))
+            wanted = self._begins(consumer, [*places, *(TopicPartition(self._replay, one.partition) for one in places)])
+        worked = {slot: place.offset for slot, place in self._at.items() if (place.metadata or "").startswith("at=")}
+        self._assigned([slot_of(place) for place in wanted], worked)
         consumer.incremental_assign(wanted)
-        self._ours.update(Slot(place.topic, place.partition) for place in wanted)
+        self._ours.update(map(slot_of, wanted))
+        self._next_heartbeat = 0.0
+
+    def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Give each partition the offset where to begin; a replay topic that nobody has read begins at its start."""
+        found = consumer.committed(places, timeout=10)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+            if place.offset >= 0:
+                self._at[slot_of(place)] = place
+        return [
+            TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
+            if place.topic == self._replay and place.offset < 0
+            else TopicPartition(place.topic, place.partition, place.offset)
+            for place in found
+        ]
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         offsets = self._revoked(slots)
-        self.commit(offsets, wait=True)
-        self._ours.difference_update(slots)
-        self._paused.difference_update(slots)
-        consumer.incremental_unassign(partitions(slots))
+        if offsets:
+            with contextlib.suppress(KafkaException):
+                consumer.commit(offsets=dated(offsets), asynchronous=False)
+        self._forget(consumer, slots)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         self._lost(slots)
+        self._forget(consumer, slots)
+
+    def _forget(self, consumer: Consumer, slots: list[Slot]) -> None:
         self._ours.difference_update(slots)
         self._paused.difference_update(slots)
+        for slot in slots:
+            self._at.pop(slot, None)
         consumer.incremental_unassign(partitions(slots))
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        sent = self._sent.popleft() if self._sent else 0.0
+        if error is None and all(place.error is None for place in places):
+            self._accepted(sent)
 
     def _with_replay(self, places: list[TopicPartition]) -> list[Slot]:
         numbers = [place.partition for place in places]
         topics = [self._topic] if self._replay is None else [self._topic, self._replay]
         return [slot for topic in topics for number in numbers if (slot := Slot(topic, number)) in self._ours]
+
+
+def slot_of(place: TopicPartition) -> Slot:
+    """Give the slot that librdkafka means."""
+    return Slot(place.topic, place.partition)
 
 
 def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:

@@ -33,7 +33,7 @@ class Publisher:
             Unavailable: the broker does not answer, or the registry's topic is missing.
         """
         self._to = to
-        self._source = f"{bus.name}/{service}"
+        self._source = f"{bus.identity}/{service}"
         self._patience = patience
         if not any(accepts(address) for address in bootstrap.split(",")):
             raise Unavailable(f"no broker answers at {bootstrap}.")

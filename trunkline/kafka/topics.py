@@ -19,6 +19,7 @@ from trunkline.flow.declare import (
     Table,
     Topic,
     dead_letters_of,
+    identity_of,
     replay_of,
     schemas_of,
     tables_of,
@@ -92,7 +93,18 @@ ENDLESS = {
     "retention.bytes": "-1",
     "max.message.bytes": str(RECORD_BYTES),
 }
-COMPARED = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes", "min.insync.replicas", *COMMON)
+ORDERS = {
+    **COMPACT,
+    # One clock says who has spoken lately, whatever the workers' own clocks say.
+    "message.timestamp.type": "LogAppendTime",
+    # Workers speak often, who starts reads all of it first, and only what is closed is compacted.
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.1",
+}
+COMPARED = (
+    *("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes", "min.insync.replicas"),
+    *("segment.ms", "min.cleanable.dirty.ratio", *COMMON),
+)
 
 
 def plan(bus: Bus, existing: Mapping[str, Existing], kafka: Kafka) -> list[Change]:
@@ -109,7 +121,7 @@ class Planner:
         self._kafka = kafka
 
     def changes(self) -> Iterator[Change]:
-        """Yield them: topics, tables, then what flows need, then the registry."""
+        """Yield them: topics, tables, then what flows need, then what the bus needs."""
         for topic in self._bus.topics:
             yield from self._declared(topic.name, topic.partitions, kept(topic.keep), "events", of=topic)
         for table in self._bus.tables:
@@ -117,10 +129,13 @@ class Planner:
         for name, flow in reading(self._bus).items():
             source = self._partitions(flow.topic)
             letters = kept(LETTERS_KEPT, LETTER_BYTES)
-            yield from self._following(dead_letters_of(name), source, letters, f"dead letters of {name}")
+            own = identity_of(flow)
+            yield from self._following(dead_letters_of(own), source, letters, f"dead letters of {name}")
             if isinstance(flow, Deliver):
-                yield from self._following(replay_of(name), source, letters, f"replays of {name}", exactly=True)
-        yield from self._following(schemas_of(self._bus), 1, ENDLESS, f"schemas of {self._bus.name}", exactly=True)
+                yield from self._following(replay_of(own), source, letters, f"replays of {name}", exactly=True)
+        ours = {schemas_of(self._bus): ENDLESS, outcomes_of(self._bus): ENDLESS, control_of(self._bus): ORDERS}
+        for name, config in ours.items():
+            yield from self._following(name, 1, config, f"{name.rpartition('.')[2]} of {self._bus.name}", exactly=True)
 
     def _partitions(self, topic: Topic) -> int:
         """How many partitions a topic will have after the plan; only one without a key may grow."""
@@ -165,7 +180,7 @@ class Planner:
         return Create(name, partitions, self._kafka.replication, self._complete(config), why)
 
     def _complete(self, config: Mapping[str, str]) -> dict[str, str]:
-        return {**config, **COMMON, "min.insync.replicas": str(self._kafka.min_insync)}
+        return {**COMMON, **config, "min.insync.replicas": str(self._kafka.min_insync)}
 
     def _differences(self, name: str, found: Existing, config: Mapping[str, str]) -> Iterator[Differ]:
         if found.replication != self._kafka.replication:
@@ -192,29 +207,40 @@ def reading(bus: Bus) -> dict[str, Process | Deliver]:
     return {**bus.processing, **bus.delivering}
 
 
+def outcomes_of(bus: Bus) -> str:
+    """Give the topic of what became of deliveries: the audit trail, and what a ledger is rebuilt from (L4)."""
+    return f"trunkline.{bus.identity}.outcomes"
+
+
+def control_of(bus: Bus) -> str:
+    """Give the topic of what every worker obeys, and of what each says of itself (L5)."""
+    return f"trunkline.{bus.identity}.control"
+
+
 def names(bus: Bus) -> set[str]:
     """Name every topic that a bus needs."""
     return {change.topic for change in plan(bus, {}, Kafka())}
 
 
 def needed(bus: Bus, flows: Collection[str]) -> list[str]:
-    """Name the topics without which these flows cannot run, the registry's first."""
-    names = [schemas_of(bus)]
+    """Name the topics without which these flows cannot run, those of the bus first."""
+    names = [schemas_of(bus), outcomes_of(bus), control_of(bus)]
     for name, flow in bus.named():
         if name in flows:
-            names += used(name, flow)
+            names += used(flow)
     return list(dict.fromkeys(names))
 
 
-def used(name: str, flow: Flow) -> Sequence[str]:
+def used(flow: Flow) -> Sequence[str]:
     """Name the topics that one flow reads or writes."""
     match flow:
         case Publish():
             return [flow.to.name]
         case Process():
             tables = [table.name for step in flow.steps for table in tables_of(step)]
-            return [flow.topic.name, *(topic.name for topic in flow.to), *tables, dead_letters_of(name)]
+            return [flow.topic.name, *(topic.name for topic in flow.to), *tables, dead_letters_of(identity_of(flow))]
         case Deliver():
-            return [flow.topic.name, dead_letters_of(name), replay_of(name)]
+            own = identity_of(flow)
+            return [flow.topic.name, dead_letters_of(own), replay_of(own)]
         case _:
             assert_never(flow)

@@ -1,11 +1,11 @@
 """Claims: what a source has posted, so that a repeat is recognised and never published twice (G1)."""
 
 import enum
-import sqlite3
 from collections.abc import Iterable
 from typing import Literal
 
 from trunkline.event import digest
+from trunkline.ledger.database import Connection
 
 PATIENCE = 15.0
 """Seconds for which a claim is its owner's: longer than the producer tries."""
@@ -25,38 +25,38 @@ def id_of(source: str, event_id: str) -> bytes:
     return digest(source, event_id)[:16]
 
 
-def take(db: sqlite3.Connection, claim: bytes, payload: bytes, owner: str, now: float) -> Answer:
+def take(db: Connection, claim: bytes, payload: bytes, owner: str, now: float) -> Answer:
     """Claim an event before it is published.
 
     "ours": publish it. "published": it is on the topic already. "pending": another post of it is under way, come back
     later. "conflict": the id was used for another payload.
     """
-    row = db.execute("SELECT payload, state, deadline FROM claims WHERE id = ?", (claim,)).fetchone()
-    if row is None:
-        db.execute(
-            "INSERT INTO claims (id, payload, state, owner, deadline) VALUES (?, ?, ?, ?, ?)",
-            (claim, payload, State.PENDING, owner, now + PATIENCE),
-        )
+    if db.run(
+        "INSERT INTO claims (id, payload, state, owner, deadline) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
+        "RETURNING 1",
+        *(claim, payload, State.PENDING, owner, now + PATIENCE),
+    ):
         return "ours"
-    theirs, state, deadline = row
+    [(theirs, state, deadline)] = db.run("SELECT payload, state, deadline FROM claims WHERE id = ?", claim)
     if theirs != payload:
         return "conflict"
     if state == State.PUBLISHED:
         return "published"
     if now < deadline:
         return "pending"
-    db.execute("UPDATE claims SET owner = ?, deadline = ? WHERE id = ?", (owner, now + PATIENCE, claim))
-    return "ours"
-
-
-def publish(db: sqlite3.Connection, claim: bytes) -> None:
-    """Note that the broker has acknowledged the event."""
-    db.execute("UPDATE claims SET state = ? WHERE id = ?", (State.PUBLISHED, claim))
-
-
-def release(db: sqlite3.Connection, claims: Iterable[bytes], owner: str) -> None:
-    """Give claims up after a failure, so that the sender's next try may take them at once."""
-    db.executemany(
-        "UPDATE claims SET deadline = 0 WHERE id = ? AND owner = ? AND state = ?",
-        [(claim, owner, State.PENDING) for claim in claims],
+    taken = db.run(
+        "UPDATE claims SET owner = ?, deadline = ? WHERE id = ? AND state = ? AND deadline <= ? RETURNING 1",
+        *(owner, now + PATIENCE, claim, State.PENDING, now),
     )
+    return "ours" if taken else "pending"
+
+
+def publish(db: Connection, claim: bytes) -> None:
+    """Note that the broker has acknowledged the event."""
+    db.run("UPDATE claims SET state = ? WHERE id = ?", State.PUBLISHED, claim)
+
+
+def release(db: Connection, claims: Iterable[bytes], owner: str) -> None:
+    """Give claims up after a failure, so that the sender's next try may take them at once."""
+    for claim in claims:
+        db.run("UPDATE claims SET deadline = 0 WHERE id = ? AND owner = ? AND state = ?", claim, owner, State.PENDING)

@@ -1,146 +1,277 @@
-"""The ledger in one SQLite file, shared by the processes of a machine: WAL, every commit synced to disk.
+"""The ledger in one SQLite file, shared by the processes of a machine: WAL, every commit synced to disk."""
 
-Reads happen on the caller's own connection. Writes go through one thread that commits in groups: the next commit
-takes whatever came while the last one ran, so no timer delays a single write and many share one sync (D3).
-"""
-
-import asyncio
-import queue
+import itertools
+import os
 import sqlite3
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
-from trunkline.errors import Unavailable
+from trunkline.ledger.database import Failure, outdated
 
-T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds that a write waits for another process's; one that is frozen inside a commit holds it up longer."""
 
-Connection = sqlite3.Connection
-Failure = sqlite3.Error
-"""What reading the ledger raises when its file cannot be read."""
+AT_ONCE = 500
+"""Rows of a join that go into one statement, which would otherwise have too many values."""
 
-GROUP = 500
-"""Writes that share one commit at most."""
+MIGRATIONS = (
+    (
+        "CREATE TABLE IF NOT EXISTS sinks (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+        # One row per event and sink, clustered by the UTC day of the event's own time (L1, L2).
+        """
+        CREATE TABLE IF NOT EXISTS deliveries (
+            day INTEGER NOT NULL,       -- days since 1970
+            id BLOB NOT NULL,           -- digest of sink, source and event id
+            sink INTEGER NOT NULL,
+            state INTEGER NOT NULL,     -- deliveries.State
+            key BLOB,                   -- digest of the record's key
+            partition INTEGER NOT NULL, -- where the event first stood in the sink's topic
+            offset INTEGER NOT NULL,
+            payload BLOB NOT NULL,      -- digest of the Avro body
+            attempts INTEGER NOT NULL,
+            at INTEGER NOT NULL,        -- epoch milliseconds of the last change
+            PRIMARY KEY (day, id)
+        ) WITHOUT ROWID
+        """,
+        # What a source has posted: PENDING until the broker has acknowledged it (G1).
+        """
+        CREATE TABLE IF NOT EXISTS claims (
+            id BLOB PRIMARY KEY,        -- digest of source and event id
+            payload BLOB NOT NULL,
+            state INTEGER NOT NULL,     -- claims.State
+            owner TEXT NOT NULL,
+            deadline REAL NOT NULL      -- epoch seconds; after it another process may take the claim over
+        ) WITHOUT ROWID
+        """,
+        # Replays: a record of a replay topic counts only while its run is live (R2).
+        """
+        CREATE TABLE IF NOT EXISTS runs (
+            id TEXT PRIMARY KEY,
+            sink TEXT NOT NULL,
+            planned INTEGER NOT NULL,
+            started TEXT NOT NULL,
+            finished TEXT
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
+        "ALTER TABLE deliveries ADD COLUMN owner TEXT",  # of an INTENT: the process that calls
+        "ALTER TABLE deliveries ADD COLUMN deadline REAL",  # of an INTENT: epoch seconds at which the call is over
+        "ALTER TABLE deliveries ADD COLUMN before INTEGER",  # of an INTENT: the state that it replaced, if any
+        # When a day's rows were last written, to the hour: they go together (L2).
+        "CREATE TABLE days (day INTEGER PRIMARY KEY, written INTEGER NOT NULL)",
+        "INSERT INTO days SELECT day, max(at) FROM deliveries GROUP BY day",
+        # Events that keep their key parked: it is parked while one of them is not free. They are kept for a while, so
+        # that whoever asks again what was freed hears the same (D12).
+        """
+        CREATE TABLE parks (
+            sink INTEGER NOT NULL,
+            key BLOB NOT NULL,
+            day INTEGER NOT NULL,       -- of the delivery
+            id BLOB NOT NULL,
+            partition INTEGER NOT NULL,
+            offset INTEGER NOT NULL,
+            freed INTEGER,              -- epoch milliseconds at which it was finished
+            PRIMARY KEY (sink, key, day, id)
+        ) WITHOUT ROWID
+        """,
+        # The newest delivered event of a key, for sinks that store the last state of it (R2).
+        """
+        CREATE TABLE latest (
+            sink INTEGER NOT NULL,
+            key BLOB NOT NULL,
+            partition INTEGER NOT NULL,
+            offset INTEGER NOT NULL,
+            day INTEGER NOT NULL,       -- on which it was delivered, since 1970
+            PRIMARY KEY (sink, key)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX latest_by_day ON latest (day)",
+        "CREATE INDEX claims_by_deadline ON claims (deadline)",
+        # Attempts that did not deliver, redacted; they go with their day.
+        """
+        CREATE TABLE attempts (
+            day INTEGER NOT NULL,
+            id BLOB NOT NULL,
+            at INTEGER NOT NULL,        -- epoch milliseconds
+            status INTEGER,
+            seconds REAL NOT NULL,
+            words TEXT NOT NULL,
+            PRIMARY KEY (day, id, at)
+        ) WITHOUT ROWID
+        """,
+        # How far every sink was when it last committed its offsets (L3).
+        """
+        CREATE TABLE progress (
+            sink TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            partition INTEGER NOT NULL,
+            offset INTEGER NOT NULL,
+            PRIMARY KEY (sink, topic, partition)
+        ) WITHOUT ROWID
+        """,
+        # Which ledger this is, so that another one is not taken for it (L3).
+        "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, epoch INTEGER NOT NULL)",
+        # How often every writer has committed, so that it notices a ledger that has lost one of its commits (L3).
+        "CREATE TABLE writers (id TEXT PRIMARY KEY, commits INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+        "ALTER TABLE runs ADD COLUMN overwrite INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN keys TEXT NOT NULL DEFAULT ''",  # digests of the keys it replays, in hex
+    ),
+)
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS sinks (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 
--- One row per event and sink, clustered by the UTC day of the event's own time (L1, L2).
-CREATE TABLE IF NOT EXISTS deliveries (
-    day INTEGER NOT NULL,       -- days since 1970
-    id BLOB NOT NULL,           -- digest of sink, source and event id
-    sink INTEGER NOT NULL,
-    state INTEGER NOT NULL,     -- deliveries.State
-    key BLOB,                   -- digest of the record's key
-    partition INTEGER NOT NULL, -- where the event first stood in the sink's topic
-    offset INTEGER NOT NULL,
-    payload BLOB NOT NULL,      -- digest of the Avro body
-    attempts INTEGER NOT NULL,
-    at INTEGER NOT NULL,        -- epoch milliseconds of the last change
-    PRIMARY KEY (day, id)
-) WITHOUT ROWID;
-
--- What a source has posted: PENDING until the broker has acknowledged it (G1).
-CREATE TABLE IF NOT EXISTS claims (
-    id BLOB PRIMARY KEY,        -- digest of source and event id
-    payload BLOB NOT NULL,
-    state INTEGER NOT NULL,     -- claims.State
-    owner TEXT NOT NULL,
-    deadline REAL NOT NULL      -- epoch seconds; after it another process may take the claim over
-) WITHOUT ROWID;
-
--- Replays: a record of a replay topic counts only while its run is live (R2).
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY,
-    sink TEXT NOT NULL,
-    planned INTEGER NOT NULL,
-    started TEXT NOT NULL,
-    finished TEXT
-) WITHOUT ROWID;
-"""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the ledger, made when absent.
-
-    Raises:
-        Unavailable: the file cannot be opened or is no ledger.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.executescript(SCHEMA)
-    except (OSError, sqlite3.Error) as error:
-        raise Unavailable(f"the ledger {path} cannot be opened: {error}") from None
-    return db
-
-
-class Writer:
-    """Commits the writes of one process in groups; used from one asyncio loop."""
+class File:
+    """A ledger's file. Once this process has opened it, another file at its path is not taken for it."""
 
     def __init__(self, path: Path) -> None:
-        self._db = connect(path)
-        self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
+        self.path = path
+        self.name = f"the ledger {path}"
+        self._inode: tuple[int, int] | None = None
 
-    def write(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
-        """Run `work` inside the next group commit; the future has its result once that is durable.
+    def exists(self) -> bool:
+        """Say whether there is a ledger, without making one."""
+        return self.path.exists()
 
-        The future raises Unavailable when the commit failed: nothing of the group was written.
+    def connect(self) -> "Connection":
+        """Open the file; made when absent, unless this process knew it before.
+
+        Raises:
+            UsageError: it was made by a newer Trunkline.
+            Failure: it cannot be opened, is no ledger, or has gone.
         """
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put((work, future))
-        return future
-
-    async def close(self) -> None:
-        """Commit what is queued and stop."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._db.close()
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            group = [item]
-            stopping = False
-            while len(group) < GROUP and not self._queue.empty():
-                if (item := self._queue.get()) is None:
-                    stopping = True
-                    break
-                group.append(item)
-            results: list[Any] | Unavailable
+        if self._inode is not None:
+            same(self.path, self._inode)
+        with ExitStack() as opened:
             try:
-                results = self._commit([work for work, _ in group])
-            except sqlite3.Error as error:
-                results = Unavailable(f"the ledger cannot be written: {error}")
-            self._loop.call_soon_threadsafe(settle, [future for _, future in group], results)
-            if stopping:
-                return
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if self._inode is None else 'rw'}"
+                raw = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE)
+                opened.callback(raw.close)
+                migrate(raw, self.name)
+                if self._inode is None:
+                    found = self.path.stat()
+                    self._inode = (found.st_dev, found.st_ino)
+            except (OSError, sqlite3.Error) as error:
+                raise Failure(f"{self.name} cannot be opened: {error}") from None
+            opened.pop_all()
+        return Connection(raw, self.path, self._inode)
 
-    def _commit(self, group: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-        self._db.execute("BEGIN IMMEDIATE")
+
+def same(path: Path, inode: tuple[int, int]) -> None:
+    """Make sure that a file is still the one at its path: what is written to a removed one is lost.
+
+    Raises:
+        Failure: it is not.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - called with every statement: half of Path's time
+    except OSError as error:
+        raise Failure(f"the ledger {path} has gone: {error.strerror}") from None
+    if (found.st_dev, found.st_ino) != inode:
+        raise Failure(f"the ledger {path} is not the file that it was: somebody replaced it")
+
+
+def migrate(raw: sqlite3.Connection, name: str) -> None:
+    """Set the connection up, and bring the ledger up to date; one process at a time does."""
+    until = time.monotonic() + PATIENCE
+    while True:  # the change to WAL does not wait for a lock by itself
         try:
-            results = [work(self._db) for work in group]
-            self._db.execute("COMMIT")
+            raw.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+    raw.execute("PRAGMA synchronous = FULL")
+    if outdated(version_of(raw), len(MIGRATIONS), name):
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in itertools.chain(*MIGRATIONS[version_of(raw) :]):
+                raw.execute(statement)
+            raw.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+            raw.execute("DELETE FROM schema_version")
+            raw.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))
+            raw.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
             raise
-        return results
 
 
-def settle(futures: list["asyncio.Future[Any]"], results: list[Any] | Unavailable) -> None:
-    """Give every waiter its result, or all of them the failure of their group."""
-    for number, future in enumerate(futures):
-        if future.done():
-            continue
-        if isinstance(results, Unavailable):
-            future.set_exception(results)
-        else:
-            future.set_result(results[number])
+def version_of(raw: sqlite3.Connection) -> int:
+    """Read which migrations the file has seen."""
+    if not raw.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone():
+        return 0
+    version: int = raw.execute("SELECT version FROM schema_version").fetchone()[0]
+    return version
+
+
+class Connection:
+    """A connection to the file, as database.Connection promises."""
+
+    def __init__(self, raw: sqlite3.Connection, path: Path, inode: tuple[int, int]) -> None:
+        self._raw = raw
+        self._path = path
+        self._inode = inode
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement and give its rows."""
+        with self._failing():
+            return self._raw.execute(sql, values).fetchall()
+
+    def join(self, sql: str, kinds: str, rows: Iterable[Sequence[object]]) -> list[tuple[Any, ...]]:
+        """Run one statement over many rows, 500 at a time."""
+        row = f"({', '.join('?' * len(kinds.split()))})"
+        sql, found, waiting = sql.replace(":deliveries", "deliveries"), [], iter(rows)
+        with self._failing():
+            while chunk := list(itertools.islice(waiting, AT_ONCE)):
+                table = f"VALUES {', '.join([row] * len(chunk))}"
+                values = list(itertools.chain.from_iterable(chunk))
+                found += self._raw.execute(sql.replace(":rows", table), values).fetchall()
+        return found
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what runs inside one transaction; nobody else writes meanwhile."""
+        with self._failing():
+            self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._failing():
+                self._raw.execute("COMMIT")
+        finally:
+            if self._raw.in_transaction:
+                with self._failing():
+                    self._raw.execute("ROLLBACK")
+        same(self._path, self._inode)  # a file that was removed meanwhile took with it what was committed
+
+    def begin_day(self, day: int) -> None:
+        """Do nothing: all days are in one table."""
+
+    def end_day(self, day: int) -> bool:
+        """Say whether no delivery of a day is left: there is no more to remove then."""
+        return not self.run("SELECT 1 FROM deliveries WHERE day = ? LIMIT 1", day)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what the database says of itself into Failure; a wrong statement or value stays what it is."""
+        same(self._path, self._inode)
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.NotSupportedError):
+            raise
+        except sqlite3.Error as error:
+            raise Failure(f"the ledger {self._path} fails: {error}") from None

@@ -11,14 +11,27 @@ from trunkline.deadletter import REFERENCE, Letter, stray
 from trunkline.deadletter import read as read_letter
 from trunkline.errors import Poison, Unavailable, UsageError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Bus, dead_letters_of
+from trunkline.flow.declare import Bus, Deliver, Process, dead_letters_of, identity_of, sink_identity
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
-from trunkline.ledger import deliveries, sqlite
-from trunkline.ledger.deliveries import Place, Row, State
+from trunkline.ledger import deliveries
+from trunkline.ledger.database import Connection
+from trunkline.ledger.deliveries import FINAL, Place, Row, State
 
 AT_ONCE = 500
 """Rows that are looked up in one query."""
+
+STANDING: dict[State | None, str] = {
+    None: "open",
+    State.DEAD: "open",
+    State.INTENT: "being called",
+    State.AMBIGUOUS: "ambiguous",
+    State.PARKED: "parked",
+    State.DONE: "delivered",
+    State.SUPERSEDED: "superseded",
+    State.DISCARDED: "discarded",
+}
+"""What a ledger's state means for a dead letter, in a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,22 @@ class Dead:
     letter: Letter
     event: Event[Any]
     letters: int = 1
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """The event's identity."""
+        return (self.event.source, self.event.id)
+
+    @property
+    def key(self) -> bytes | None:
+        """The digest of its key, as the ledger keeps it; None without a key."""
+        return None if self.record.key is None else deliveries.payload_of(self.record.key)
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """Where the event first stood: what letters are ordered by, so that each key keeps its order."""
+        first = self.letter.origin
+        return (first.topic, first.partition, first.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +81,13 @@ def flow_of(bus: Bus, name: str) -> str:
         return found[0]
     if found:
         raise UsageError(f"{name} is the sink of several flows: name one of {', '.join(found)}.")
+    former = {identity_of(flow): new for new, flow in reading(bus).items()}
+    former |= {sink_identity(sink): sink.name for sink in bus.sinks}
     known = sorted({*(deliver.to.name for deliver in bus.delivering.values()), *reading(bus)})
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+    if name in former:
+        hint = f"It is called {former[name]} now."
     raise UsageError(f"there is no sink or reading flow {name}. {hint}")
 
 
@@ -63,13 +96,13 @@ def sink_of(bus: Bus, flow: str) -> str | None:
     return bus.delivering[flow].to.name if flow in bus.delivering else None
 
 
-def look(control: Control, flow: str) -> Letters:
+def look(control: Control, flow: Process | Deliver) -> Letters:
     """Read all dead letters of a flow.
 
     Raises:
         UsageError: the flow's dead-letter topic is missing.
     """
-    return gather(control.read(dead_letters_of(flow)))
+    return gather(control.read(dead_letters_of(identity_of(flow))))
 
 
 def gather(records: Iterable[Record]) -> Letters:
@@ -85,9 +118,9 @@ def gather(records: Iterable[Record]) -> Letters:
             foreign += 1
             continue
         dead = Dead(record, letter, event)
-        if (other := newest.get((event.source, event.id))) is not None:
+        if (other := newest.get(dead.who)) is not None:
             dead = replace(max(other, dead, key=age), letters=other.letters + 1)
-        newest[event.source, event.id] = dead
+        newest[dead.who] = dead
     return Letters(tuple(sorted(newest.values(), key=age, reverse=True)), foreign)
 
 
@@ -96,12 +129,12 @@ def age(dead: Dead) -> tuple[Any, ...]:
     return (dead.letter.failure.at, dead.letter.replays, dead.record.partition, dead.record.offset)
 
 
-def places(sink: str, dead: Sequence[Dead]) -> list[Place]:
-    """Give where the ledger keeps these events for a sink."""
-    return [deliveries.place_of(sink, one.event) for one in dead]
+def places(flow: Deliver, dead: Iterable[Dead]) -> list[Place]:
+    """Give where the ledger keeps these events for a flow's sink."""
+    return [deliveries.place_of(sink_identity(flow.to), one.event) for one in dead]
 
 
-def rows(db: sqlite.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
+def rows(db: Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     """Look many deliveries up."""
     found: dict[Place, Row] = {}
     for begin in range(0, len(wanted), AT_ONCE):
@@ -109,13 +142,26 @@ def rows(db: sqlite.Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     return found
 
 
-def delivered(db: sqlite.Connection | None, sink: str | None, dead: Sequence[Dead]) -> list[bool]:
-    """Say of each event whether it has been delivered since, which only a sink's ledger knows."""
-    if db is None or sink is None:
-        return [False] * len(dead)
-    wanted = places(sink, dead)
+def states(db: Connection | None, flow: Process | Deliver, dead: Sequence[Dead]) -> list[State | None]:
+    """Give what the ledger says of each event now; None where it says nothing, as of any event of a flow of steps."""
+    if db is None or not isinstance(flow, Deliver):
+        return [None] * len(dead)
+    wanted = places(flow, dead)
     found = rows(db, wanted)
-    return [place in found and found[place].state is State.DONE for place in wanted]
+    return [found[place].state if place in found else None for place in wanted]
+
+
+def behind(dead: Iterable[Dead], known: Iterable[State | None]) -> dict[tuple[str, str], Dead]:
+    """Say behind which event each parked one waits: behind the first of its key that is not finished."""
+    heads: dict[tuple[int, bytes], Dead] = {}
+    found = {}
+    for one, state in sorted(zip(dead, known, strict=True), key=lambda pair: pair[0].origin):
+        if one.key is None or state in FINAL:
+            continue
+        head = heads.setdefault((one.letter.origin.partition, one.key), one)
+        if one is not head and (state is State.PARKED or (state is None and one.letter.failure.kind == "parked")):
+            found[one.who] = head
+    return found
 
 
 def value_of(control: Control, dead: Dead) -> bytes | None:

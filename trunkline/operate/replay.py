@@ -1,43 +1,87 @@
 """Replay: dead letters of one sink, sent again to that sink alone.
 
-It is planned before it runs, and an event is done when the ledger says so.
+It is planned before it runs, and an event is done when the ledger says so. Letters of a key go in the order of their
+origin. Of a key that is held back (parked, or blocked), a run takes with it what is parked while it runs, until the
+ledger holds the key back no more; where one of the key dies again, nothing after it is sent (D12).
 """
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from trunkline.deadletter import replayed
 from trunkline.errors import Permanent, Unavailable, UsageError
-from trunkline.flow.declare import dead_letters_of, replay_of
+from trunkline.flow.declare import Deliver, dead_letters_of, identity_of, replay_of, sink_identity
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Slot
-from trunkline.ledger import runs, sqlite
-from trunkline.ledger.deliveries import Place, Row, State
+from trunkline.ledger import deliveries, runs
+from trunkline.ledger.database import Connection, Failure
+from trunkline.ledger.deliveries import FINAL, Intent, Place, State
 from trunkline.operate import browse
 from trunkline.operate.browse import Dead
+from trunkline.redact import hashed
 
 MOST_REPLAYS = 3
-"""After so many replays without success another one is refused: it would go round for ever."""
+"""After so many replays without success, only who names an event or its key replays it: it would go round for ever."""
 
-PACE = 0.3
+PACE = 0.1
 """Seconds between two looks at the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of dead letters when a replay of them is planned."""
+
+    dead: tuple[Dead, ...]
+    states: Mapping[tuple[str, str], State]
+    """What the ledger says of each event, by its identity; absent where it says nothing."""
+    held: Collection[bytes] = ()
+    """The keys that are held back, as digests."""
+    overtaken: Collection[tuple[str, str]] = ()
+    """Events of which a later one of the same key is delivered, where the target keeps the last state of a key."""
+    ends: Mapping[Slot, int] = field(default_factory=dict)
+    """Before which offsets of the dead-letter topic all letters are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a replay will do with the selected events; those to send are in the order of their origin."""
 
+    known: Known
     send: tuple[Dead, ...]
-    delivered: tuple[Dead, ...]
+    finished: tuple[Dead, ...]
+    """Delivered since, superseded or discarded: no replay opens them again."""
     refused: tuple[Dead, ...]
+    keys: frozenset[bytes] = frozenset()
+    """The keys, as digests, that are held back and of which everything is replayed."""
+    overwrite: bool = False
 
     @property
     def selected(self) -> int:
         """How many events were selected."""
-        return len(self.send) + len(self.delivered) + len(self.refused)
+        return len(self.send) + len(self.finished) + len(self.refused)
+
+    @property
+    def superseded(self) -> list[Dead]:
+        """Those to send that will not be: a later event of their key is delivered."""
+        return [] if self.overwrite else [dead for dead in self.send if dead.who in self.known.overtaken]
+
+    def counts(self) -> Counter[State | None]:
+        """Count the events to send by what the ledger says of them."""
+        return Counter(self.known.states.get(dead.who) for dead in self.send)
+
+
+def key_of(dead: Dead) -> str | None:
+    """Give a record's key as text."""
+    return None if dead.record.key is None else dead.record.key.decode(errors="backslashreplace")
+
+
+def has_key(dead: Dead, keys: Collection[str]) -> bool:
+    """Say whether an event's key is among these; a sensitive key may be named as it is shown."""
+    return key_of(dead) in keys or (dead.record.key is not None and f"#{hashed(dead.record.key)}" in keys)
 
 
 def select(dead: Sequence[Dead], events: Collection[str], keys: Collection[str]) -> list[Dead]:
@@ -48,138 +92,267 @@ def select(dead: Sequence[Dead], events: Collection[str], keys: Collection[str])
     """
     if not events and not keys:
         return list(dead)
-    chosen = [one for one in dead if one.event.id in events or key_of(one) in keys]
+    chosen = [one for one in dead if one.event.id in events or has_key(one, keys)]
     absent = [f"event {event}" for event in events if all(one.event.id != event for one in chosen)]
-    absent += [f"key {key}" for key in keys if all(key_of(one) != key for one in chosen)]
+    absent += [f"key {key}" for key in keys if not any(has_key(one, [key]) for one in chosen)]
     if absent:
         raise UsageError(f"no dead letter has {', '.join(absent)}. `trunkline dlq ls SINK` lists them.")
     return chosen
 
 
-def key_of(dead: Dead) -> str | None:
-    """Give a record's key as text."""
-    return None if dead.record.key is None else dead.record.key.decode(errors="backslashreplace")
+def plan(
+    known: Known,
+    events: Collection[str] = (),
+    keys: Collection[str] = (),
+    *,
+    overwrite: bool = False,
+    name: Callable[[Dead], str | None] = key_of,
+) -> Plan:
+    """Decide what becomes of each selected event; `name` gives its key as a person may read it.
 
-
-def plan(letters: Sequence[Dead], places: Sequence[Place], rows: Mapping[Place, Row]) -> Plan:
-    """Decide what becomes of each selected event; `places` are the events' in the ledger, in the same order."""
-    send, delivered, refused = [], [], []
-    for dead, place in zip(letters, places, strict=True):
-        row = rows.get(place)
-        if row is not None and row.state is State.DONE:
-            delivered.append(dead)
-        elif dead.letter.replays >= MOST_REPLAYS:
+    Raises:
+        UsageError: an id or key is not among the dead letters, or single events of a key that is held back were chosen
+            and an earlier one was not: they would overtake it.
+    """
+    chosen = sorted(select(known.dead, events, keys), key=lambda dead: dead.origin)
+    open_ = [dead for dead in chosen if known.states.get(dead.who) not in FINAL]
+    picked = {dead.who for dead in open_}
+    refused: list[Dead] = []
+    stuck: set[bytes | None] = set()
+    for dead in open_:
+        again = dead.letter.replays >= MOST_REPLAYS and dead.letter.failure.kind != "parked"
+        if (again and not (events or keys)) or (dead.key in stuck and dead.key in known.held):
             refused.append(dead)
-        else:
-            send.append(dead)
-    return Plan(tuple(sorted(send, key=origin_order)), tuple(delivered), tuple(refused))
-
-
-def origin_order(dead: Dead) -> tuple[str, int, int]:
-    """Order events as they first stood."""
-    origin = dead.letter.origin
-    return (origin.topic, origin.partition, origin.offset)
+            stuck.add(dead.key)
+    for dead in sorted(known.dead, key=lambda dead: dead.origin):
+        if dead.key not in known.held or dead.who in picked or known.states.get(dead.who) in FINAL:
+            continue
+        if later := [one for one in open_ if one.key == dead.key and one.origin > dead.origin]:
+            count = sum(one.key == dead.key and known.states.get(one.who) not in FINAL for one in known.dead)
+            raise UsageError(
+                f"event {later[0].event.id} would overtake event {dead.event.id}, the earliest of its key, which is "
+                f"held back. --key {name(dead)} replays all {count} of them in order."
+            )
+    send = tuple(dead for dead in open_ if dead not in refused)
+    whole = {dead.key for dead in send if dead.key in known.held and (has_key(dead, keys) or not events)}
+    return Plan(
+        known=known,
+        send=send,
+        finished=tuple(dead for dead in chosen if known.states.get(dead.who) in FINAL),
+        refused=tuple(refused),
+        keys=frozenset(key for key in whole if key is not None and key not in stuck),
+        overwrite=overwrite,
+    )
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: every event to send is in exactly one of these, in the order of the plan."""
+    """How far a run is: every event of it is in exactly one of these."""
 
     run: str
     unsent: list[Dead]
     open: list[Dead] = field(default_factory=list)
     delivered: list[Dead] = field(default_factory=list)
+    superseded: list[Dead] = field(default_factory=list)
+    """Not sent to the target: a later event of the key is delivered."""
+    discarded: list[Dead] = field(default_factory=list)
+    """Given up by a person meanwhile."""
     dead: list[Dead] = field(default_factory=list)
     """Dead again, each with its new letter."""
+    parked: list[Dead] = field(default_factory=list)
+    """Still parked: an earlier event of the key is dead again."""
     trouble: str = ""
     """Why it ended early."""
 
     @property
     def complete(self) -> bool:
-        """Whether everything was delivered."""
-        return not (self.unsent or self.open or self.dead)
+        """Whether nothing is left for a person to do."""
+        return not (self.unsent or self.open or self.dead or self.parked or self.trouble)
+
+    @property
+    def ended(self) -> int:
+        """How many events have come to an end."""
+        return sum(map(len, (self.delivered, self.superseded, self.discarded, self.dead, self.parked)))
 
 
-@dataclass(frozen=True, slots=True)
+def survey(flow: Deliver, control: Control, db: Connection) -> Known:
+    """Read the dead letters of a flow and what the ledger knows of them.
+
+    Raises:
+        UsageError: the flow's dead-letter topic is missing.
+        Unavailable: broker or ledger do not answer.
+    """
+    ends = control.ends([dead_letters_of(identity_of(flow))])
+    dead = browse.look(control, flow).dead
+    number = deliveries.number_of(db, sink_identity(flow.to))
+    states = zip(dead, browse.states(db, flow, dead), strict=True)
+    overtaken: set[Place] = set()
+    where = browse.places(flow, dead)
+    if flow.to.writes == "latest":
+        overtaken = deliveries.delivered_latest(
+            db, [asking(one, place, number) for one, place in zip(dead, where, strict=True)]
+        )
+    return Known(
+        dead=dead,
+        states={one.who: state for one, state in states if state is not None},
+        held=deliveries.parked(db, number) if flow.after_dead != "continue" else (),
+        overtaken={one.who for one, place in zip(dead, where, strict=True) if place in overtaken},
+        ends=ends,
+    )
+
+
 class Replay:
-    """Everything that a run needs: the flow and its sink, how many records a second, and how long to wait."""
+    """Runs replays of one flow's dead letters."""
 
-    flow: str
-    sink: str
-    control: Control
-    sender: Sender
-    db: sqlite.Connection
-    rate: float
-    wait: float
+    def __init__(
+        self, flow: Deliver, control: Control, sender: Sender, db: Connection, *, rate: float, wait: float
+    ) -> None:
+        """Prepare; `rate` is records a second, `wait` how many seconds the last of them may take."""
+        self._flow = flow
+        self._sink = sink_identity(flow.to)
+        self._letters = dead_letters_of(identity_of(flow))
+        self._control = control
+        self._sender = sender
+        self._db = db
+        self._rate = rate
+        self._wait = wait
+        self._ends: Mapping[Slot, int] = {}
+        self._newer: dict[tuple[str, str], Dead] = {}
 
     def run(self, planned: Plan, tell: Callable[[Progress], None]) -> Progress:
-        """Send the planned letters, wait until each is delivered or dead again, and end the run whatever happens.
+        """Send the planned letters, wait until each has come to an end, and end the run whatever happens.
 
-        `tell` is called whenever something moved. A send that fails, time that runs out and Ctrl-C end the run early;
-        what is open then is not delivered by this run any more.
+        `tell` is called whenever something may have moved. A send that fails, time that runs out and Ctrl-C end the run
+        early; what is open then is not delivered by this run any more.
         """
         began = datetime.now(UTC)
         progress = Progress(f"{began:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}", list(planned.send))
-        ends: Mapping[Slot, int] = self.control.ends([dead_letters_of(self.flow)])
-        runs.begin(self.db, progress.run, self.sink, len(planned.send), began)
+        self._ends, self._newer = planned.known.ends, {}
+        runs.begin(
+            self._db,
+            progress.run,
+            self._sink,
+            len(planned.send),
+            began,
+            overwrite=planned.overwrite,
+            keys=planned.keys,
+        )
         try:
-            ends = self._send(progress, ends, tell)
-            until = time.monotonic() + self.wait
-            while progress.open and time.monotonic() < until:
-                ends = self._settle(progress, ends)
-                tell(progress)
-                time.sleep(PACE if progress.open else 0)
-            if progress.open:
-                progress.trouble = f"after {self.wait:g} s"
+            self._drive(planned, progress, tell)
         except KeyboardInterrupt:
             progress.trouble = "interrupted"
-        except (Unavailable, Permanent, sqlite.Failure) as error:
+        except (Unavailable, Permanent, Failure) as error:
             progress.trouble = str(error)
         finally:
-            runs.finish(self.db, progress.run, datetime.now(UTC))
+            runs.finish(self._db, progress.run, datetime.now(UTC))
         return progress
 
-    def _send(
-        self, progress: Progress, ends: Mapping[Slot, int], tell: Callable[[Progress], None]
-    ) -> Mapping[Slot, int]:
+    def _drive(self, planned: Plan, progress: Progress, tell: Callable[[Progress], None]) -> None:
         """Send one after the other, each acknowledged before the next, so that none overtakes another."""
-        topic = replay_of(self.flow)
-        looked = due = time.monotonic()
-        while progress.unsent:
-            dead = progress.unsent[0]
-            value = browse.value_of(self.control, dead)
-            time.sleep(max(0.0, due - time.monotonic()))
-            due = max(due + 1 / self.rate, time.monotonic())
-            headers = replayed(dead.record.headers, progress.run)
-            self.sender.send(topic, dead.record.key, value, headers, partition=dead.letter.origin.partition).result()
-            progress.open.append(progress.unsent.pop(0))
-            if time.monotonic() > looked + PACE:
-                ends, looked = self._settle(progress, ends), time.monotonic()
+        due = looked = sent = time.monotonic()
+        while True:
+            dead = next_of(progress, planned.keys)
+            if dead is not None:
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + 1 / self._rate, time.monotonic())
+                self._send(progress, dead)
+                sent = time.monotonic()
+            if dead is None or time.monotonic() > looked + PACE:
+                self._settle(progress)
+                looked = time.monotonic()
+                held = self._take_along(planned, progress)
+                if not (progress.unsent or progress.open or held):
+                    tell(progress)
+                    return
             tell(progress)
-        return ends
+            if dead is None and time.monotonic() > sent + self._wait:
+                progress.trouble = f"after {self._wait:g} s"
+                if not (progress.unsent or progress.open):
+                    progress.trouble += ": a key is still held back, by an event whose letter is not here"
+                return
+            time.sleep(PACE if dead is None else 0)
 
-    def _settle(self, progress: Progress, ends: Mapping[Slot, int]) -> Mapping[Slot, int]:
-        """Move what is delivered, and what failed again: a newer letter lies beyond `ends`. Give the new ends."""
-        places = browse.places(self.sink, progress.open)
-        found = browse.rows(self.db, places)
-        topic = dead_letters_of(self.flow)
-        now = self.control.ends([topic])
-        newer: dict[tuple[str, str], Dead] = {}
-        if now != ends:
-            start = {slot.partition: offset for slot, offset in ends.items()}
-            newer = {who(dead): dead for dead in browse.gather(self.control.read(topic, start=start)).dead}
-        still = []
-        for dead, place in zip(progress.open, places, strict=True):
-            if place in found and found[place].state is State.DONE:
-                progress.delivered.append(dead)
-            elif (again := newer.get(who(dead))) is not None:
-                progress.dead.append(again)
+    def _send(self, progress: Progress, dead: Dead) -> None:
+        value = browse.value_of(self._control, dead)
+        headers = replayed(dead.record.headers, progress.run)
+        topic, partition = replay_of(identity_of(self._flow)), dead.letter.origin.partition
+        self._sender.send(topic, dead.record.key, value, headers, partition=partition).result()
+        progress.unsent.remove(dead)
+        progress.open.append(dead)
+
+    def _settle(self, progress: Progress) -> None:
+        """Find out what has come of the events that are under way: the ledger says it, or a newer letter."""
+        now = self._control.ends([self._letters])
+        if now != self._ends:
+            start = {slot.partition: offset for slot, offset in self._ends.items()}
+            for letter in browse.gather(self._control.read(self._letters, start=start)).dead:
+                self._newer[letter.who] = letter
+            self._ends = now
+        progress.dead, progress.parked = self._left(progress, progress.dead), self._left(progress, progress.parked)
+        left, progress.open = self._left(progress, progress.open), []
+        for dead in left:
+            newer = self._newer.get(dead.who, dead)
+            if not is_later(newer, dead):
+                progress.open.append(dead)
+            elif newer.letter.failure.kind == "parked":
+                progress.parked.append(newer)
             else:
-                still.append(dead)
-        progress.open = still
-        return now
+                progress.dead.append(newer)
+
+    def _left(self, progress: Progress, group: Sequence[Dead]) -> list[Dead]:
+        """Give what is not finished; another run may have delivered even what died again in this one."""
+        ended = {
+            State.DONE: progress.delivered,
+            State.SUPERSEDED: progress.superseded,
+            State.DISCARDED: progress.discarded,
+        }
+        left: list[Dead] = []
+        for dead, state in zip(group, browse.states(self._db, self._flow, group), strict=True):
+            (left if state is None else ended.get(state, left)).append(dead)
+        return left
+
+    def _take_along(self, planned: Plan, progress: Progress) -> bool:
+        """Add what was parked meanwhile of the run's keys, give up keys that died again; say whether any is held."""
+        stopped = {dead.key for dead in (*progress.dead, *progress.parked)} & planned.keys
+        progress.parked += [dead for dead in progress.unsent if dead.key in stopped]
+        progress.unsent = [dead for dead in progress.unsent if dead.key not in stopped]
+        keys = planned.keys - stopped
+        known = {dead.who for dead in (*planned.send, *planned.finished, *planned.refused)}
+        known |= {dead.who for dead in (*progress.unsent, *progress.open)}
+        known |= {dead.who for dead in (*progress.delivered, *progress.superseded, *progress.discarded)}
+        new = [dead for dead in self._newer.values() if dead.key in keys and dead.who not in known]
+        progress.unsent += sorted(new, key=lambda dead: dead.origin)
+        if not keys or progress.unsent or progress.open:
+            return bool(keys)
+        return bool(keys & deliveries.parked(self._db, deliveries.number_of(self._db, self._sink)))
 
 
-def who(dead: Dead) -> tuple[str, str]:
-    """Give the identity of an event."""
-    return (dead.event.source, dead.event.id)
+def is_later(newer: Dead, dead: Dead) -> bool:
+    """Say whether a letter of an event was written after another one of it."""
+    return (newer.record.partition, newer.record.offset) > (dead.record.partition, dead.record.offset)
+
+
+def next_of(progress: Progress, keys: Collection[bytes]) -> Dead | None:
+    """Give the letter to send next; of a key that is held back none follows a dead one before that one is delivered."""
+    waiting = {dead.key for dead in progress.open if dead.letter.failure.kind != "parked" and dead.key in keys}
+    for dead in progress.unsent:
+        if dead.key not in waiting:
+            return dead
+    return None
+
+
+def asking(dead: Dead, place: Place, number: int) -> Intent:
+    """Say of a letter what the ledger needs to know to judge whether it is overtaken."""
+    origin = dead.letter.origin
+    return Intent(
+        place=place,
+        sink=number,
+        key=dead.key,
+        partition=origin.partition,
+        offset=origin.offset,
+        payload=b"",
+        owner="",
+        deadline=0.0,
+        now=0.0,
+        latest=True,
+    )

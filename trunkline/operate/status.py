@@ -1,16 +1,19 @@
 """How every flow stands: who works on it, how far behind it is, what it could not deliver."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of, identity_of, sink_identity
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
+from trunkline.kafka.orders import Full, Orders, running
 from trunkline.kafka.topics import used
-from trunkline.ledger import deliveries, sqlite
+from trunkline.ledger import deliveries
+from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
+from trunkline.operate.retention import ALARMING, kept_for, unread
 
 Kind = Literal["publish", "process", "deliver"]
 
@@ -35,41 +38,58 @@ class Standing:
     """Age in seconds of the oldest record that it has not finished."""
     progress: datetime | None = None
     """When it last committed; for a flow that publishes, the time of the newest record on its topic."""
+    expired: int = 0
+    """Offsets that its topic deleted before they were read."""
+    unread: float = 0.0
+    """Age of the oldest record that it has not finished, as a share of the time for which its topic keeps records."""
     delivered: int | None = None
     dead: int | None = None
-    """Events in the ledger as delivered and as dead letters; None where there is no ledger or no sink."""
+    parked: int | None = None
+    ambiguous: int | None = None
+    superseded: int | None = None
+    discarded: int | None = None
+    """Events of its sink in the ledger, by what became of them; None where there is no ledger or no sink."""
+    paused: str = ""
+    """Who has paused its sink."""
+    halted: tuple[str, ...] = ()
+    """Why it stands still, where a worker has halted it."""
+    held_up: tuple[Full, ...] = ()
+    """Its partitions that are not fetched from now, each with the key that fills it."""
 
 
-def standings(bus: Bus, control: Control, db: sqlite.Connection | None, now: datetime) -> list[Standing]:
-    """Ask how every flow stands, the worst first."""
+def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, now: datetime) -> list[Standing]:
+    """Ask how every flow stands, the worst first; `held` is what the control topic says."""
     known = control.topics()
     found = []
     for name, flow in bus.named():
-        if missing := tuple(topic for topic in used(name, flow) if topic not in known):
+        if missing := tuple(topic for topic in used(flow) if topic not in known):
             found.append(Standing(name, kind_of(flow), topic_of(flow), missing=missing))
             continue
         match flow:
             case Publish():
                 newest = control.last_times([flow.to.name]).get(flow.to.name)
                 found.append(Standing(name, "publish", flow.to.name, progress=newest))
-            case Process() | Deliver():
-                found.append(reading(bus, name, flow, control, db, now))
+            case Process():
+                found.append(reading(bus, name, flow, control, held, now))
+            case Deliver():
+                standing = reading(bus, name, flow, control, held, now)
+                found.append(delivering(standing, sink_identity(flow.to), db, held))
     return sorted(found, key=badness, reverse=True)
 
 
-def reading(
-    bus: Bus, name: str, flow: Process | Deliver, control: Control, db: sqlite.Connection | None, now: datetime
-) -> Standing:
+def reading(bus: Bus, name: str, flow: Process | Deliver, control: Control, held: Orders, now: datetime) -> Standing:
     """Ask how one reading flow stands."""
-    topic, group = flow.topic.name, group_of(bus, name)
+    topic, group = flow.topic.name, group_of(bus, identity_of(flow))
     committed = control.committed(group)
     low, high = control.beginnings([topic]), control.ends([topic])
     at = {slot: max(committed[slot][0], low[slot]) if slot in committed else low[slot] for slot in low}
     waiting = {slot: offset for slot, offset in at.items() if offset < high[slot]}
     # A partition that ends with the mark of a transaction is never read to its very end: only a record is lag.
     first = control.first(waiting)
-    oldest = min((record.timestamp for record in first.values()), default=now)
-    counts = None if db is None or not isinstance(flow, Deliver) else deliveries.count(db, flow.to.name)
+    written = {slot: record.timestamp for slot, record in first.items()}
+    offsets = {slot: offset for slot, (offset, _) in committed.items()}
+    risk = unread(offsets, low, high, written, kept_for(control.existing([topic])[topic].config), now)
+    workers = running(held, [name], now)
     return Standing(
         name,
         kind_of(flow),
@@ -77,10 +97,30 @@ def reading(
         workers=len(control.members(group)),
         started=all(slot in committed for slot in first),
         lag=sum(high[slot] - at[slot] for slot in first),
-        behind=max(0.0, (now - oldest).total_seconds()),
+        behind=max(0.0, (now - min(written.values(), default=now)).total_seconds()),
         progress=last_progress(committed, topic),
-        delivered=None if counts is None else counts[State.DONE],
-        dead=None if counts is None else counts[State.DEAD],
+        expired=risk.expired,
+        unread=risk.share,
+        halted=tuple(dict.fromkeys(said.halted[name] for said in workers if name in said.halted)),
+        held_up=tuple(full for said in workers for full in said.full if full.flow == name),
+    )
+
+
+def delivering(standing: Standing, sink: str, db: Connection | None, held: Orders) -> Standing:
+    """Add what is known of the sink."""
+    paused = held.paused[sink].who if sink in held.paused else ""
+    if db is None:
+        return replace(standing, paused=paused)
+    counts = deliveries.count(db, sink)
+    return replace(
+        standing,
+        paused=paused,
+        delivered=counts[State.DONE],
+        dead=counts[State.DEAD],
+        parked=counts[State.PARKED],
+        ambiguous=counts[State.AMBIGUOUS],
+        superseded=counts[State.SUPERSEDED],
+        discarded=counts[State.DISCARDED],
     )
 
 
@@ -101,12 +141,14 @@ def times(notes: Iterable[str]) -> list[datetime]:
     return found
 
 
-def badness(standing: Standing) -> tuple[bool, bool, bool, float, int, int]:
+def badness(standing: Standing) -> tuple[float, ...]:
     """Order by what needs a person first."""
     stuck = standing.lag > 0 and standing.workers == 0
+    for_a_person = sum(count or 0 for count in (standing.dead, standing.parked, standing.ambiguous))
     return (
-        bool(standing.missing), not standing.started, stuck, standing.behind, standing.dead or 0, standing.lag
-    )  # fmt: skip
+        *(bool(standing.missing), not standing.started, standing.expired, bool(standing.halted)),
+        *(standing.unread > ALARMING, stuck, standing.behind, for_a_person, standing.lag),
+    )
 
 
 def kind_of(flow: Publish | Process | Deliver) -> Kind:

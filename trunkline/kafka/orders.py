@@ -1,0 +1,413 @@
+"""What the workers of a bus obey, and what each of them says of itself: the control topic (L5).
+
+It is compacted and has one partition: the last record of a key holds, and one without a value ends it.
+
+    pause/<sink>           start no call of this sink
+    resume/<sink>          go on, after a Halt too; every command has an id of its own
+    skip/<sink>/<event>    send this event to the dead letters instead of to the target
+    worker/<worker>        what a worker says of itself, every few seconds
+    ledger                 the id and epoch of the ledger that holds (L3)
+"""
+
+import hashlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+from confluent_kafka import KafkaException
+
+from trunkline.errors import Unavailable
+from trunkline.flow import draw
+from trunkline.flow.declare import Bus
+from trunkline.kafka.events import Follower, Record, Sender, Written
+from trunkline.observe import Observed, Observer
+
+V = TypeVar("V")
+
+EVERY = 5.0
+"""Seconds between two announcements of a worker."""
+LIVE = timedelta(seconds=15)
+"""A worker that has said nothing for so long is not waited for."""
+FORGOTTEN = timedelta(hours=1)
+"""What a worker said is taken off the topic by any other when it has been silent for so long."""
+
+Change = tuple[str, bytes | None]
+"""A key of the topic and what stands there from now; None ends what stood there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Who asked for something, when and why; no other command has the same `id`."""
+
+    id: str
+    who: str
+    at: datetime
+    why: str = ""
+
+
+class Trusted(NamedTuple):
+    """The ledger that holds."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process that runs flows, for as long as it lives; `topology` identifies what it was told to run."""
+
+    id: str
+    host: str
+    pid: int
+    flows: tuple[str, ...]
+    topology: str
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A partition that is not fetched from now, and the key whose events fill it (D6)."""
+
+    flow: str
+    topic: str
+    partition: int
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker says of itself."""
+
+    worker: Worker
+    applied: int
+    """It obeys every record below this offset."""
+    halted: Mapping[str, str]
+    """The flows that stand still, each with the reason."""
+    full: tuple[Full, ...]
+    at: datetime
+    """When it was said, by the broker's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What holds: the records of the topic up to a position."""
+
+    paused: Mapping[str, Command] = field(default_factory=dict)
+    """By sink."""
+    resumed: Mapping[str, Command] = field(default_factory=dict)
+    """The last command to go on, by sink; one whose id was not known before ends a Halt."""
+    skipped: Mapping[tuple[str, str], Command] = field(default_factory=dict)
+    """By sink and event id."""
+    ledger: Trusted | None = None
+    workers: Mapping[str, Announcement] = field(default_factory=dict)
+    position: int = 0
+
+    def skips(self, sink: str) -> frozenset[str]:
+        """Give the ids of the events that a sink skips."""
+        return frozenset(event for name, event in self.skipped if name == sink)
+
+
+def pausing(sink: str, command: Command) -> list[Change]:
+    """Let a sink start no more calls."""
+    return [(f"pause/{sink}", orjson.dumps(command))]
+
+
+def resuming(sink: str, command: Command) -> list[Change]:
+    """Let a sink go on."""
+    return [(f"pause/{sink}", None), (f"resume/{sink}", orjson.dumps(command))]
+
+
+def skipping(sink: str, event: str, command: Command) -> list[Change]:
+    """Let a sink send an event to the dead letters."""
+    return [(f"skip/{sink}/{event}", orjson.dumps(command))]
+
+
+def skipped(sink: str, event: str) -> list[Change]:
+    """End a skip: the event is in the dead letters, and a replay of it is another matter."""
+    return [(f"skip/{sink}/{event}", None)]
+
+
+def trusting(ledger: Trusted) -> list[Change]:
+    """Name the ledger that holds."""
+    return [("ledger", orjson.dumps(ledger._asdict()))]
+
+
+def announcing(said: Announcement) -> list[Change]:
+    """Say how a worker stands; the broker adds the time."""
+    content = {name: value for name, value in asdict(said).items() if name != "at"}
+    return [(f"worker/{said.worker.id}", orjson.dumps(content))]
+
+
+def leaving(worker: str) -> list[Change]:
+    """Take a worker off the topic."""
+    return [(f"worker/{worker}", None)]
+
+
+def applied(orders: Orders, records: Iterable[Record]) -> Orders:
+    """Give what holds after further records; what cannot be read changes nothing."""
+    paused, resumed, skips = dict(orders.paused), dict(orders.resumed), dict(orders.skipped)
+    workers, ledger, position = dict(orders.workers), orders.ledger, orders.position
+    for record in records:
+        position = record.offset + 1
+        what, _, about = (record.key or b"").decode(errors="replace").partition("/")
+        try:
+            match what:
+                case "pause":
+                    put(paused, about, read(record.value, command_of))
+                case "resume":
+                    put(resumed, about, read(record.value, command_of))
+                case "skip":
+                    sink, _, event = about.partition("/")
+                    put(skips, (sink, event), read(record.value, command_of))
+                case "worker":
+                    at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                    said = read(record.value, announcement_of)
+                    put(workers, about, said and replace(said, at=at))
+                case "ledger":
+                    ledger = read(record.value, trusted_of)
+                case _:
+                    pass
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return Orders(paused, resumed, skips, ledger, workers, position)
+
+
+K = TypeVar("K")
+
+
+def put(kept: dict[K, V], key: K, value: V | None) -> None:
+    """Keep a value under its key, or forget the key."""
+    if value is None:
+        kept.pop(key, None)
+    else:
+        kept[key] = value
+
+
+def read(value: bytes | None, form: Callable[[dict[str, Any]], V]) -> V | None:
+    """Read a record's JSON object; None when it has no value."""
+    return None if value is None else form(orjson.loads(value))
+
+
+def command_of(found: dict[str, Any]) -> Command:
+    """Read a command."""
+    return Command(found["id"], found["who"], datetime.fromisoformat(found["at"]), found["why"])
+
+
+def trusted_of(found: dict[str, Any]) -> Trusted:
+    """Read which ledger holds."""
+    return Trusted(found["id"], found["epoch"])
+
+
+def announcement_of(found: dict[str, Any]) -> Announcement:
+    """Read what a worker said; its time stands beside it."""
+    worker = found["worker"]
+    flows = tuple(worker["flows"])
+    return Announcement(
+        Worker(worker["id"], worker["host"], worker["pid"], flows, worker["topology"]),
+        found["applied"],
+        dict(found["halted"]),
+        tuple(Full(one["flow"], one["topic"], one["partition"], one["key"]) for one in found["full"]),
+        NEVER,
+    )
+
+
+NEVER = datetime.fromtimestamp(0, UTC)
+"""The time of what has not been said yet."""
+
+
+def live(orders: Orders, now: datetime) -> list[Announcement]:
+    """Give what the workers say that have spoken lately."""
+    return [said for said in orders.workers.values() if now - said.at <= LIVE]
+
+
+def running(orders: Orders, flows: Collection[str], now: datetime) -> list[Announcement]:
+    """Give the live workers that run any of these flows."""
+    return [said for said in live(orders, now) if any(flow in flows for flow in said.worker.flows)]
+
+
+def mixed(orders: Orders, now: datetime) -> bool:
+    """Tell whether live workers run different topologies: what one of them does not know yet may be another's."""
+    return len({said.worker.topology for said in live(orders, now)}) > 1
+
+
+def commands_differ(before: Orders, after: Orders) -> bool:
+    """Tell whether there is anything new to obey; what workers say of themselves is not."""
+    return replace(before, workers={}, position=0) != replace(after, workers={}, position=0)
+
+
+def topology_of(bus: Bus) -> str:
+    """Identify what a bus declares: two workers with the same one know the same flows, topics and schemas."""
+    declared = draw.data(bus)
+    for flow in declared["flows"]:
+        del flow["where"]
+    schemas = [*(topic.schema.text for topic in bus.topics), *(table.schema.text for table in bus.tables)]
+    return hashlib.sha256(orjson.dumps([declared, schemas], option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def this_worker(bus: Bus, flows: Iterable[str]) -> Worker:
+    """Describe this process."""
+    host, pid = socket.gethostname(), os.getpid()
+    return Worker(f"{host}.{pid}.{secrets.token_hex(3)}", host, pid, tuple(flows), topology_of(bus))
+
+
+def send(sender: Sender, topic: str, changes: Iterable[Change]) -> list[Written]:
+    """Write changes, each acknowledged by all in-sync replicas.
+
+    Raises:
+        Unavailable: one was not acknowledged, or the topic is missing.
+    """
+    sent = [sender.send(topic, key.encode(), value, ()) for key, value in changes]
+    return [future.result() for future in sent]
+
+
+def follow(bootstrap: str, topic: str) -> Follower:
+    """Follow the topic from its beginning.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    try:
+        return Follower(bootstrap, topic)
+    except KafkaException as error:
+        raise Unavailable(f"{topic} cannot be read: {error.args[0].str()}") from None
+
+
+def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
+    """Read what holds now.
+
+    Raises:
+        Unavailable: the topic was not read to its end in this time.
+    """
+    until = time.monotonic() + seconds
+    orders = Orders()
+    with closing(follow(bootstrap, topic)) as follower:
+        while not follower.caught_up:
+            orders = applied(orders, follower.fetch(0.2))
+            if time.monotonic() > until:
+                raise Unavailable(f"{topic} cannot be read to its end: no answer")
+    return orders
+
+
+class ControlReader:
+    """Follows the orders for one worker, and says how the worker stands.
+
+    `obey` gets everything that holds: once before `wait` returns, then whenever a command has changed. What it returns
+    from is announced as applied, so it returns when the orders are in force. It and `status` (the halted flows with
+    their reasons, and the partitions that are full) are called in a thread of the reader's own.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        worker: Worker,
+        *,
+        sender: Sender,
+        obey: Callable[[Orders], None],
+        status: Callable[[], tuple[Mapping[str, str], Sequence[Full]]],
+        observe: Observer,
+    ) -> None:
+        self.orders = Orders()
+        """What holds, and what the workers said last; may be read from any thread."""
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._worker = worker
+        self._sender = sender
+        self._obey = obey
+        self._status = status
+        self._observe = observe
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._failure = "not read to its end"
+        self._halted: Mapping[str, str] = {}
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Return when the worker obeys what held at its start.
+
+        Raises:
+            Unavailable: it does not, in this time.
+        """
+        if not self._ready.wait(seconds):
+            raise Unavailable(f"{self._topic} cannot be read: {self._failure}")
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Write changes of the worker's own: `skipped` when a skip is done, `trusting` when a ledger was made.
+
+        Raises:
+            Unavailable: one was not acknowledged.
+        """
+        send(self._sender, self._topic, changes)
+
+    def stop(self) -> None:
+        """Take the worker off the topic and stop following."""
+        self._stopping.set()
+        self._thread.join(5)
+        for key, value in leaving(self._worker.id):
+            self._sender.send(self._topic, key.encode(), value, ())
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except Exception as error:  # noqa: BLE001 - whatever it is, a worker that obeys nobody must be seen, and tries again
+                self._failure = str(error) or type(error).__name__
+                self._observe(Observed("stuck", self._topic, detail=f"no orders are read: {self._failure}"))
+                self._stopping.wait(1.0)
+
+    def _follow(self) -> None:
+        """Announce this worker first, then read past that: who gives an order either sees us, or is read by us now."""
+        orders = Orders()
+        [here] = send(self._sender, self._topic, announcing(self._now(0)))
+        with closing(follow(self._bootstrap, self._topic)) as follower:
+            while orders.position <= here.offset:
+                if self._stopping.is_set():
+                    return
+                orders = applied(orders, follower.fetch(0.2))
+            self._take(orders)
+            self._ready.set()
+            due = time.monotonic() + EVERY
+            while not self._stopping.is_set():
+                records = follower.fetch(0.2)
+                before, self.orders = self.orders, applied(self.orders, records)
+                if commands_differ(before, self.orders):
+                    self._take(self.orders)
+                elif time.monotonic() >= due:
+                    self._announce()
+                    self._forget()
+                elif self._status()[0] != self._halted:
+                    self._announce()
+                else:
+                    continue
+                due = time.monotonic() + EVERY
+
+    def _take(self, orders: Orders) -> None:
+        """Obey and say so."""
+        self.orders = orders
+        self._obey(orders)
+        self._announce()
+
+    def _announce(self) -> None:
+        for key, value in announcing(self._now(self.orders.position)):
+            self._sender.send(self._topic, key.encode(), value, ())
+
+    def _now(self, position: int) -> Announcement:
+        halted, full = self._status()
+        self._halted = dict(halted)
+        return Announcement(self._worker, position, self._halted, tuple(full), NEVER)
+
+    def _forget(self) -> None:
+        """Take workers off the topic that ended without a word long ago, by the clock that dated our own words."""
+        ours = self.orders.workers.get(self._worker.id)
+        for said in self.orders.workers.values():
+            if ours is not None and ours.at - said.at > FORGOTTEN:
+                for key, value in leaving(said.worker.id):
+                    self._sender.send(self._topic, key.encode(), value, ())

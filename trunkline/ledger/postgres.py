@@ -1,0 +1,395 @@
+"""The ledger in a PostgreSQL database, shared by the workers of many machines; every commit waits for the disk.
+
+The deliveries of a day are a table of their own, a partition of `deliveries`. Statements name it, so that they lock
+and plan for one table and not for those of all days.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache
+from typing import Any, Self, cast
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
+
+from trunkline.errors import UsageError
+from trunkline.ledger.database import Failure, outdated
+
+SETUP = """
+SET synchronous_commit = on;
+SET lock_timeout = '10s';
+SET statement_timeout = '30s';
+SET idle_in_transaction_session_timeout = '30s';
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan;
+"""
+"""Of every connection. A worker that is frozen loses its transaction, so that it holds nobody up; every statement finds
+its rows by an index, however wrong the statistics of a new day's table are."""
+
+PREPARED = 500
+"""Statements that a connection keeps prepared: about a dozen for each day that is written to."""
+
+REACH = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 10, "keepalives_interval": 5}
+"""Seconds until a server that does not answer is given up; tcp_user_timeout in milliseconds."""
+
+LOCK = "SELECT pg_advisory_xact_lock(1953658213, 1)"
+"""Whoever makes tables holds it; the numbers mean nothing."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE sinks (number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE)",
+        # The columns are explained in sqlite.py.
+        """
+        CREATE TABLE deliveries (
+            day integer NOT NULL,
+            id bytea NOT NULL,
+            sink integer NOT NULL,
+            state integer NOT NULL,
+            key bytea,
+            partition integer NOT NULL,
+            "offset" bigint NOT NULL,
+            payload bytea NOT NULL,
+            attempts integer NOT NULL,
+            at bigint NOT NULL,
+            owner text,
+            deadline float8,
+            before integer,
+            PRIMARY KEY (day, id)
+        ) PARTITION BY LIST (day)
+        """,
+        "CREATE TABLE days (day integer PRIMARY KEY, written bigint NOT NULL)",
+        """
+        CREATE TABLE attempts (
+            day integer NOT NULL,
+            id bytea NOT NULL,
+            at bigint NOT NULL,
+            status integer,
+            seconds float8 NOT NULL,
+            words text NOT NULL,
+            PRIMARY KEY (day, id, at)
+        )
+        """,
+        """
+        CREATE TABLE parks (
+            sink integer NOT NULL,
+            key bytea NOT NULL,
+            day integer NOT NULL,
+            id bytea NOT NULL,
+            partition integer NOT NULL,
+            "offset" bigint NOT NULL,
+            freed bigint,
+            PRIMARY KEY (sink, key, day, id)
+        )
+        """,
+        """
+        CREATE TABLE latest (
+            sink integer NOT NULL,
+            key bytea NOT NULL,
+            partition integer NOT NULL,
+            "offset" bigint NOT NULL,
+            day integer NOT NULL,
+            PRIMARY KEY (sink, key)
+        )
+        """,
+        "CREATE INDEX latest_by_day ON latest (day)",
+        """
+        CREATE TABLE claims (
+            id bytea PRIMARY KEY,
+            payload bytea NOT NULL,
+            state integer NOT NULL,
+            owner text NOT NULL,
+            deadline float8 NOT NULL
+        )
+        """,
+        "CREATE INDEX claims_by_deadline ON claims (deadline)",
+        """
+        CREATE TABLE runs (
+            id text PRIMARY KEY,
+            sink text NOT NULL,
+            planned integer NOT NULL,
+            started text NOT NULL,
+            finished text,
+            overwrite integer NOT NULL,
+            keys text NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE progress (
+            sink text NOT NULL,
+            topic text NOT NULL,
+            partition integer NOT NULL,
+            "offset" bigint NOT NULL,
+            PRIMARY KEY (sink, topic, partition)
+        )
+        """,
+        "CREATE TABLE identity (one integer PRIMARY KEY CHECK (one = 1), id text NOT NULL, epoch integer NOT NULL)",
+        "CREATE TABLE writers (id text PRIMARY KEY, commits bigint NOT NULL, at bigint NOT NULL)",
+    ),
+)
+
+
+class Server:
+    """A ledger's database; `url` is a PostgreSQL connection string and a secret."""
+
+    def __init__(self, url: SecretStr) -> None:
+        """Read the address.
+
+        Raises:
+            UsageError: it is none.
+        """
+        self._url = url.get_secret_value()
+        try:
+            parts = conninfo_to_dict(self._url)
+        except psycopg.ProgrammingError:  # whose message quotes the address
+            raise UsageError(
+                "TRUNKLINE_LEDGER__URL is no address of PostgreSQL such as postgresql://user:password@host:5432/database."
+            ) from None
+        self._password = str(parts.get("password") or "")
+        host, port, name = (parts.get("host", "localhost"), parts.get("port", 5432), parts.get("dbname", ""))
+        self.name = f"the ledger {name} at {host}:{port}"
+
+    def exists(self) -> bool:
+        """Say whether there is a ledger, without making one.
+
+        Raises:
+            Failure: the server does not answer.
+        """
+        with Connection(self) as db:
+            return version_of(db) > 0
+
+    def connect(self) -> "Connection":
+        """Open a connection, and bring the ledger up to date; made when absent.
+
+        Raises:
+            UsageError: it was made by a newer Trunkline.
+            Failure: the server does not answer.
+        """
+        db = Connection(self)
+        try:
+            migrate(db, self.name)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def open(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        """Open a connection of the driver."""
+        try:
+            raw = psycopg.connect(self._url, autocommit=True, **cast("Any", REACH))
+        except psycopg.Error as error:
+            raise Failure(f"{self.name} cannot be reached: {self.told(error)}") from None
+        try:
+            raw.execute(SETUP)
+            raw.prepared_max = PREPARED
+        except psycopg.Error as error:
+            raw.close()
+            raise Failure(f"{self.name} cannot be used: {self.told(error)}") from None
+        return raw
+
+    def told(self, error: psycopg.Error) -> str:
+        """Give what the database says in one line, without the password."""
+        line = " ".join(str(error).split()) or type(error).__name__
+        return line.replace(self._password, "…") if self._password else line
+
+
+def migrate(db: "Connection", name: str) -> None:
+    """Bring the ledger up to date; one process at a time does."""
+    if outdated(version_of(db), len(MIGRATIONS), name):
+        with db.transaction():
+            db.run(LOCK)
+            for statement in itertools.chain(*MIGRATIONS[version_of(db) :]):
+                db.run(statement)
+            db.run("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
+            db.run("DELETE FROM schema_version")
+            db.run("INSERT INTO schema_version VALUES (?)", len(MIGRATIONS))
+
+
+def version_of(db: "Connection") -> int:
+    """Read which migrations the database has seen."""
+    if not has_table(db, "schema_version"):
+        return 0
+    version: int = db.run("SELECT version FROM schema_version")[0][0]
+    return version
+
+
+def has_table(db: "Connection", name: str) -> bool:
+    """Say whether there is a table now; to_regclass would not yet see what was made while a lock was waited for."""
+    return bool(
+        db.run(
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.relname = ? AND n.nspname = current_schema()",
+            name,
+        )
+    )
+
+
+class Gone(Failure):
+    """A table is not there."""
+
+
+class Connection:
+    """A connection to the database, as database.Connection promises."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._raw: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._inside = False
+        self._days: set[int] = set()
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement and give its rows."""
+        with self._failing() as raw:
+            cursor = raw.execute(percent(sql), values or None)
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def join(self, sql: str, kinds: str, rows: Iterable[Sequence[object]]) -> list[tuple[Any, ...]]:
+        """Run one statement over many rows, as arrays; one for each day where it names the deliveries of a day."""
+        if not (rows := list(rows)):
+            return []
+        if ":deliveries" not in sql:
+            return self._send([(with_arrays(sql, kinds), arrays(kinds, rows))])
+        by_day: dict[int, list[Sequence[object]]] = {}
+        for row in rows:
+            by_day.setdefault(cast("int", row[0]), []).append(row)
+        days = [day for day in sorted(by_day) if self._has(day)]
+        try:
+            return self._send(
+                [
+                    (with_arrays(sql.replace(":deliveries", f'"{table(day)}"'), kinds), arrays(kinds, by_day[day]))
+                    for day in days
+                ]
+            )
+        except Gone:
+            if self._inside:
+                raise
+            self._days.clear()  # a day has ended since this connection saw it
+            return self.join(sql, kinds, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what runs inside one transaction."""
+        try:
+            self.run("BEGIN")
+        except Failure:  # the connection may have been lost while nobody used it
+            self.run("BEGIN")
+        self._inside = True
+        try:
+            yield
+            self._commit()
+        except BaseException:
+            self._days.clear()  # it may have known tables that were made in this transaction
+            with suppress(psycopg.Error):
+                if self._raw is not None:
+                    self._raw.execute("ROLLBACK")
+            raise
+        finally:
+            self._inside = False
+
+    def _commit(self) -> None:
+        with self._failing() as raw:
+            if raw.execute("COMMIT").statusmessage != "COMMIT":
+                raise Failure(f"{self._server.name} has undone a transaction instead of committing it")
+
+    def begin_day(self, day: int) -> None:
+        """Make the table of a day; others that want the same one wait."""
+        self.run(LOCK)
+        if not has_table(self, table(day)):
+            # Made apart and attached: writers of other days are not locked out (they are by CREATE … PARTITION OF).
+            self.run(f'CREATE TABLE "{table(day)}" (LIKE deliveries INCLUDING ALL)')
+            self.run(f'ALTER TABLE deliveries ATTACH PARTITION "{table(day)}" FOR VALUES IN ({day:d})')
+        self._days.add(day)
+
+    def end_day(self, day: int) -> bool:
+        """Drop the table of a day."""
+        self.run(f'DROP TABLE IF EXISTS "{table(day)}"')
+        self._days.discard(day)
+        return True
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[tuple[Any, ...]]:
+        """Run statements, each with its values, without waiting for one before the next is sent."""
+        with self._failing() as raw:
+            with nullcontext() if len(statements) == 1 else raw.pipeline():
+                cursors = [raw.execute(sql, values) for sql, values in statements]
+            return [row for cursor in cursors if cursor.description is not None for row in cursor.fetchall()]
+
+    def _has(self, day: int) -> bool:
+        """Say whether there is a table of a day."""
+        if day not in self._days:
+            if not has_table(self, table(day)):
+                return False
+            self._days.add(day)
+        return True
+
+    @contextmanager
+    def _failing(self) -> "Iterator[psycopg.Connection[tuple[Any, ...]]]":
+        """Give the driver's connection, made anew when it was lost, and turn the database's trouble into Failure.
+
+        A wrong statement or value stays what it is; but a table that has gone is the database's trouble.
+        """
+        if self._raw is None:
+            if self._inside:
+                raise Failure(f"{self._server.name} was lost in a transaction")
+            self._raw = self._server.open()
+        try:
+            yield self._raw
+        except psycopg.errors.UndefinedTable as error:
+            raise Gone(f"{self._server.name} lacks a table: {self._server.told(error)}") from None
+        except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError):
+            raise
+        except psycopg.Error as error:
+            self._lose()
+            raise Failure(f"{self._server.name} fails: {self._server.told(error)}") from None
+
+    def _lose(self) -> None:
+        """Forget the connection, whatever state it is in: the next use makes another one."""
+        self._days.clear()
+        self.close()
+
+
+def table(day: int) -> str:
+    """Name the table of a day."""
+    return f"deliveries_{day:d}"
+
+
+@lru_cache(maxsize=1024)
+def percent(sql: str) -> str:
+    """Write a statement with the driver's placeholders."""
+    return sql.replace("?", "%s")
+
+
+@lru_cache(maxsize=1024)
+def with_arrays(sql: str, kinds: str) -> str:
+    """Put a table of arrays in the place of :rows."""
+    given = ", ".join(f"%{'t' if kind in WHOLE else 'b'}::{kind}[]" for kind in kinds.split())
+    return sql.replace(":rows", "SELECT * FROM unnest(:arrays)").replace(":arrays", given)
+
+
+def arrays(kinds: str, rows: Sequence[Sequence[object]]) -> list[object]:
+    """Turn rows into columns."""
+    return [array(kind, column) for kind, column in zip(kinds.split(), zip(*rows, strict=True), strict=True)]
+
+
+def array(kind: str, column: Sequence[object]) -> object:
+    """Give a column of one kind as an array.
+
+    Numbers as text: the driver would give them a type by their size, and each type makes another prepared statement.
+    """
+    if kind in WHOLE:
+        return f"{{{','.join('NULL' if value is None else format(value, 'd') for value in column)}}}"
+    return None if all(value is None for value in column) else list(column)
+
+
+WHOLE = frozenset({"integer", "bigint"})

@@ -1,0 +1,115 @@
+"""One thread that writes for a whole process, many writes to a commit.
+
+The next commit takes whatever came while the last one ran, so no timer delays a single write and many share one sync
+to disk (D3). Reads happen on the reader's own connection.
+"""
+
+import asyncio
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from trunkline.ledger.database import Connection, Failure, Ledger
+
+T = TypeVar("T")
+
+GROUP = 500
+"""Writes that share one commit at most."""
+
+Work = Callable[[Connection], Any]
+
+
+class Rewound(Failure):
+    """The ledger has lost commits that it had acknowledged; only a person can say what becomes of it (L3)."""
+
+
+class Writer:
+    """Commits the writes of one process in groups; used from one asyncio loop."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._db = ledger.connect()
+        self._id = secrets.token_hex(8)
+        self._commits = 0
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def write(self, work: Callable[[Connection], T]) -> "asyncio.Future[T]":
+        """Run `work` inside the next group commit; the future has its result once that is durable.
+
+        The future raises Failure when the database failed, and whatever `work` raised when that was its own fault;
+        `work` may have run more than once, but all of it counts or nothing.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put((work, future))
+        return future
+
+    async def close(self) -> None:
+        """Commit what is queued and stop."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        with self._db, suppress(Failure):
+            self._db.run("DELETE FROM writers WHERE id = ?", self._id)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            group = [item]
+            stopping = False
+            while len(group) < GROUP and not self._queue.empty():
+                if (item := self._queue.get()) is None:
+                    stopping = True
+                    break
+                group.append(item)
+            results = self._commit([work for work, _ in group])
+            self._loop.call_soon_threadsafe(settle, [future for _, future in group], results)
+            if stopping:
+                return
+
+    def _commit(self, group: Sequence[Work]) -> list[Any]:
+        """Commit a group and give the result of each write, or the exception that it ended with.
+
+        A database that fails fails all of them. Where one write is at fault, each gets a commit of its own, so that no
+        other suffers for it.
+        """
+        try:
+            with self._db.transaction():
+                number = self._count()
+                results = [work(self._db) for work in group]
+            self._commits = number
+        except Failure as failure:
+            return [failure] * len(group)
+        except Exception as fault:  # noqa: BLE001 - handed to whoever asked for the write
+            return [fault] if len(group) == 1 else [result for work in group for result in self._commit([work])]
+        return results
+
+    def _count(self) -> int:
+        """Count this commit in the ledger itself: there it must come after all that were acknowledged."""
+        number: int = self._db.run(
+            "INSERT INTO writers (id, commits, at) VALUES (?, 1, ?) "
+            "ON CONFLICT (id) DO UPDATE SET commits = writers.commits + 1, at = excluded.at RETURNING commits",
+            *(self._id, int(time.time() * 1000)),
+        )[0][0]
+        if number <= self._commits:
+            raise Rewound(
+                f"{self._ledger.name} has lost commits that it had acknowledged: a backup was restored, or a standby "
+                "took over that had not received them. Nothing more is written to it. Stop the workers of the bus and "
+                "run `trunkline ledger rebuild`."
+            )
+        return number
+
+
+def settle(futures: Sequence["asyncio.Future[Any]"], results: Sequence[Any]) -> None:
+    """Give every waiter its result, or the exception that its write ended with."""
+    for future, result in zip(futures, results, strict=True):
+        if future.done():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
