@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.trunkline import postgres as database
 from tests.trunkline.support import Stage
 from trunkline.dev import target
 from trunkline.dev.target import RunningTarget
+
+ledger = database.ledger
+postgres = database.postgres
 
 
 @pytest.fixture(scope="session")

@@ -275,6 +275,8 @@ class Stage:
     target: RunningTarget
     database: Path
     environment: dict[str, str] = field(default_factory=dict)
+    kafka: Kafka = field(default_factory=Kafka)
+    """How the topics of its buses are made."""
 
     def __post_init__(self) -> None:
         self.environment.update(DESK_SECRET=SECRET, SHELF_URL=f"{self.target.url}/{self.prefix}")
@@ -288,7 +290,7 @@ class Stage:
     def make(self, bus: Bus) -> Bus:
         """Make the bus's topics and let its flows begin with what is written from now on."""
         with Control(self.bootstrap) as control:
-            control.apply(plan(bus, {}, Kafka()))
+            control.apply(plan(bus, {}, self.kafka))
             control.start_offsets(bus, list(reading(bus)), None)
         return bus
 
@@ -360,17 +362,26 @@ class Stage:
         name: str = "worker",
         drain_seconds: float = 25.0,
         options: Mapping[str, Any] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        bootstrap: str = "",
+        ledger: str = "",
+        clock: float = 0.0,
     ) -> Child:
-        """Run a worker of `bus` (a function of this module) as a process.
+        """Run a worker of `bus` (a function of this module, or MODULE:FUNCTION) as a process.
 
-        `die` names a moment of `trunkline.observe` at whose `after`-th time it kills itself.
+        `die` names a moment of `trunkline.observe` at whose `after`-th time it kills itself. `constants` gives
+        constants of Trunkline, by MODULE.NAME, other values: what takes minutes in earnest takes seconds in a test.
+        `bootstrap` is another way to the same broker, `ledger` the address of a ledger that is not the stage's own
+        file, and `clock` the seconds by which the wall clock of the worker is fast.
         """
         asked = {
             "bus": bus,
             "options": dict(options or {}),
+            "constants": dict(constants or {}),
             "prefix": self.prefix,
-            "bootstrap": self.bootstrap,
-            "ledger": str(self.ledger),
+            "bootstrap": bootstrap or self.bootstrap,
+            "ledger": {"url": ledger} if ledger else {"path": str(self.ledger)},
+            "clock": clock,
             "flows": flows,
             "slot": slot,
             "drain_seconds": drain_seconds,

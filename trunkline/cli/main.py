@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, topics
+from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, topics, trace
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.redact import redact
@@ -26,6 +26,7 @@ commands.add_typer(topics.app, name="topics")
 commands.command()(run.run)
 commands.command()(send.send)
 commands.command()(tail.tail)
+commands.command()(trace.trace)
 commands.command()(status.status)
 commands.add_typer(dlq.app, name="dlq")
 commands.add_typer(sink.app, name="sink")

@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -48,7 +49,7 @@ from trunkline.ledger.database import Connection, Ledger
 from trunkline.ledger.deliveries import Attempt, Intent, Outcome, Place, Row, Standing, State, Wait
 from trunkline.ledger.identity import Identity
 from trunkline.ledger.trust import Create, Fine, state_of_ledger
-from trunkline.ledger.writer import Writer
+from trunkline.ledger.writer import Rewound, Writer
 from trunkline.observe import Observed, Observer
 from trunkline.redact import hashed, marked, redact
 from trunkline.verdict import Delivered, Verdict, of_exception
@@ -529,8 +530,8 @@ class Deliverer:
     async def _say(self, delivery: Delivery, state: State, at: datetime) -> None:
         """Append to the audit trail, acknowledged."""
         order = None
-        if delivery.kind == "skipped" and self._orders is not None:
-            order = self._orders.skipped.get((self._known_as, delivery.event.id))
+        if delivery.skipped and self._orders is not None:
+            order = self._orders.skipped.get((self._known_as, delivery.skipped))
         entry = audit.Entry(
             at=at,
             flow=self._identity,
@@ -590,16 +591,20 @@ class Deliverer:
                 try:
                     freed = await self._writer.write(partial(deliveries.record, outcomes=rows))
                     break
+                except Rewound as error:
+                    self.stop_all(str(error))
+                    return  # nothing is recorded any more, so nothing is committed
                 except Unavailable as error:
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
-            for delivery, outcome in group:
-                self._see("recorded", delivery)
-                if (word := WORDS.get(outcome.state)) is not None:
-                    self._see(word, delivery)
+            self._see("recorded", count=len(group))
+            for state, many in Counter(outcome.state for outcome in rows).items():
+                if (word := WORDS.get(state)) is not None:
+                    self._see(word, count=many)
+            for delivery, _ in group:
                 self.core.recorded(delivery, freed)
-                if delivery.kind == "skipped":
-                    for key, value in skipped(self._known_as, delivery.event.id):
+                if delivery.skipped:
+                    for key, value in skipped(self._known_as, delivery.skipped):
                         self._sender.send(control_of(self._bus), key.encode(), value, ())
             self.heart.done()
             self._act()

@@ -63,6 +63,8 @@ class Delivery:
     """Under which name its call is announced in the ledger; no two calls have the same."""
     doubtful: bool = False
     """Another worker has announced a call of it and not told how it ended (D4)."""
+    skipped: str = ""
+    """The event that an order to skip named, if one was obeyed."""
     kind: Kind | None = None
     """Why it became a dead letter."""
     outcome: State | None = None

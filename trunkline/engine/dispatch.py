@@ -15,7 +15,7 @@ from typing import Literal, assert_never
 
 from trunkline.deadletter import Kind, stray
 from trunkline.engine.delivery import Delivery, Key, Stage
-from trunkline.engine.lanes import Lanes
+from trunkline.engine.lanes import Lanes, untried
 from trunkline.engine.watermark import Watermark
 from trunkline.errors import Permanent, Poison, Undeliverable, Unknown
 from trunkline.kafka.events import Slot
@@ -248,11 +248,11 @@ class Dispatcher:
                 row = late[1]
             first = self._open.get(delivery.place)
             if any(before is not None and before.payload != delivery.payload for before in (row, first)):
-                if not self._to_skip(delivery):
+                row = known.get(self.apart(delivery))
+                if row is None and not self._to_skip(delivery):
                     self.halt(conflict(delivery))
                     return
                 self._estrange(delivery)
-                row = None
             dead = row is not None and row.state in LETTERS and self._policy.after_dead != "continue"
             if dead and delivery.key is not None:
                 self._bar(delivery.key, number)  # another worker's last outcome may be newer than the keys we know
@@ -282,12 +282,18 @@ class Dispatcher:
             return
         self._held[delivery.record.slot] += 1
         self._bytes += delivery.size
-        if (first := self._open.get(delivery.place)) is not None:
-            first.twins.append(delivery)
-        else:
+        first = self._open.get(delivery.place)
+        if first is None:
             self._open[delivery.place] = delivery
             self.accepted += 1
             self._lanes.add(delivery)
+        elif replay and untried(first) and first.lane == delivery.lane:
+            # The first may wait for the very letter that this replay brings back.
+            self._open[delivery.place] = delivery
+            self._lanes.supplant(first, delivery)
+            delivery.twins, first.twins = [first, *first.twins], []
+        else:
+            first.twins.append(delivery)
 
     # Calls.
 
@@ -473,12 +479,12 @@ class Dispatcher:
     def _unsendable(self, delivery: Delivery) -> tuple[Kind, Undeliverable] | None:
         """Say why a delivery becomes a dead letter without a call."""
         if delivery.poison is not None:
-            return "poison", delivery.poison
+            return "skipped" if delivery.skipped else "poison", delivery.poison
         if self._to_skip(delivery):
-            self._skipped.add(delivery.event.id)
-            self._skips.discard(delivery.event.id)
+            self._note_skip(delivery)
             return "skipped", Permanent("it was skipped by order")
-        if not delivery.run and self._policy.after_dead == "park_key" and delivery.key in self._barred:
+        untried = not (delivery.run or delivery.attempts)
+        if untried and self._policy.after_dead == "park_key" and delivery.key in self._barred:
             return "parked", Permanent("an earlier event of its key is dead")
         return None
 
@@ -491,15 +497,22 @@ class Dispatcher:
 
     def _estrange(self, delivery: Delivery) -> None:
         """Let a record with another event's id be a dead letter with an identity of its own."""
-        self._skipped.add(delivery.event.id)
-        self._skips.discard(delivery.event.id)
+        self._note_skip(delivery)
         delivery.poison = Poison("it came with another content than before, and was skipped by order")
+        delivery.place = self.apart(delivery)
         delivery.event = stray(delivery.origin)
-        delivery.place = place_of(self._policy.sink, delivery.event)
+
+    def apart(self, delivery: Delivery) -> Place:
+        """Give the place in the ledger of a record that came under another event's id, if it was skipped."""
+        return place_of(self._policy.sink, stray(delivery.origin))
+
+    def _note_skip(self, delivery: Delivery) -> None:
+        delivery.skipped = delivery.event.id
+        self._skipped.add(delivery.skipped)
+        self._skips.discard(delivery.skipped)
 
     def _skip(self, delivery: Delivery) -> None:
-        self._skipped.add(delivery.event.id)
-        self._skips.discard(delivery.event.id)
+        self._note_skip(delivery)
         self._bury(delivery, "skipped", Permanent("it was skipped by order"))
 
     def _count(self, delivery: Delivery, now: float) -> None:
@@ -543,7 +556,7 @@ class Dispatcher:
         self._lanes.unblock(key)
 
     def _bar(self, key: Key, number: int) -> None:
-        self._barred[key] = number
+        self._barred[key] = max(number, self._barred.get(key, -1))
         if self._policy.after_dead == "block":
             self._lanes.block(key)
 

@@ -189,6 +189,8 @@ class Intake:
                 number = self._core.looking()
                 batch = [self._desk.read(record) for record in records]
                 known = deliveries.look_up(db, [delivery.place for delivery in batch])
+                if others := [one for one in batch if one.place in known and known[one.place].payload != one.payload]:
+                    known |= deliveries.look_up(db, [self._core.apart(one) for one in others])
                 live: set[str] = set()
                 if replayed := [delivery for delivery in batch if delivery.run]:
                     live = runs.live(db, self._sink)

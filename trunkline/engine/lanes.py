@@ -44,6 +44,20 @@ class Lanes:
             self._lanes[delivery.lane] = lane = Lane(deque((delivery,)), delivery.size)
             self._make_ready(delivery.lane, lane)
             return
+        self._insert(lane, delivery)
+        full = len(lane.queue) >= self._events or lane.bytes >= self._size
+        if lane.filled is None and full and len(lane.queue) > 1 and not delivery.run:
+            lane.filled = delivery.record.slot
+            self._filled[lane.filled] += 1
+
+    def supplant(self, waiting: Delivery, replay: Delivery) -> None:
+        """Put a replay into the lane instead of an untried copy of the same event that waits there."""
+        lane = self._lanes[waiting.lane]
+        lane.queue.remove(waiting)
+        lane.bytes -= waiting.size
+        self._insert(lane, replay)
+
+    def _insert(self, lane: Lane, delivery: Delivery) -> None:
         lane.bytes += delivery.size
         place = len(lane.queue)
         if delivery.run:
@@ -51,10 +65,6 @@ class Lanes:
         lane.queue.insert(place, delivery)
         if place == 0 and delivery.lane in self._blocked:
             self._ready.append(delivery.lane)
-        full = len(lane.queue) >= self._events or lane.bytes >= self._size
-        if lane.filled is None and full and len(lane.queue) > 1 and not delivery.run:
-            lane.filled = delivery.record.slot
-            self._filled[lane.filled] += 1
 
     def start(self) -> Iterator[Delivery]:
         """Yield the heads that may be called now, longest waiting first; each counts as calling."""

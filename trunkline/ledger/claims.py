@@ -37,13 +37,11 @@ def take(db: Connection, claim: bytes, payload: bytes, owner: str, now: float) -
         *(claim, payload, State.PENDING, owner, now + PATIENCE),
     ):
         return "ours"
-    [(theirs, state, deadline)] = db.run("SELECT payload, state, deadline FROM claims WHERE id = ?", claim)
+    [(theirs, state)] = db.run("SELECT payload, state FROM claims WHERE id = ?", claim)
     if theirs != payload:
         return "conflict"
     if state == State.PUBLISHED:
         return "published"
-    if now < deadline:
-        return "pending"
     taken = db.run(
         "UPDATE claims SET owner = ?, deadline = ? WHERE id = ? AND state = ? AND deadline <= ? RETURNING 1",
         *(owner, now + PATIENCE, claim, State.PENDING, now),

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from trunkline.event import Event, digest
 from trunkline.ledger.database import Connection
@@ -37,8 +37,7 @@ class State(enum.IntEnum):
     """Given up by a person."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(NamedTuple):
     """Where a delivery's row is: day of the event and digest of its identity."""
 
     day: int
@@ -59,8 +58,7 @@ class Row:
     deadline: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a delivery ended, to be recorded.
 
     `owner` is that of the intent, empty where there was none. `park`: park the key in the same transaction.

@@ -1,6 +1,5 @@
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +8,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 from kafka import KafkaProducer
 
-from trunkline import Bus, Deliver, Topic
-from trunkline.adapters import Request, Response
+from trunkline import Bus, Deliver, Target, Topic, env
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Event
 from trunkline.flow.declare import group_of
@@ -18,26 +16,22 @@ from trunkline.kafka.control import Control, Start
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import Create, Grow, names, plan
 from trunkline.settings import Kafka
-from trunkline.verdict import Delivered, Verdict
+from trunkline.sinks import HttpSink, Request
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Store:
-    name: str = "store"
-    target: Any = None
+class Store(HttpSink):
+    name = "store"
 
     def request(self, event: Event[Any]) -> Request:
         return Request.put("/x", json=dict(event.data))
 
-    def verdict(self, response: Response) -> Verdict:
-        return Delivered(response.status)
-
 
 def small_bus(*, partitions: int = 2, key: str | None = "id", prefix: str = "") -> Bus:
     prefix = prefix or f"c{uuid.uuid4().hex[:8]}"
-    return Bus(prefix, [Deliver(Topic(f"{prefix}.lines", dict, key=key, partitions=partitions), to=Store())])
+    topic = Topic(f"{prefix}.lines", dict, key=key, partitions=partitions)
+    return Bus(prefix, [Deliver(topic, to=Store(Target("store", env("STORE_URL"))))])
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def write(bootstrap: str, topic: str, *values: bytes, partition: int = 0, at: da
 def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None:
     bus = small_bus(key=None)
     changes = plan(bus, control.existing(names(bus)), Kafka())
-    assert len(changes) == 4
+    assert len(changes) == 6
     assert control.apply(changes) == changes
     assert control.topics()[bus.topics[0].name] == 2
     assert control.apply(changes) == changes, "a topic that another apply has made meanwhile is no failure"
@@ -179,8 +173,8 @@ def test_every_missing_topic_is_named(control: Control) -> None:
     with pytest.raises(UsageError) as refused:
         control.start_offsets(bus, [flow], None)
     assert str(refused.value) == (
-        f"these topics do not exist: {bus.name}.lines, {flow}.dlq, {flow}.replay, trunkline.{bus.name}.schemas. "
-        "Run `trunkline topics apply`."
+        f"these topics do not exist: {bus.name}.lines, {flow}.dlq, {flow}.replay, trunkline.{bus.name}.control, "
+        f"trunkline.{bus.name}.outcomes, trunkline.{bus.name}.schemas. Run `trunkline topics apply`."
     )
 
 

@@ -1,8 +1,8 @@
 """Topic to target with a real broker, a real target and a real ledger."""
 
+import asyncio
 import hashlib
 import socket
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -14,11 +14,12 @@ import httpx
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
+from tests.trunkline.support import HASTY, Running, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
 from trunkline.deadletter import replayed
 from trunkline.dev import target
 from trunkline.dev.target import Behaviour
-from trunkline.engine import deliver
+from trunkline.engine import deliver, intake
+from trunkline.engine.dispatch import Caps
 from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Headers, idempotency_key, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of, replay_of
@@ -26,8 +27,10 @@ from trunkline.http import transport
 from trunkline.kafka.events import Slot
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES
-from trunkline.ledger import deliveries, runs, sqlite
+from trunkline.ledger import deliveries, runs
+from trunkline.ledger.database import Connection, Failure
 from trunkline.ledger.deliveries import State
+from trunkline.ledger.sqlite import File
 
 
 def flow_of(bus: Bus) -> str:
@@ -150,8 +153,8 @@ def test_a_failing_key_keeps_its_order_and_holds_up_no_other(stage: Stage) -> No
 
 
 def test_a_full_partition_holds_up_no_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliver, "FULL", 20)
-    monkeypatch.setattr(deliver, "BATCH", 10)
+    monkeypatch.setattr(deliver, "CAPS", Caps(slot_events=20))
+    monkeypatch.setattr(intake, "BATCH", 10)
     bus = stage.make(deliver_bus(stage.prefix, partitions=6))
     stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=503))
     stuck = stage.write(bus, [note(number, "a") for number in range(200)])[0].partition
@@ -161,7 +164,7 @@ def test_a_full_partition_holds_up_no_other(stage: Stage, monkeypatch: pytest.Mo
     assert 0 < elsewhere < len(places)
     with stage.running(bus) as running:
         wait_for(lambda: len(stage.effects()) >= elsewhere, why=stage.effects)
-        held = deliver.FULL + (deliver.AHEAD + 2) * deliver.BATCH  # what was on its way when the cap was reached
+        held = 20 + (intake.AHEAD + 2) * 10  # what was on its way when the cap was reached
         assert running.counted(flow_of(bus))["read"] <= elsewhere + held < len(places) + 200
         stage.target.control.heal(stage.prefix)
         wait_for(finished(stage, bus))
@@ -293,7 +296,7 @@ def test_only_a_live_replay_opens_a_dead_event_again(stage: Stage) -> None:
         stage.target.control.heal(stage.prefix)
         dead = sorted(stage.letters(flow), key=origin)
         now = datetime.now(UTC)
-        with closing(sqlite.connect(stage.ledger)) as db:
+        with closing(File(stage.ledger).connect()) as db:
             for run in ("live", "ended"):
                 runs.begin(db, run, "shelf", 1, now)
             runs.begin(db, "other", "another sink", 1, now)
@@ -432,6 +435,13 @@ def test_a_halt_stops_what_waits_for_the_targets_limit(stage: Stage) -> None:
     assert len(stage.attempts()) < 20
 
 
+def give_back(running: Running, slot: Slot, *, seconds: float) -> None:
+    """Take a partition from a deliverer, as a rebalance does."""
+    worker = running.worker
+    [deliverer] = worker._deliverers
+    asyncio.run_coroutine_threadsafe(deliverer.give_back([slot], seconds), worker._loop).result()
+
+
 def test_a_lost_partition_is_not_tried_again_here(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, partitions=1))
     stage.target.control.break_(Behaviour(name=stage.prefix, status=503, latency_ms=300))
@@ -439,9 +449,9 @@ def test_a_lost_partition_is_not_tried_again_here(stage: Stage) -> None:
     with stage.running(bus) as running:
         wait_for(lambda: stage.in_flight() == 2)
         [deliverer] = running.worker._deliverers
-        deliverer._lost([Slot(bus.topics[0].name, 0)])
-        wait_for(lambda: deliverer._lanes.held == 0, why=lambda: deliverer._lanes.held)
-        assert deliverer._open == {}
+        give_back(running, Slot(bus.topics[0].name, 0), seconds=0)
+        wait_for(lambda: deliverer.core.counts()["lanes"] == 0, why=deliverer.core.counts)
+        assert deliverer.core._open == {}
         assert first_calls(stage.attempts()) == {"a": [0], "b": [0]}
 
 
@@ -455,8 +465,8 @@ def test_a_copy_goes_on_when_the_first_has_gone_to_another_worker(stage: Stage) 
         wait_for(lambda: len(stage.attempts()) >= 2)
         stage.send([(topic, b"a", value, headers, 1)])
         [deliverer] = running.worker._deliverers
-        wait_for(lambda: any(first.twins for first in deliverer._open.values()))
-        deliverer._revoked([Slot(topic, 0)])
+        wait_for(lambda: any(first.twins for first in deliverer.core._open.values()))
+        give_back(running, Slot(topic, 0), seconds=20)
         stage.target.control.heal(stage.prefix)
         wait_for(lambda: stage.committed(bus, flow_of(bus))[1] == 1, why=lambda: stage.committed(bus, flow_of(bus)))
     assert stage.effects() == {"/a/1": 1}
@@ -485,10 +495,10 @@ def test_outcomes_wait_for_a_ledger_that_cannot_be_written(stage: Stage, monkeyp
     full.set()
     real = deliveries.record
 
-    def record(db: sqlite.Connection, outcomes: Any) -> None:
+    def record(db: Connection, outcomes: Any) -> set[bytes]:
         if full.is_set():
-            raise sqlite3.OperationalError("database or disk is full")
-        real(db, outcomes)
+            raise Failure("database or disk is full")
+        return real(db, outcomes)
 
     monkeypatch.setattr(deliveries, "record", record)
     with stage.running(bus) as running:

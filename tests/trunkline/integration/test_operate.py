@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,13 +25,15 @@ from trunkline.avro.codec import HEAD, Codec
 from trunkline.avro.files import read, released
 from trunkline.avro.types import module
 from trunkline.cli.main import app
-from trunkline.deadletter import Failure, Origin
+from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.event import Event, Headers, to_headers
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Written
 from trunkline.kafka.registry import Registry
-from trunkline.ledger import deliveries, runs, sqlite
+from trunkline.ledger import deliveries, runs
+from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import Outcome, State
+from trunkline.ledger.sqlite import File
 
 TRUNKLINE = Path(sys.executable).with_name("trunkline")
 HAPPENED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -177,7 +178,7 @@ class Project:
         *,
         state: State | None = State.DEAD,
         replays: int = 0,
-        kind: str = "permanent",
+        kind: Kind = "permanent",
         value: bytes | None = None,
         partition: int = 0,
     ) -> None:
@@ -191,10 +192,10 @@ class Project:
         letter = deadletter.write(headers, Origin(self.good, partition, stood.offset), failure)
         self.send(f"{self.flow}.dlq", value, letter, partition=partition)
         if state is not None:
-            with sqlite.connect(self.ledger) as db:
+            with File(self.ledger).connect() as db:
                 self.record(db, seen, state, value)
 
-    def record(self, db: sqlite3.Connection, event: Event[Any], state: State, value: bytes) -> None:
+    def record(self, db: Connection, event: Event[Any], state: State, value: bytes) -> None:
         place, number = deliveries.place_of("store", event), deliveries.number_of(db, "store")
         payload = deliveries.payload_of(value[HEAD:])
         deliveries.record(db, [Outcome(place, number, state, None, 0, 0, payload, 1, datetime.now(UTC))])
@@ -218,7 +219,7 @@ def test_topics_are_planned_applied_and_then_as_declared(bootstrap: str, tmp_pat
     assert planned.splitlines()[0].split() == ["topic", "what", "why"]
     assert f"{project.flow}.replay" in planned
     assert {change["what"] for change in project.json("topics", "plan")} == {"create"}
-    assert len(project.json("topics", "apply")) == 6
+    assert len(project.json("topics", "apply")) == 8
     assert project.json("topics", "apply") == []
     assert project.json("topics", "plan") == []
     assert project.run("topics", "apply").stderr == "Nothing to do: every topic exists.\n"
@@ -339,7 +340,16 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     project.fail("done", state=State.DONE)
     project.fail("raw", value=b"\x01raw", kind="poison", partition=1, state=None)
     [line] = project.json("dlq", "ls")
-    assert line == {"sink": "store", "flow": project.flow, "events": 3, "letters": 4, "open": 2, "delivered": 1}
+    assert line == {
+        "sink": "store",
+        "flow": project.flow,
+        "events": 3,
+        "letters": 4,
+        "open": 2,
+        "parked": 0,
+        "ambiguous": 0,
+        "delivered": 1,
+    }
     assert project("dlq", "ls").splitlines()[1].split() == ["store", project.flow, "3", "4", "2", "1"]
 
     letters = {one["event"]: one for one in project.json("dlq", "ls", "store")}
@@ -372,6 +382,35 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     )
 
 
+def test_parked_letters_say_what_they_wait_for(project: Project) -> None:
+    project.fail("first")
+    for event in ("second", "third"):
+        project.fail(event, kind="parked", state=State.PARKED)
+    project.fail("doubt", kind="unknown", state=State.AMBIGUOUS, partition=1)
+    [line] = project.json("dlq", "ls")
+    assert (line["open"], line["parked"], line["ambiguous"]) == (4, 2, 1)
+    letters = {one["event"]: (one["state"], one["behind"]) for one in project.json("dlq", "ls", "store")}
+    assert letters == {
+        "first": ("open", None),
+        "second": ("parked", "first"),
+        "third": ("parked", "first"),
+        "doubt": ("ambiguous", None),
+    }
+    assert project("dlq", "ls", "store").count("parked behind first") == 2
+    replay_of_all = "with: trunkline dlq replay store --key k1"
+    first, second = (project("dlq", "show", "store", event).splitlines()[0] for event in ("first", "second"))
+    assert first.endswith(f"2 later events of its key are parked behind it. Replay them all, in order, {replay_of_all}")
+    assert second.startswith("store was not asked for event second (key k1)")
+    assert second.endswith(f"It is parked behind event first. Replay its key, in order, {replay_of_all}")
+    doubt = project("dlq", "show", "store", "doubt").splitlines()[0]
+    assert "It may have been applied, and the target knows no keys: a replay calls it again." in doubt
+    planned = project("dlq", "replay", "store")
+    for count, what in ((1, "dead, will be sent"), (2, "parked, will be sent after"), (1, "ambiguous: may have been")):
+        assert f"{count:>6}  {what}" in planned
+    refused = project("dlq", "replay", "store", "--overwrite", code=2)
+    assert refused.startswith('trunkline: store does not declare writes="latest"')
+
+
 def test_a_letter_without_its_value_is_shown_from_its_origin(project: Project) -> None:
     value, seen = project.value(7), order("large")
     stood = project.send(project.good, value, to_headers(seen), partition=1)
@@ -382,7 +421,7 @@ def test_a_letter_without_its_value_is_shown_from_its_origin(project: Project) -
 
 
 def test_a_replay_is_planned_first(project: Project) -> None:
-    assert project("dlq", "replay", "store", code=2).startswith("trunkline: there is no ledger at var/ledger.db")
+    assert project("dlq", "replay", "store", code=2).startswith("trunkline: there is no ledger var/ledger.db")
     project.fail("one")
     project.fail("two", state=State.DONE)
     project.fail("round", replays=3)
@@ -395,6 +434,7 @@ def test_a_replay_is_planned_first(project: Project) -> None:
     assert planned["command"] == "trunkline dlq replay store --run"
     told = project.run("dlq", "replay", "store", "--key", "k1", "--rate", "5/s")
     assert "3 selected" in told.stdout
+    assert "2  dead, will be sent" in told.stdout, "who names a key may replay it however often"
     assert told.stderr == "Nothing was sent. Run it with: trunkline dlq replay store --key k1 --rate 5/s --run\n"
     with Control(project.bootstrap) as control:
         assert set(control.ends([f"{project.flow}.replay"]).values()) == {0}
@@ -424,7 +464,7 @@ class Worker:
     def finish(self, record: Any) -> None:
         event = dict(record.headers)["ce_id"].decode()
         run = dict(record.headers)[deadletter.REPLAY_RUN].decode()
-        with sqlite.connect(self.project.ledger) as db:
+        with File(self.project.ledger).connect() as db:
             assert run in runs.live(db, "store")
             if event in self.refuses:
                 self.project.fail(event, replays=int(dict(record.headers)[deadletter.REPLAY_COUNT]))
@@ -443,7 +483,7 @@ def worker(project: Project) -> Iterator[Worker]:
 
 
 def live(project: Project) -> set[str]:
-    with sqlite.connect(project.ledger) as db:
+    with File(project.ledger).connect() as db:
         return runs.live(db, "store")
 
 
@@ -453,12 +493,9 @@ def test_a_replay_is_done_when_the_ledger_says_so(project: Project, worker: Work
     report = project.json("dlq", "replay", "store", "--run")
     assert [one["event"] for one in report["delivered"]] == ["a", "b", "c"]
     assert (report["dead_again"], report["still_open"], report["not_sent"], report["trouble"]) == ([], [], [], None)
-    assert [(record.partition, dict(record.headers)["ce_id"]) for record in worker.seen] == [
-        (0, b"a"),
-        (1, b"b"),
-        (1, b"c"),
-    ]
-    [first, *_] = worker.seen
+    seen = sorted(worker.seen, key=lambda record: record.partition)
+    assert [(record.partition, dict(record.headers)["ce_id"]) for record in seen] == [(0, b"a"), (1, b"b"), (1, b"c")]
+    [first, *_] = seen
     assert (first.key, first.value) == (b"k1", project.value(BIG))
     headers = dict(first.headers)
     assert first.headers[: len(to_headers(order("a")))] == to_headers(order("a"))
@@ -486,9 +523,8 @@ def test_without_a_worker_a_replay_says_so_and_ends(project: Project) -> None:
     project.fail("one")
     ended = project.run("dlq", "replay", "store", "--run", "--wait", "0.5")
     assert ended.code == 1
-    assert ended.stderr.startswith(
-        f"No worker runs {project.flow}: nothing can be delivered until `trunkline run` does."
-    )
+    assert f"No worker runs {project.flow}: nothing can be delivered until `trunkline run` does." in ended.stderr
+    assert "1  dead, will be sent" in ended.stderr, "the plan comes first"
     assert "1 still open" in ended.stdout
     assert "no worker runs this flow" in ended.stderr
     assert live(project) == set()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from trunkline import Permanent, Rejected
-from trunkline.adapters import Request, WebhookRequest, expand
+from trunkline.adapters import Idempotency, Request, WebhookRequest, expand
 
 
 class Line(TypedDict):
@@ -118,3 +118,20 @@ def test_a_value_that_would_change_the_path_is_refused(values: dict[str, object]
 def test_requests() -> None:
     assert Request.put("/a/{id}", path={"id": 7}, json={"n": 1}) == Request("PUT", "/a/7", {"n": 1})
     assert Request.post("/a") == Request("POST", "/a", None)
+    assert Request.patch("/a", json=[1], headers={"If-Match": "3"}) == Request("PATCH", "/a", [1], {"If-Match": "3"})
+    assert Request.delete("/a/{id}", path={"id": "b/c"}) == Request("DELETE", "/a/b%2Fc")
+    assert Request.get("/a") == Request("GET", "/a")
+
+
+@pytest.mark.parametrize(
+    ("idempotency", "headers"),
+    [
+        (Idempotency(), {"Idempotency-Key": "abcdefghijklmnopqrst"}),
+        (Idempotency(quoted=True), {"Idempotency-Key": '"abcdefghijklmnopqrst"'}),
+        (Idempotency("X-Request-Id", longest=16), {"X-Request-Id": "abcdefghijklmnop"}),
+        (Idempotency(quoted=True, longest=16), {"Idempotency-Key": '"abcdefghijklmnop"'}),
+        (Idempotency(None, quoted=True), {}),
+    ],
+)
+def test_how_a_target_takes_a_key(idempotency: Idempotency, headers: dict[str, str]) -> None:
+    assert idempotency.headers("abcdefghijklmnopqrst") == headers

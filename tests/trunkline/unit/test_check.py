@@ -14,6 +14,7 @@ from tests.trunkline.unit.test_walk import Anybody, Archive, Carrier, Web, bus, 
 from trunkline import ApiKey, Bus, Deliver, Enrich, Limit, Process, Publish, Retry, Secret, Table, Target, Topic, env
 from trunkline.errors import Fault, TopologyError
 from trunkline.flow.check import check, faults
+from trunkline.sinks import Idempotency
 
 
 class Strange:
@@ -62,16 +63,33 @@ targets = st.builds(Target, either("carrier"), either(env("URL")), values | st.b
 retries = st.builds(Retry, *[either(timedelta(minutes=1))] * 3)
 enriched = st.builds(Enrich, either(with_city), tables | values)
 sinks = st.builds(Carrier, targets | values) | values
-publish = st.builds(Publish, either(Web(Anybody())), topics | values, either(""))
+
+
+@st.composite
+def odd_sinks(draw: st.DrawFn) -> Any:
+    sink = draw(st.builds(Carrier, targets))
+    for name in ("name", "was", "idempotency", "writes", "together", "request", "verdict", "batch", "verdicts"):
+        if draw(st.integers(0, 5)) == 0:
+            setattr(sink, name, draw(idempotencies | values if name == "idempotency" else values))
+    return sink
+
+
+idempotencies = st.builds(Idempotency, either("X-Key") | st.none(), either(False), either(32))
+publish = st.builds(Publish, either(Web(Anybody())), topics | values, either(""), either("was"))
 process = st.builds(
     Process,
     topics | values,
     st.lists(enriched | values, max_size=3) | values,
     st.dictionaries(topics | keys, either(parcels_of), max_size=3) | values,
     either(""),
+    either("was"),
 )
-deliver = st.builds(Deliver, topics | values, sinks, retries | values, either(""))
-buses = st.builds(Bus, either("bus"), st.lists(publish | process | deliver | values, max_size=5))
+after_dead = st.sampled_from(["continue", "park_key", "block"]) | values
+deliver = st.builds(
+    Deliver, topics | values, sinks | odd_sinks(), retries | values, either(""), after_dead, either("") | st.just("was")
+)
+flows = st.lists(publish | process | deliver | values, max_size=5)
+buses = st.builds(Bus, either("bus"), flows, either("was"), st.lists(values, max_size=2) | values)
 
 
 @given(buses)

@@ -1,4 +1,4 @@
-"""What the gateway does with a body that never ends."""
+"""What the gateway does with a body that never ends, and when a worker is ready."""
 
 import asyncio
 from typing import Any
@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from trunkline.errors import Rejected
 from trunkline.gateway import app
+from trunkline.gateway.app import Condition, Door, unready
 
 
 async def one_byte_and_no_more() -> dict[str, Any]:
@@ -27,3 +28,50 @@ def test_a_body_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Rejected, match="nothing was published") as refused:
         asyncio.run(app.read(request))
     assert refused.value.status == 408
+
+
+FLOWS = ("desk", "one", "two")
+HALTED = {"one": "no credentials", "two": "no credentials"}
+
+
+@pytest.mark.parametrize(
+    ("state", "condition", "why"),
+    [
+        ("starting", Condition(FLOWS, [], {}), "The worker starts"),
+        ("draining", Condition(FLOWS, [], {}), "The worker drains"),
+        ("open", Condition(FLOWS, ["two", "one"], {}), "Not yet taken in by their consumer groups: one, two."),
+        ("open", Condition(FLOWS, [], {}), ""),
+        ("open", Condition(FLOWS, [], HALTED), ""),
+        ("open", Condition(["one", "two"], [], HALTED), "Every flow has halted: one: no credentials"),
+        ("open", Condition(["one", "two"], [], {"one": "no credentials"}), ""),
+        ("open", Condition(["desk"], [], {}), ""),
+    ],
+)
+def test_when_a_worker_is_ready(state: Any, condition: Condition, why: str) -> None:
+    door = Door()
+    door.state = state
+    found = unready(door, condition)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_a_door_is_empty_when_its_last_request_has_its_answer() -> None:
+    async def wait() -> list[str]:
+        door, told = Door(), []
+
+        async def post(name: str) -> None:
+            with door.posting():
+                await asyncio.sleep(0)
+                told.append(name)
+
+        posts = [asyncio.create_task(post(name)) for name in "ab"]
+        await asyncio.sleep(0)
+        await door.emptied(20)
+        told.append("empty")
+        await asyncio.gather(*posts)
+        with door.posting():
+            await door.emptied(0.01)
+        await door.emptied(20)
+        return told
+
+    assert asyncio.run(wait()) == ["a", "b", "empty"]

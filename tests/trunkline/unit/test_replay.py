@@ -1,32 +1,37 @@
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from trunkline import deadletter
-from trunkline.deadletter import Failure, Origin
+from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.errors import UsageError
 from trunkline.event import Event, Headers, to_headers
 from trunkline.kafka.control import Record
-from trunkline.ledger.deliveries import Row, State
-from trunkline.operate import browse
-from trunkline.operate.browse import gather, places
-from trunkline.operate.replay import plan, select
+from trunkline.ledger.deliveries import State
+from trunkline.operate.browse import behind, gather
+from trunkline.operate.replay import Known, Progress, key_of, next_of, plan, select
+from trunkline.redact import hashed
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def letter(
-    event: str, *, key: str = "k", origin: tuple[int, int] = (0, 0), replays: int = 0, offset: int = 0, **headers: bytes
+    event: str,
+    *,
+    key: str = "k",
+    origin: tuple[int, int] = (0, 0),
+    replays: int = 0,
+    offset: int = 0,
+    kind: Kind = "permanent",
 ) -> Record:
     """Give a record of a dead-letter topic; each replay failed a minute later."""
     seen: Event[Any] = Event(event, AT, {}, source="t/till", type="t.Order.v1", key=key)
     before: Headers = (*to_headers(seen), ("trunkline-replay-count", str(replays).encode()))
-    failure = Failure("f", "permanent", "deliver", "Permanent", "answered 422", 1, 422, AT + timedelta(minutes=replays))
+    failure = Failure("f", kind, "deliver", "Permanent", "answered 422", 1, 422, AT + timedelta(minutes=replays))
     written = deadletter.write(before, Origin("t.lines", *origin), failure)
-    return Record(
-        "f.dlq", origin[0], offset, key.encode(), b"value", (*written, *headers.items()), AT + timedelta(days=1)
-    )
+    return Record("f.dlq", origin[0], offset, key.encode(), b"value", written, AT + timedelta(days=1))
 
 
 def ids(dead: Any) -> list[str]:
@@ -56,22 +61,115 @@ def test_a_letter_that_is_no_event_is_named_by_where_it_first_stood() -> None:
     assert (dead.event.source, dead.event.id) == ("kafka:t.lines", "3@99")
 
 
+def known(
+    *records: Record, held: str = "", overtaken: tuple[str, ...] = (), states: Mapping[str, State] | None = None
+) -> Known:
+    states = states or {}
+    dead = gather(records).dead
+    return Known(
+        dead,
+        {one.who: states[one.event.id] for one in dead if one.event.id in states},
+        [one.key for one in dead if one.key is not None and key_of(one) == held],
+        [one.who for one in dead if one.event.id in overtaken],
+    )
+
+
 def test_a_plan_sends_in_order_of_origin_and_leaves_out_what_is_done_or_goes_round() -> None:
-    records = [
+    found = known(
         letter("late", origin=(1, 9)),
         letter("early", origin=(1, 2)),
         letter("other", origin=(0, 5)),
         letter("done", origin=(0, 1)),
+        letter("old", origin=(0, 2)),
+        letter("given up", origin=(0, 3)),
         letter("round", origin=(0, 0), replays=3),
-    ]
-    dead = gather(records).dead
-    where = dict(zip(ids(dead), places("store", dead), strict=True))
-    rows = {where["done"]: Row(State.DONE, b"", 1), where["early"]: Row(State.DEAD, b"", 4)}
-    planned = plan(dead, places("store", dead), rows)
+        states={
+            "early": State.DEAD,
+            "other": State.AMBIGUOUS,
+            "done": State.DONE,
+            "old": State.SUPERSEDED,
+            "given up": State.DISCARDED,
+        },
+    )
+    planned = plan(found)
     assert ids(planned.send) == ["other", "early", "late"]
-    assert ids(planned.delivered) == ["done"]
+    assert ids(planned.finished) == ["done", "old", "given up"]
     assert ids(planned.refused) == ["round"]
-    assert planned.selected == 5
+    assert planned.selected == 7
+    assert planned.counts() == {State.AMBIGUOUS: 1, State.DEAD: 1, None: 1}
+    assert ids(plan(found, ["round"]).send) == ["round"], "a person may try again"
+
+
+def test_a_plan_says_what_a_later_event_has_overtaken() -> None:
+    found = known(letter("a", origin=(0, 1)), letter("b", origin=(0, 2)), overtaken=("a",), states={"a": State.DEAD})
+    assert ids(plan(found).superseded) == ["a"]
+    assert plan(found, overwrite=True).superseded == []
+    assert ids(plan(found).send) == ["a", "b"], "the worker decides, when it is sent"
+
+
+PARKED_KEY = (
+    letter("first", origin=(0, 1)),
+    letter("second", origin=(0, 2), offset=1, kind="parked"),
+    letter("third", origin=(0, 3), offset=2, kind="parked"),
+    letter("free", key="other", origin=(0, 0), offset=3),
+)
+STATES = {"first": State.DEAD, "second": State.PARKED, "third": State.PARKED, "free": State.DEAD}
+
+
+def test_the_whole_of_a_parked_key_goes_in_order() -> None:
+    found = known(*PARKED_KEY, held="k", states=STATES)
+    by_key, whole = plan(found, keys=["k"]), plan(found)
+    assert ids(by_key.send) == ["first", "second", "third"]
+    assert ids(whole.send) == ["free", "first", "second", "third"]
+    assert by_key.keys == whole.keys == {found.held[0]}  # type: ignore[index]  # it is a list
+    assert ids(plan(found, keys=[f"#{hashed(b'k')}"]).send) == ids(by_key.send), "as a sensitive key is shown"
+
+
+def test_single_events_of_a_parked_key_begin_with_its_earliest() -> None:
+    found = known(*PARKED_KEY, held="k", states=STATES)
+    for chosen in (["second"], ["first", "third"], ["free", "third"]):
+        with pytest.raises(UsageError, match=r"event .* would overtake .* --key k replays all 3 of them in order"):
+            plan(found, chosen)
+    assert ids(plan(found, ["second", "first"]).send) == ["first", "second"]
+    assert plan(found, ["first"]).keys == frozenset(), "only that one was asked for"
+    assert ids(plan(found, ["free"]).send) == ["free"]
+    assert ids(plan(known(*PARKED_KEY, held="k", states=STATES | {"first": State.DONE}), ["second"]).send) == ["second"]
+    assert ids(plan(known(*PARKED_KEY, states=STATES), ["third"]).send) == ["third"], "nothing is held back"
+
+
+def test_what_waits_for_a_refused_event_of_a_parked_key_is_refused_with_it() -> None:
+    found = known(letter("first", origin=(0, 1), replays=3), *PARKED_KEY[1:], held="k", states=STATES)
+    planned = plan(found)
+    assert (ids(planned.send), ids(planned.refused)) == (["free"], ["first", "second", "third"])
+    assert planned.keys == frozenset()
+    assert ids(plan(found, keys=["k"]).send) == ["first", "second", "third"]
+    parked = letter("second", origin=(0, 2), kind="parked", replays=7)
+    assert ids(plan(known(parked, states={"second": State.PARKED})).send) == ["second"], "it was never tried"
+
+
+def test_of_a_parked_key_nothing_follows_a_dead_event_before_that_is_delivered() -> None:
+    first, second, third, free = sorted(
+        gather(PARKED_KEY).dead, key=lambda dead: (dead.event.id == "free", dead.origin)
+    )
+    assert first.key is not None
+    progress = Progress("r", [first, second, third, free])
+    for expected in (first, free, None):
+        sent = next_of(progress, {first.key})
+        assert sent == expected
+        if sent is not None:
+            progress.unsent.remove(sent)
+            progress.open.append(sent)
+    progress.open.remove(first)
+    assert next_of(progress, {first.key}) == second
+
+
+def test_a_parked_event_waits_behind_the_first_of_its_key_that_is_not_finished() -> None:
+    dead = gather(PARKED_KEY).dead
+    by_id = {one.event.id: one for one in dead}
+    states = [STATES[one.event.id] for one in dead]
+    assert behind(dead, states) == {by_id[event].who: by_id["first"] for event in ("second", "third")}
+    states = [State.DONE if one.event.id == "first" else STATES[one.event.id] for one in dead]
+    assert behind(dead, states) == {by_id["third"].who: by_id["second"]}
 
 
 def test_events_are_selected_by_id_or_key() -> None:
@@ -81,8 +179,3 @@ def test_events_are_selected_by_id_or_key() -> None:
     assert ids(select(dead, ["b"], [])) == ["b"]
     with pytest.raises(UsageError, match="no dead letter has event z, key w"):
         select(dead, ["a", "z"], ["w"])
-
-
-def test_places_are_those_of_the_sinks_name() -> None:
-    [dead] = gather([letter("a")]).dead
-    assert browse.places("one", [dead]) != browse.places("two", [dead])

@@ -3,15 +3,14 @@ from typing import Any
 
 import pytest
 
-from trunkline import Bus, Deliver, Enrich, Process, Publish, Table, Topic, days
-from trunkline.adapters import Request, Response
+from trunkline import Bus, Deliver, Enrich, Process, Publish, Table, Target, Topic, days, env
 from trunkline.errors import Fault
 from trunkline.event import Event
 from trunkline.kafka.control import beginning
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import Change, Create, Differ, Existing, Grow, Refuse, names, needed, plan
 from trunkline.settings import Kafka
-from trunkline.verdict import Delivered, Verdict
+from trunkline.sinks import HttpSink, Request
 
 KAFKA = Kafka(replication=3, min_insync=2)
 
@@ -25,16 +24,11 @@ class Till:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Store:
-    name: str = "store"
-    target: Any = None
+class Store(HttpSink):
+    name = "store"
 
     def request(self, event: Event[Any]) -> Request:
         return Request.put("/x", json=dict(event.data))
-
-    def verdict(self, response: Response) -> Verdict:
-        return Delivered(response.status)
 
 
 def enriched(event: Event[Any], _rows: Any) -> Event[Any]:
@@ -50,7 +44,7 @@ def bus(*, partitions: int = 4, key: str | None = "id") -> Bus:
         [
             Publish(Till(), to=orders),
             Process(orders, [Enrich(enriched, people)], to={lines: lambda _: []}),
-            Deliver(lines, to=Store()),
+            Deliver(lines, to=Store(Target("store", env("STORE_URL")))),
         ],
     )
 
@@ -74,6 +68,8 @@ def test_everything_that_is_missing_is_created() -> None:
         "t.lines.store.dlq": 3,
         "t.lines.store.replay": 3,
         "trunkline.t.schemas": 1,
+        "trunkline.t.outcomes": 1,
+        "trunkline.t.control": 1,
     }
     assert {create.replication for create in found.values()} == {3}
     assert {create.config["min.insync.replicas"] for create in found.values()} == {"2"}
@@ -84,6 +80,9 @@ def test_everything_that_is_missing_is_created() -> None:
     assert found["t.people"].config["cleanup.policy"] == "compact"
     assert found["trunkline.t.schemas"].config["retention.ms"] == "-1"
     assert found["trunkline.t.schemas"].config["retention.bytes"] == "-1"
+    assert found["trunkline.t.outcomes"].config["retention.ms"] == "-1"
+    assert found["trunkline.t.control"].config["cleanup.policy"] == "compact"
+    assert found["trunkline.t.control"].config["message.timestamp.type"] == "LogAppendTime"
     assert names(bus()) == found.keys()
 
 
@@ -140,8 +139,8 @@ def test_differences_are_only_told() -> None:
         ("t.lines.store", ["t.lines", "t.lines.store.dlq", "t.lines.store.replay"]),
     ],
 )
-def test_a_flow_needs_its_own_topics_and_the_registry(flow: str, topics: list[str]) -> None:
-    assert needed(bus(), [flow]) == ["trunkline.t.schemas", *topics]
+def test_a_flow_needs_its_own_topics_and_those_of_the_bus(flow: str, topics: list[str]) -> None:
+    assert needed(bus(), [flow]) == ["trunkline.t.schemas", "trunkline.t.outcomes", "trunkline.t.control", *topics]
 
 
 def test_only_a_partition_where_records_wait_or_are_gone_is_undecided() -> None:

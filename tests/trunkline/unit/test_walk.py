@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,19 @@ from trunkline import (
     Process,
     Publish,
     Rejected,
+    Superseded,
     Table,
     Target,
     Topic,
+    Unknown,
     env,
 )
-from trunkline.adapters import Request, Response, WebhookRequest
+from trunkline.adapters import Item, Request, Response, WebhookRequest
 from trunkline.errors import Halt, Retryable, UsageError
 from trunkline.flow.walk import Journey, walk
 from trunkline.sinks import HttpSink
 from trunkline.sources import Webhook
+from trunkline.verdict import Verdict
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -135,6 +138,94 @@ def test_answers_are_judged(status: int, kind: type) -> None:
     assert isinstance(journey.verdicts["carrier"][0], kind)
     assert ("carrier" in journey.dead) == (kind is Permanent)
     assert journey.verdicts["archive"] == [Delivered(200)]
+
+
+class Bulk(HttpSink):
+    name = "bulk"
+    together = 3
+
+    def batch(self, items: Sequence[Item[ParcelV1]]) -> Request:
+        return Request.post(
+            "/bulk", json=[[item.event.key, 10 // item.event.data["pieces"], item.key] for item in items]
+        )
+
+    def verdicts(self, response: Response, items: Sequence[Item[ParcelV1]]) -> list[Verdict]:
+        refused = response.body.decode().split()
+        return [Permanent("no") if item.event.key in refused else Delivered(response.status) for item in items]
+
+
+class Unkeyed(Carrier):
+    name = "unkeyed"
+    idempotency = None
+
+    def verdict(self, response: Response) -> Verdict:
+        return Unknown(f"answered {response.status}")
+
+
+class Recent(Carrier):
+    name = "recent"
+    writes = "latest"
+
+
+def sent(sink: HttpSink, *pieces: tuple[str, int], answer: Response | None = None) -> Journey:
+    """Send a parcel of so many pieces to each customer, through one sink."""
+    flow = Process(orders, [], to={parcels: parcels_of})
+    small = Bus("bus", [Publish(web, to=orders), flow, Deliver(parcels, to=sink)])
+    posted = [{"number": str(n), "customer": one, "pieces": count} for n, (one, count) in enumerate(pieces)]
+    return walk(small, web, json.dumps(posted).encode(), answers={sink.name: answer} if answer else None)
+
+
+TARGET = Target("bulk", env("BULK_URL"))
+
+
+def test_a_batch_holds_one_event_of_each_key_and_so_many_together() -> None:
+    journey = sent(Bulk(TARGET), *((one, 1) for one in "aabcdeff"))
+    assert [[one[0] for one in request.json] for request in journey.requests["bulk"]] == [
+        ["a"],
+        ["a", "b", "c"],
+        ["d", "e", "f"],
+        ["f"],
+    ]
+    keys = [one[2] for request in journey.requests["bulk"] for one in request.json]
+    assert len(set(keys)) == len(keys) == 8
+    assert journey.verdicts["bulk"] == [Delivered(200)] * 8
+
+
+def test_an_event_that_cannot_be_expressed_leaves_the_rest_of_its_batch() -> None:
+    journey = sent(Bulk(TARGET), ("a", 1), ("b", 0), ("c", 1))
+    assert [[one[0] for one in request.json] for request in journey.requests["bulk"]] == [["a"], ["c"]]
+    assert [str(verdict) for verdict in journey.dead["bulk"]] == [
+        "bug in the adapter: ZeroDivisionError: integer division or modulo by zero"
+    ]
+
+
+def test_each_event_of_a_batch_has_its_verdict() -> None:
+    journey = sent(Bulk(TARGET), ("a", 1), ("b", 1), ("c", 1), answer=Response(207, body=b"b"))
+    assert [type(verdict) for verdict in journey.verdicts["bulk"]] == [Delivered, Permanent, Delivered]
+    assert len(journey.dead["bulk"]) == 1
+
+
+def test_an_unknown_outcome_at_a_target_without_keys_is_dead_at_once() -> None:
+    journey = sent(Unkeyed(TARGET), ("a", 1))
+    assert [type(verdict) for verdict in journey.dead["unkeyed"]] == [Unknown]
+
+
+class Removed(Carrier):
+    name = "removed"
+
+    def request(self, event: Event[ParcelV1]) -> Request:
+        return Request.delete("/{id}", path={"id": event.id})
+
+
+def test_an_answer_is_judged_with_what_was_asked() -> None:
+    assert sent(Removed(TARGET), ("a", 1), answer=Response(404)).verdicts["removed"] == [Delivered(404)]
+    assert list(sent(Carrier(TARGET), ("a", 1), answer=Response(404)).dead) == ["carrier"]
+
+
+def test_a_superseded_event_is_not_dead() -> None:
+    journey = sent(Recent(TARGET), ("a", 1), answer=Response(412))
+    assert journey.verdicts["recent"] == [Superseded(412)]
+    assert not journey.dead
 
 
 def test_nothing_happens_for_a_source_that_is_not_on_the_bus() -> None:

@@ -1,0 +1,291 @@
+"""What the ledger knows, over both databases: states, intents, parked keys, attempts, positions, runs, claims."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from trunkline.event import Event
+from trunkline.ledger import claims, deliveries, identity, progress, runs
+from trunkline.ledger.database import Connection, Ledger
+from trunkline.ledger.deliveries import (
+    GO,
+    Ambiguous,
+    Attempt,
+    Finished,
+    Intent,
+    Outcome,
+    Parked,
+    Place,
+    Row,
+    Standing,
+    State,
+    Superseded,
+    Wait,
+)
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECONDS = NOW.timestamp()
+KEY, OTHER = b"k" * 16, b"o" * 16
+PAYLOAD = b"p" * 16
+
+
+@pytest.fixture
+def db(ledger: Ledger) -> Iterator[Connection]:
+    with ledger.connect() as db:
+        yield db
+
+
+def place(event: str) -> Place:
+    return deliveries.place_of("store", Event(event, NOW, {}, source="t/till"))
+
+
+def ended(event: str, state: State, offset: int = 0, **more: Any) -> Outcome:
+    return Outcome(place(event), 1, state, KEY, 0, offset, PAYLOAD, 1, NOW)._replace(**more)
+
+
+def call(event: str, owner: str = "a:1", offset: int = 0, **more: Any) -> Intent:
+    intent = Intent(place(event), 1, KEY, 0, offset, PAYLOAD, owner, SECONDS + 22, SECONDS, keyed=False)
+    return replace(intent, **more)
+
+
+def record(db: Connection, *outcomes: Outcome) -> set[bytes]:
+    with db.transaction():
+        return deliveries.record(db, outcomes)
+
+
+def intend(db: Connection, intent: Intent) -> Standing:
+    with db.transaction():
+        return deliveries.intend(db, [intent])[intent.place]
+
+
+def state_of(db: Connection, event: str) -> State | None:
+    row = deliveries.look_up(db, [place(event)]).get(place(event))
+    return None if row is None else row.state
+
+
+def test_a_row_keeps_what_was_first_and_says_how_it_stands(db: Connection) -> None:
+    assert deliveries.look_up(db, [place("a")]) == {}
+    record(db, ended("a", State.DEAD, 7, attempts=3))
+    record(db, ended("a", State.DEAD, 9, attempts=2, payload=b"x" * 16, at=NOW + timedelta(minutes=1)))
+    assert deliveries.look_up(db, [place("a"), place("b")]) == {place("a"): Row(State.DEAD, PAYLOAD, 5)}
+    stood = db.run('SELECT partition, "offset", at FROM deliveries')
+    assert stood == [(0, 7, int(SECONDS * 1000) + 60_000)]
+
+
+def test_more_than_one_statement_holds_is_written_and_found(db: Connection) -> None:
+    many = [ended(f"{number}", State.DONE, number) for number in range(1_234)]
+    record(db, *many, *many[:3])
+    found = deliveries.look_up(db, [one.place for one in many])
+    assert found == {one.place: Row(State.DONE, PAYLOAD, 1) for one in many}
+    assert deliveries.find(db, [place("77").id, b"?" * 16]) == {place("77"): Row(State.DONE, PAYLOAD, 1)}
+
+
+@pytest.mark.parametrize("late", [state for state in State if state is not State.INTENT])
+@pytest.mark.parametrize("owner", ["", "a:1"])
+def test_done_is_never_taken_back(db: Connection, late: State, owner: str) -> None:
+    record(db, ended("a", State.DONE))
+    record(db, ended("a", late, owner=owner, at=NOW + timedelta(days=1)))
+    assert deliveries.look_up(db, [place("a")])[place("a")] == Row(State.DONE, PAYLOAD, 1)
+    for run in ("", "r"):
+        assert intend(db, call("a", run=run)) == Finished(State.DONE)
+    assert state_of(db, "a") is State.DONE
+
+
+@pytest.mark.parametrize("first", [state for state in State if state is not State.INTENT])
+def test_done_always_counts(db: Connection, first: State) -> None:
+    record(db, ended("a", first))
+    record(db, ended("a", State.DONE, owner="late", at=NOW + timedelta(days=1)))
+    assert state_of(db, "a") is State.DONE
+
+
+@pytest.mark.parametrize("first", [State.SUPERSEDED, State.DISCARDED])
+def test_what_was_given_up_is_not_dead_again(db: Connection, first: State) -> None:
+    record(db, ended("a", first))
+    record(db, ended("a", State.DEAD, at=NOW + timedelta(days=1)))
+    assert state_of(db, "a") is first
+    assert intend(db, call("a", run="r")) == Finished(first)
+
+
+def test_the_same_outcome_again_counts_once(db: Connection) -> None:
+    once = ended("a", State.DEAD, attempts=4)
+    record(db, once, once)
+    record(db, once)
+    assert deliveries.look_up(db, [place("a")])[place("a")].attempts == 4
+
+
+def test_a_call_to_a_target_without_keys_is_announced(db: Connection) -> None:
+    assert intend(db, call("a")) is GO
+    assert deliveries.look_up(db, [place("a")])[place("a")] == Row(State.INTENT, PAYLOAD, 0, "a:1", SECONDS + 22)
+    assert intend(db, call("a", deadline=SECONDS + 50, now=SECONDS + 30)) is GO, "its own call again"
+    assert intend(db, call("a", "b:1", now=SECONDS + 49)) == Wait(SECONDS + 50)
+    assert intend(db, call("a", "b:1", now=SECONDS + 50)) == Ambiguous()
+    record(db, ended("a", State.DEAD, owner="a:1"))
+    assert deliveries.look_up(db, [place("a")])[place("a")] == Row(State.DEAD, PAYLOAD, 1)
+
+
+def test_a_call_to_a_target_with_keys_needs_no_announcement(db: Connection) -> None:
+    assert intend(db, call("a", keyed=True)) is GO
+    assert state_of(db, "a") is None
+
+
+def test_of_late_results_only_success_counts(db: Connection) -> None:
+    intend(db, call("a", "old"))
+    record(db, ended("a", State.DEAD, owner="other"))
+    assert state_of(db, "a") is State.INTENT, "another owner, and the deadline has not passed"
+    over = NOW + timedelta(seconds=22)
+    record(db, ended("a", State.AMBIGUOUS, at=over))
+    assert state_of(db, "a") is State.AMBIGUOUS
+    record(db, ended("a", State.DEAD, owner="old", at=over))
+    assert state_of(db, "a") is State.AMBIGUOUS
+    record(db, ended("a", State.DONE, owner="old", at=over))
+    assert state_of(db, "a") is State.DONE
+
+
+@pytest.mark.parametrize("first", [State.DEAD, State.AMBIGUOUS, State.PARKED])
+@pytest.mark.parametrize("owner", ["", "b:1"])
+def test_what_a_replay_brought_counts(db: Connection, first: State, owner: str) -> None:
+    record(db, ended("a", first))
+    record(db, ended("a", State.DEAD, owner=owner, at=NOW + timedelta(minutes=1)))
+    assert deliveries.look_up(db, [place("a")])[place("a")] == Row(State.DEAD, PAYLOAD, 2)
+    record(db, ended("a", State.SUPERSEDED, owner=owner, at=NOW + timedelta(minutes=2)))
+    assert state_of(db, "a") is State.SUPERSEDED
+
+
+@pytest.mark.parametrize("first", [None, State.DEAD, State.AMBIGUOUS, State.PARKED])
+def test_a_call_that_was_not_made_is_taken_back(db: Connection, first: State | None) -> None:
+    if first is not None:
+        record(db, ended("a", first, attempts=2))
+    assert intend(db, call("a", run="r")) is GO
+    assert intend(db, call("a", run="r")) is GO
+    assert state_of(db, "a") is State.INTENT
+    with db.transaction():
+        deliveries.withdraw(db, place("a"), "another")
+    assert state_of(db, "a") is State.INTENT
+    with db.transaction():
+        deliveries.withdraw(db, place("a"), "a:1")
+    assert state_of(db, "a") is first
+    if first is not None:
+        assert deliveries.look_up(db, [place("a")])[place("a")] == Row(first, PAYLOAD, 2)
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.AMBIGUOUS, State.PARKED])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_only_a_replay_opens_what_had_ended(db: Connection, state: State, keyed: bool) -> None:  # noqa: FBT001
+    record(db, ended("a", state))
+    assert intend(db, call("a", keyed=keyed)) == Finished(state)
+    assert state_of(db, "a") is state
+    assert intend(db, call("a", keyed=keyed, run="r")) is GO
+    assert state_of(db, "a") is (state if keyed else State.INTENT)
+
+
+def test_a_replay_does_not_bring_an_older_state_back(db: Connection) -> None:
+    record(db, ended("old", State.DEAD, 5), ended("older", State.DEAD, 3))
+    record(db, ended("new", State.DONE, 6, latest=True), ended("newer", State.DONE, 4, latest=True))
+    record(db, ended("late", State.DONE, 1, latest=True))
+    replayed = call("old", offset=5, run="r", keyed=True, latest=True)
+    assert intend(db, replayed) == Superseded()
+    assert intend(db, replace(replayed, keyed=False)) == Superseded()
+    assert intend(db, replace(replayed, overwrite=True)) is GO
+    assert intend(db, replace(replayed, latest=False)) is GO
+    assert intend(db, replace(replayed, key=OTHER)) is GO
+    assert intend(db, replace(replayed, offset=6)) is GO, "it is the newest itself"
+    assert intend(db, replace(replayed, run="")) == Finished(State.DEAD)
+
+
+def test_a_key_is_parked_until_its_last_unfinished_event_has_ended(db: Connection) -> None:
+    assert record(db, ended("a", State.DEAD, 1, park=True), ended("b", State.DEAD, 2, key=OTHER)) == set()
+    record(db, ended("c", State.PARKED, 3), ended("d", State.PARKED, 4))
+    assert deliveries.parked(db, 1) == {KEY}
+    assert (deliveries.parked(db, 2), deliveries.parked(db, 1, {1}), deliveries.parked(db, 1, {0})) == (
+        *(set(), set()),
+        {KEY},
+    )
+    assert intend(db, call("c", offset=3, run="r")) == Parked(), "one before it is still dead"
+    assert intend(db, call("a", offset=1, run="r")) is GO
+    assert intend(db, call("c", offset=3, run="r")) == Parked(), "one before it is being sent"
+    assert record(db, ended("a", State.DONE, 1, owner="a:1")) == set()
+    assert record(db, ended("c", State.DISCARDED, 3)) == set()
+    assert intend(db, call("d", offset=4, run="r")) is GO
+    assert deliveries.parked(db, 1) == {KEY}, "what is being sent again keeps its key"
+    last = ended("d", State.DONE, 4, owner="a:1")
+    assert record(db, last) == {KEY}
+    assert deliveries.parked(db, 1) == set()
+    assert record(db, last) == {KEY}, "the answer may have been lost"
+    record(db, ended("e", State.DEAD, 5, park=True))
+    assert deliveries.parked(db, 1) == {KEY}
+
+
+def test_an_outcome_that_came_too_late_frees_nothing(db: Connection) -> None:
+    record(db, ended("a", State.DEAD, 1, park=True))
+    assert intend(db, call("a", offset=1, run="r")) is GO
+    assert record(db, ended("a", State.DISCARDED, 1)) == set(), "it is being sent again"
+    assert (state_of(db, "a"), deliveries.parked(db, 1)) == (State.INTENT, {KEY})
+
+
+def test_an_outcome_that_came_too_late_parks_nothing(db: Connection) -> None:
+    record(db, ended("a", State.DONE))
+    record(db, ended("a", State.DEAD, park=True), ended("b", State.DEAD, key=None, park=True))
+    assert deliveries.parked(db, 1) == set()
+
+
+def test_failed_attempts_are_kept_for_whoever_asks(db: Connection) -> None:
+    first = Attempt(place("a"), NOW, 503, 0.25, "answered 503")
+    second = Attempt(place("a"), NOW + timedelta(seconds=2), None, 20.0, "no answer\0" + "!" * 600)
+    deliveries.tried(db, [second, first])
+    deliveries.tried(db, [first])
+    told = replace(second, words=("no answer" + "!" * 600)[: deliveries.WORDS])
+    assert deliveries.attempts_of(db, [place("a"), place("b")]) == [first, told]
+
+
+def test_positions_only_advance(db: Connection) -> None:
+    progress.advance(db, "store", {("t", 0): 5, ("t", 1): 7})
+    progress.advance(db, "store", {("t", 0): 4, ("t", 1): 8})
+    progress.advance(db, "other", {("t", 0): 1})
+    assert progress.read(db, "store") == {("t", 0): 5, ("t", 1): 8}
+    assert progress.read(db, "nobody") == {}
+
+
+def test_a_ledger_has_one_identity(db: Connection) -> None:
+    assert identity.read(db) is None
+    made = identity.create(db)
+    assert (made.epoch, identity.create(db, 5), identity.read(db)) == (1, made, made)
+
+
+def test_runs_are_live_until_they_end(db: Connection) -> None:
+    runs.begin(db, "plain", "store", 2, NOW)
+    runs.begin(db, "over", "store", 2, NOW, overwrite=True, keys=[KEY, OTHER])
+    runs.begin(db, "elsewhere", "other", 2, NOW, overwrite=True)
+    assert runs.live(db, "store") == {"plain", "over"}
+    assert runs.overwriting(db, "store") == {"over"}
+    assert runs.keys(db, "store") == {KEY, OTHER}
+    runs.finish(db, "over", NOW)
+    assert (runs.live(db, "store"), runs.overwriting(db, "store"), runs.keys(db, "store")) == ({"plain"}, set(), set())
+
+
+def test_a_claim_is_its_owners_until_its_deadline(db: Connection) -> None:
+    claim = claims.id_of("t/till", "a")
+    assert claims.take(db, claim, b"x", "one", 100.0) == "ours"
+    assert claims.take(db, claim, b"x", "two", 100.0) == "pending"
+    assert claims.take(db, claim, b"y", "two", 100.0) == "conflict"
+    assert claims.take(db, claim, b"x", "two", 100.0 + claims.PATIENCE) == "ours"
+    claims.release(db, [claim], "one")
+    assert claims.take(db, claim, b"x", "one", 100.0 + claims.PATIENCE) == "pending"
+    claims.release(db, [claim], "two")
+    assert claims.take(db, claim, b"x", "one", 100.0) == "ours"
+    claims.publish(db, claim)
+    assert claims.take(db, claim, b"x", "two", 1e9) == "published"
+
+
+def test_a_sink_keeps_its_number(db: Connection) -> None:
+    numbers = [deliveries.number_of(db, name) for name in ("store", "other", "store")]
+    assert numbers[0] == numbers[2] != numbers[1]
+
+
+def test_deliveries_are_counted_by_sink_and_state(db: Connection) -> None:
+    number = deliveries.number_of(db, "store")
+    record(db, *(ended(event, State.DONE, sink=number) for event in "abc"), ended("d", State.DEAD, sink=number))
+    assert deliveries.count(db, "store") == {State.DONE: 3, State.DEAD: 1}
+    assert not deliveries.count(db, "other")

@@ -1,0 +1,144 @@
+"""The ledger's server: its address is a secret, its commits are synced, its days are tables."""
+
+import re
+import socket
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+from tests.trunkline.postgres import MakeUrl
+from trunkline import settings
+from trunkline.errors import UsageError
+from trunkline.ledger import deliveries, reach
+from trunkline.ledger.database import Failure
+from trunkline.ledger.deliveries import Outcome, Place, State
+from trunkline.ledger.postgres import Server
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def done(number: int, day: int = 20_000) -> Outcome:
+    return Outcome(Place(day, number.to_bytes(16, "big")), 1, State.DONE, b"k" * 16, 0, number, b"p" * 16, 1, NOW)
+
+
+@pytest.fixture
+def url(postgres: MakeUrl) -> SecretStr:
+    return postgres()
+
+
+def test_the_settings_choose_between_file_and_server(url: SecretStr) -> None:
+    chosen = settings.load({"TRUNKLINE_LEDGER__URL": url.get_secret_value()}).ledger
+    password = str(conninfo_to_dict(url.get_secret_value())["password"])
+    assert isinstance(reach(chosen), Server)
+    assert password not in f"{chosen!r} {chosen} {chosen.model_dump_json()} {reach(chosen).name}"
+    assert reach(settings.Ledger()).name == "the ledger var/ledger.db"
+
+
+@pytest.mark.parametrize("wrong", ["postgresql//me:geheim@host/x", "host=a passwort=geheim", "geheim"])
+def test_an_address_that_is_none_is_not_quoted(wrong: str) -> None:
+    with pytest.raises(UsageError, match="TRUNKLINE_LEDGER__URL is no address") as raised:
+        Server(SecretStr(wrong))
+    assert "geheim" not in str(raised.value)
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(url: SecretStr) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for parts in ({"port": port, "password": "geheim"}, {"password": "geheim"}, {"dbname": "absent"}):
+        wrong = make_conninfo(url.get_secret_value(), **parts)
+        with pytest.raises(Failure, match="cannot be reached") as raised:
+            Server(SecretStr(wrong)).connect()
+        assert "\n" not in str(raised.value)
+        assert not re.search(rf"geheim|{conninfo_to_dict(url.get_secret_value())['password']}", str(raised.value))
+
+
+def test_looking_for_a_ledger_makes_none(url: SecretStr) -> None:
+    server = Server(url)
+    assert not server.exists()
+    assert not server.exists()
+    server.connect().close()
+    assert server.exists()
+
+
+def test_a_ledger_of_a_newer_trunkline_is_refused(url: SecretStr) -> None:
+    with Server(url).connect() as db:
+        db.run("UPDATE schema_version SET version = 99")
+    with pytest.raises(UsageError, match=r"made by a newer Trunkline.*99.*Upgrade"):
+        Server(url).connect()
+
+
+def test_commits_wait_for_the_disk(url: SecretStr) -> None:
+    with Server(url).connect() as db:
+        assert db.run("SHOW synchronous_commit") == [("on",)]
+
+
+def test_days_are_tables_of_one(url: SecretStr) -> None:
+    many = [done(number, 20_000 - number) for number in range(40)]
+    with Server(url).connect() as db:
+        for _ in range(8):  # more often than the driver waits before it prepares a statement
+            with db.transaction():
+                deliveries.record(db, many)
+        assert deliveries.look_up(db, (one.place for one in many)).keys() == {one.place for one in many}
+        assert db.run("SELECT count(*), count(DISTINCT tableoid) FROM deliveries") == [(40, 40)]
+
+
+def test_a_new_day_begins_while_others_write_and_read(url: SecretStr) -> None:
+    """Nobody waits for the transaction that makes a table."""
+    server = Server(url)
+    with server.connect() as one, server.connect() as other:
+        with one.transaction():
+            deliveries.record(one, [done(1)])
+        with one.transaction():
+            deliveries.record(one, [done(2, 20_001)])
+            with other.transaction():
+                deliveries.record(other, [done(3)])
+            assert deliveries.look_up(other, [done(2, 20_001).place, done(3).place]).keys() == {done(3).place}
+        assert deliveries.look_up(other, [done(2, 20_001).place]).keys() == {done(2, 20_001).place}
+
+
+def test_a_connection_that_was_cut_while_idle_is_made_again_unnoticed(url: SecretStr) -> None:
+    server = Server(url)
+    with server.connect() as db, psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
+        [(pid,)] = db.run("SELECT pg_backend_pid()")
+        admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        with db.transaction():
+            deliveries.record(db, [done(1)])
+        [(pid,)] = db.run("SELECT pg_backend_pid()")
+        admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        with pytest.raises(Failure, match="fails"):
+            deliveries.look_up(db, [done(1).place])
+        assert deliveries.look_up(db, [done(1).place]).keys() == {done(1).place}
+
+
+def test_a_connection_that_is_cut_in_a_transaction_takes_all_of_it_along(url: SecretStr) -> None:
+    server = Server(url)
+
+    def cut() -> None:
+        with db.transaction():
+            deliveries.record(db, [done(1)])
+            [(pid,)] = db.run("SELECT pg_backend_pid()")
+            admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+            try:
+                deliveries.record(db, [done(2)])
+            except Failure:  # a write that swallows it must not go on in another transaction
+                deliveries.record(db, [done(3)])
+
+    with server.connect() as db, psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
+        with pytest.raises(Failure, match="lost in a transaction"):
+            cut()
+        assert deliveries.look_up(db, (done(number).place for number in range(4))) == {}
+
+
+def test_a_table_that_somebody_removed_is_the_servers_trouble(url: SecretStr) -> None:
+    with Server(url).connect() as db:
+        with db.transaction():
+            deliveries.record(db, [done(1)])
+        db.run("DROP TABLE parks")
+        with pytest.raises(Failure, match="lacks a table"):
+            deliveries.parked(db, 1)
+        db.run("DROP TABLE deliveries")
+        with pytest.raises(Failure, match="lacks a table"), db.transaction():
+            deliveries.record(db, [done(1)._replace(attempts=2)])

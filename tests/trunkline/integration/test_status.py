@@ -1,0 +1,85 @@
+"""How flows stand: what was deleted unread or soon will be, what waits for a person, who stands still and why."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from tests.trunkline.integration.test_operate import Project
+from trunkline.kafka import orders
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Slot
+from trunkline.kafka.orders import Announcement, Command, Full, Worker
+from trunkline.ledger.deliveries import State
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path, bootstrap)
+    made("topics", "apply")
+    with closing(made.sender):
+        yield made
+
+
+def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project: Project) -> None:
+    written = NOW - timedelta(days=4)
+    with closing(KafkaProducer(bootstrap_servers=project.bootstrap)) as producer:
+        for number in range(5):
+            timestamp = int(written.timestamp() * 1000)
+            producer.send(project.good, b"x", b"k", None, 0, timestamp + number).get(timeout=20)
+    with Control(project.bootstrap) as control:
+        control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 1, Slot(project.good, 1): 0})
+    [worst, *others] = project.json("status")
+    assert (worst["flow"], worst["expired"], worst["lag"]) == (project.flow, 0, 4)
+    assert 0.57 < worst["unread"] < 0.58
+    assert {one["unread"] for one in others} == {0}
+    told = project.run("status")
+    assert "expired" not in told.stdout
+    assert f"{project.flow}: its oldest unread record has used 57% of the time for which {project.good}" in told.stderr
+
+    with closing(KafkaAdminClient(bootstrap_servers=project.bootstrap)) as admin:
+        admin.delete_records({TopicPartition(project.good, 0): 4})
+    [worst, *_] = project.json("status")
+    assert (worst["expired"], worst["lag"]) == (3, 1)
+    told = project.run("status")
+    assert told.stdout.splitlines()[0].split()[-1] == "expired"
+    assert told.stdout.splitlines()[1].split()[-1] == "3"
+    assert f"{project.flow}: 3 records of {project.good} were deleted before they were read." in told.stderr
+
+
+def test_what_waits_for_a_person_is_named(project: Project) -> None:
+    for state in State:
+        project.fail(state.name, state=state)
+    standing = {one["kind"]: one for one in project.json("status")}
+    sink = standing["deliver"]
+    assert [sink[name] for name in ("delivered", "dead", "parked", "ambiguous", "superseded", "discarded")] == [1] * 6
+    assert (standing["process"]["parked"], standing["process"]["held_up"]) == (None, [])
+    header, *rows = (line.split() for line in project("status").splitlines())
+    assert header[-4:] == ["parked", "ambiguous", "superseded", "discarded"]
+    assert next(row for row in rows if row[0] == project.flow)[-4:] == ["1"] * 4
+
+
+def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project) -> None:
+    topic = f"trunkline.{project.prefix}.control"
+    worker = Worker("w", "host", 7, (project.flow,), "t")
+    full = Full(project.flow, project.good, 1, "k1")
+    said = Announcement(worker, 0, {project.flow: "bad secret"}, (full,), orders.NEVER)
+    orders.send(project.sender, topic, orders.announcing(said))
+    [worst, *_] = project.json("status")
+    assert (worst["flow"], worst["halted"], worst["paused"]) == (project.flow, ["bad secret"], "")
+    assert worst["held_up"] == [{"flow": project.flow, "topic": project.good, "partition": 1, "key": "k1"}]
+    told = project.run("status")
+    assert "halted" in told.stdout.splitlines()[1]
+    assert f"{project.flow}: halted: bad secret\n" in told.stderr
+    assert f"{project.flow}: {project.good} partition 1 is held up by key k1.\n" in told.stderr
+
+    orders.send(project.sender, topic, orders.pausing("store", Command("c", "ann@desk", NOW)))
+    [worst, *_] = project.json("status")
+    assert worst["paused"] == "ann@desk"
+    assert "paused by ann@desk" in project("status").splitlines()[1]

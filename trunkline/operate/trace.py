@@ -1,0 +1,431 @@
+"""What happened to one event: every hop and attempt, and where it stands now.
+
+The ledger knows an event of any sink's topic at once, by its id; its row says where the record stood, and a derived
+record says in a header of which one it was made. So upwards every step is one fetch. Downwards the output topics are
+read from the time at which the event was published, LOOKED_AT records at most; what that did not settle is said.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from trunkline.avro.codec import HEAD
+from trunkline.deadletter import Origin, stray
+from trunkline.errors import Poison, UsageError
+from trunkline.event import Event, from_headers, parent_of
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Process,
+    dead_letters_of,
+    flow_name,
+    group_of,
+    identity_of,
+    sink_identity,
+    source_of,
+)
+from trunkline.kafka import audit
+from trunkline.kafka.audit import Entry
+from trunkline.kafka.control import Control, Record
+from trunkline.kafka.events import Slot
+from trunkline.kafka.topics import outcomes_of, reading
+from trunkline.ledger import claims, deliveries, history, runs
+from trunkline.ledger.database import Connection
+from trunkline.ledger.deliveries import Attempt, Place, State
+from trunkline.ledger.history import Claim, Fate
+from trunkline.operate.browse import Dead, gather
+
+LOOKED_AT = 10_000
+"""Records of a topic that are read at most to find one."""
+SKEW = timedelta(seconds=5)
+"""By how much the clocks of those who write records may differ."""
+
+Stands = Literal[
+    "delivered",
+    "dead",
+    "being called",
+    "ambiguous",
+    "parked",
+    "superseded",
+    "discarded",
+    "being retried",
+    "waiting",
+    "forgotten",
+    "unknown",
+]
+"""How a delivery stands: by the ledger's row, or without one. "forgotten": it was finished, long ago."""
+
+STANDS: Mapping[State, Stands] = {
+    State.DONE: "delivered",
+    State.DEAD: "dead",
+    State.INTENT: "being called",
+    State.AMBIGUOUS: "ambiguous",
+    State.PARKED: "parked",
+    State.SUPERSEDED: "superseded",
+    State.DISCARDED: "discarded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of the event at one sink."""
+
+    flow: str
+    sink: str
+    stands: Stands
+    since: datetime | None = None
+    """When that was recorded."""
+    attempts: int = 0
+    failed: tuple[Attempt, ...] = ()
+    letters: tuple[Dead, ...] = ()
+    outcomes: tuple[Entry, ...] = ()
+    """What the audit trail has of it: dead letters, and what replays came to."""
+    before: int = 0
+    """Records that are finished first, when it waits."""
+    behind: str = ""
+    """The event that holds its key back."""
+    replaying: bool = False
+    """A replay of the sink is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a flow of steps made of the event."""
+
+    flow: str
+    stands: Literal["done", "waiting", "unknown"]
+    before: int = 0
+    """Records that the flow takes first, when it waits."""
+    made: tuple["Node", ...] = ()
+    letters: tuple[Dead, ...] = ()
+    settled: bool = True
+    """Whether every record that the flow may have made of it was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One event: where it stands on its topic, and what became of it from there."""
+
+    source: str
+    id: str
+    topic: str
+    event: Event[Any] | None = None
+    """None when its record is not there any more, or not found."""
+    record: Record | None = None
+    payload: str = ""
+    """The digest of its content, in hex."""
+    claim: Claim | None = None
+    """Of an event of a source: what the source's claim says."""
+    steps: tuple[Step, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """An event with all that came of it, and those that it came of, the first of them in front."""
+
+    above: tuple[Node, ...]
+    node: Node
+
+
+@dataclass(slots=True)
+class Search:
+    """What a look through records has found, and whether it came to an end before its bound."""
+
+    records: list[Record] = field(default_factory=list)
+    settled: bool = True
+
+
+class Tracer:
+    """Follows events over one bus."""
+
+    def __init__(self, bus: Bus, control: Control, db: Connection) -> None:
+        self._bus = bus
+        self._control = control
+        self._db = db
+        self._publishing = {source_of(bus, flow): flow for flow in bus.publishing.values()}
+        self._processing = {source_of(bus, flow): flow for flow in bus.processing.values()}
+
+    def trace(self, event_id: str) -> list[Trace]:
+        """Give everything that is known of the events with an id: of one, unless two sources gave the same.
+
+        Raises:
+            Unavailable: broker or ledger do not answer.
+        """
+        found = list(self._recorded(event_id)) or list(self._under_way(event_id)) or list(self._failed(event_id))
+        return [Trace(tuple(self._above(node)), self._below(node)) for node in found]
+
+    # Finding it.
+
+    def _recorded(self, event_id: str) -> Iterator[Node]:
+        """Find the event by the ledger: its deliveries, their attempts, or the claim of its source."""
+        wanted = {
+            deliveries.id_of(sink_identity(flow.to), source, event_id): (source, flow.topic.name)
+            for flow in self._bus.delivering.values()
+            for source in self._sources(flow.topic.name)
+        }
+        places = self._places(wanted)
+        found: dict[tuple[str, str], Node] = {}
+        for place, fate in history.fates(self._db, places).items():
+            source, topic = wanted[place.id]
+            if (source, topic) not in found:
+                found[source, topic] = self._node(source, event_id, Slot(topic, fate.partition), fate.offset)
+        for source, topic in {wanted[tried.place.id] for tried in deliveries.attempts_of(self._db, places)}:
+            if (source, topic) not in found and (record := self._lagging(topic, named(event_id, source))) is not None:
+                found[source, topic] = self._of(record, source)
+        posted = {claims.id_of(source, event_id): source for source in self._publishing}
+        for id_, claim in history.claimed(self._db, posted).items():
+            source = posted[id_]
+            topic = self._publishing[source].to.name
+            if (source, topic) not in found:
+                found[source, topic] = self._posted(source, event_id, topic, claim)
+        yield from found.values()
+
+    def _sources(self, topic: str) -> Iterator[str]:
+        """Give whose events a topic may hold; what is no event has the topic itself for a source."""
+        yield f"kafka:{topic}"
+        yield from (source for source, flow in self._publishing.items() if flow.to.name == topic)
+        yield from (source for source, flow in self._processing.items() if any(to.name == topic for to in flow.to))
+
+    def _places(self, ids: Collection[bytes]) -> list[Place]:
+        """Give where deliveries may be whose event's time is not known."""
+        return [Place(day, id_) for day in history.days(self._db, int(time.time() // 86_400)) for id_ in ids]
+
+    def _node(self, source: str, event_id: str, slot: Slot, offset: int) -> Node:
+        """Give an event by where it stood; without its record, if that is not there any more."""
+        try:
+            records = self._control.read(slot.topic, partition=slot.partition, start={slot.partition: offset})
+        except UsageError:  # the topic has gone, or is another one now
+            return Node(source, event_id, slot.topic, claim=self._claim(source, event_id))
+        with closing(records):
+            record = next(records, None)
+        if record is not None and record.offset == offset:
+            node = self._of(record, source)
+            if (node.source, node.id) == (source, event_id):
+                return node
+        return Node(source, event_id, slot.topic, claim=self._claim(source, event_id))
+
+    def _of(self, record: Record, source: str = "") -> Node:
+        """Give the event that a record holds; `source` says when the bus takes it for none."""
+        event = None if source == f"kafka:{record.topic}" else event_of(record)
+        if event is None:
+            event = stray(Origin(record.topic, record.partition, record.offset))
+        payload = deliveries.payload_of((record.value or b"")[HEAD:]).hex()
+        claim = self._claim(event.source, event.id)
+        return Node(event.source, event.id, record.topic, event, record, payload, claim)
+
+    def _claim(self, source: str, event_id: str) -> Claim | None:
+        if source not in self._publishing:
+            return None
+        id_ = claims.id_of(source, event_id)
+        return history.claimed(self._db, [id_]).get(id_)
+
+    def _posted(self, source: str, event_id: str, topic: str, claim: Claim) -> Node:
+        """Find the record of a claim: it was written in the seconds before the claim's deadline."""
+        if claim.published:
+            start = claim.until - timedelta(seconds=claims.PATIENCE) - SKEW
+            for record in self._search(topic, start, named(event_id, source), first=True).records:
+                return self._of(record)
+        return Node(source, event_id, topic, claim=claim)
+
+    def _under_way(self, event_id: str) -> Iterator[Node]:
+        """Find the event where its outcome is not known yet."""
+        for topic in dict.fromkeys(flow.topic.name for flow in reading(self._bus).values()):
+            if (record := self._lagging(topic, named(event_id))) is not None:
+                yield self._of(record)
+
+    def _lagging(self, topic: str, wanted: Callable[[Record], bool]) -> Record | None:
+        """Find an event among those that a flow which reads a topic has not finished."""
+        for flow in reading(self._bus).values():
+            if flow.topic.name == topic:
+                start = {slot.partition: offset for slot, offset in self._committed(flow).items()}
+                for record in self._search(topic, start, wanted, first=True).records:
+                    return record
+        return None
+
+    def _failed(self, event_id: str) -> Iterator[Node]:
+        """Find the event among the newest dead letters of flows of steps, of which the ledger knows nothing."""
+        for flow in self._bus.processing.values():
+            topic = dead_letters_of(identity_of(flow))
+            ends, low = self._control.ends([topic]), self._control.beginnings([topic])
+            start = {slot.partition: max(low[slot], end - LOOKED_AT // len(ends)) for slot, end in ends.items()}
+            for dead in gather(self._search(topic, start, lambda _: True).records).dead:
+                if dead.event.id == event_id:
+                    origin = dead.letter.origin
+                    yield self._node(dead.event.source, event_id, Slot(origin.topic, origin.partition), origin.offset)
+
+    # From there.
+
+    def _above(self, node: Node) -> list[Node]:
+        """Give the events that it was made of, the first in front."""
+        found: list[Node] = []
+        while node.record is not None and node.source in self._processing:
+            if (parent := parent_of(node.record.headers)) is None:
+                break
+            slot = Slot(self._processing[node.source].topic.name, parent.partition)
+            node = self._node(parent.source, parent.id, slot, parent.offset)
+            found.insert(0, node)
+        return found
+
+    def _below(self, node: Node) -> Node:
+        """Add what became of an event from its topic on."""
+        flows = [flow for flow in reading(self._bus).values() if flow.topic.name == node.topic]
+        return replace(
+            node,
+            steps=tuple(self._step(node, flow) for flow in flows if isinstance(flow, Process)),
+            deliveries=tuple(self._delivery(node, flow) for flow in flows if isinstance(flow, Deliver)),
+        )
+
+    def _step(self, node: Node, flow: Process) -> Step:
+        name, parent = flow_name(flow), node.record
+        if parent is None:
+            return Step(name, "unknown")
+        if (before := self._before(flow, parent)) >= 0:
+            return Step(name, "waiting", before)
+        source = source_of(self._bus, flow).encode()
+
+        def order(child: Record) -> int | None:
+            """Say whether a record was made of an earlier one (below 0), of this one (0) or of a later one."""
+            made_of = parent_of(child.headers)
+            if made_of is None or made_of.partition != parent.partition:
+                return None
+            return made_of.offset - parent.offset if dict(child.headers).get("ce_source") == source else None
+
+        made, settled = [], True
+        for topic in flow.to:
+            found = self._search(
+                topic.name,
+                parent.timestamp - SKEW,
+                lambda child: order(child) == 0,
+                past=lambda child: (order(child) or 0) > 0,
+            )
+            made += [self._below(self._of(child)) for child in found.records]
+            settled = settled and found.settled
+        return Step(name, "done", 0, tuple(made), self._letters(flow, node), settled)
+
+    def _delivery(self, node: Node, flow: Deliver) -> Delivery:
+        sink, name = sink_identity(flow.to), flow_name(flow)
+        places = (
+            self._places([deliveries.id_of(sink, node.source, node.id)])
+            if node.event is None
+            else [deliveries.place_of(sink, node.event)]
+        )
+        failed = tuple(deliveries.attempts_of(self._db, places))
+        [fate] = history.fates(self._db, places).values() or [None]
+        if fate is None:
+            before = 0 if node.record is None else self._before(flow, node.record)
+            stands: Stands = "unknown" if node.record is None else "waiting" if before >= 0 else "forgotten"
+            stands = "being retried" if failed else stands
+            return Delivery(name, flow.to.name, stands, attempts=len(failed), failed=failed, before=max(0, before))
+        return Delivery(
+            flow=name,
+            sink=flow.to.name,
+            stands=STANDS[fate.row.state],
+            since=fate.at,
+            attempts=fate.row.attempts,
+            failed=failed,
+            letters=self._letters(flow, node),
+            outcomes=self._outcomes(sink, node),
+            behind=self._behind(flow, fate),
+            replaying=fate.row.state in deliveries.REOPENED and bool(runs.live(self._db, sink)),
+        )
+
+    def _behind(self, flow: Deliver, fate: Fate) -> str:
+        """Name the event that a parked one waits for."""
+        if fate.row.state is not State.PARKED or fate.key is None:
+            return ""
+        stood = history.holding(self._db, deliveries.number_of(self._db, sink_identity(flow.to)), fate.key)
+        if stood is None:
+            return ""
+        first = self._control.first({Slot(flow.topic.name, stood[0]): stood[1]})
+        return next((self._of(record).id for record in first.values() if record.offset == stood[1]), "")
+
+    def _letters(self, flow: Process | Deliver, node: Node) -> tuple[Dead, ...]:
+        """Find the event's letters, which were written after it was published."""
+        if node.record is None:
+            return ()
+        record = node.record
+        topic, start = dead_letters_of(identity_of(flow)), record.timestamp - SKEW
+        found = self._search(topic, start, lambda _: True, partition=record.partition).records
+        letters = (dead for one in found for dead in gather([one]).dead)
+        return tuple(dead for dead in letters if dead.origin == (record.topic, record.partition, record.offset))
+
+    def _outcomes(self, sink: str, node: Node) -> tuple[Entry, ...]:
+        """Find what the audit trail says of the event since it was published."""
+        if node.record is None:
+            return ()
+        key, start = node.id.encode(), node.record.timestamp - SKEW
+        found = self._search(outcomes_of(self._bus), start, lambda record: record.key == key).records
+        entries = (audit.read(record.value) for record in found)
+        return tuple(entry for entry in entries if (entry.sink, entry.source) == (sink, node.source))
+
+    # Reading.
+
+    def _committed(self, flow: Process | Deliver) -> dict[Slot, int]:
+        """Give how far a flow is on its topic."""
+        found = self._control.committed(group_of(self._bus, identity_of(flow)))
+        return {slot: offset for slot, (offset, _) in found.items() if slot.topic == flow.topic.name}
+
+    def _before(self, flow: Process | Deliver, record: Record) -> int:
+        """Count the offsets from where a flow is to a record; below 0 when the flow has passed it."""
+        return record.offset - self._committed(flow).get(Slot(record.topic, record.partition), 0)
+
+    def _search(
+        self,
+        topic: str,
+        start: datetime | Mapping[int, int],
+        wanted: Callable[[Record], bool],
+        *,
+        past: Callable[[Record], bool] = lambda _: False,
+        first: bool = False,
+        partition: int | None = None,
+    ) -> Search:
+        """Read at most LOOKED_AT records; `past` says that nothing more comes in a partition, `first` that one will do.
+
+        A topic that does not exist has no records.
+        """
+        found, over = Search(), set[int]()
+        try:
+            partitions = {slot.partition for slot in self._control.ends([topic])}
+            records = self._control.read(topic, partition=partition, start=start)
+        except UsageError:
+            return found
+        with closing(records):
+            for number, record in enumerate(records):
+                if number == LOOKED_AT:
+                    found.settled = False
+                    break
+                if wanted(record):
+                    found.records.append(record)
+                    if first:
+                        break
+                elif past(record):
+                    over.add(record.partition)
+                    if over == partitions:
+                        break
+        return found
+
+
+def event_of(record: Record) -> Event[Any] | None:
+    """Read an event's identity; None of a record that is none."""
+    try:
+        return from_headers(record.headers, record.key)
+    except Poison:
+        return None
+
+
+def named(event_id: str, source: str = "") -> Callable[[Record], bool]:
+    """Give the question whether a record is an event of this id, and of this source if one is named."""
+
+    def asked(record: Record) -> bool:
+        if source == f"kafka:{record.topic}" or (not source and event_id == f"{record.partition}@{record.offset}"):
+            return event_id == f"{record.partition}@{record.offset}"
+        found = dict(record.headers)
+        return found.get("ce_id") == event_id.encode() and found.get("ce_source") in (
+            (source.encode(),) if source else (found.get("ce_source"),)
+        )
+
+    return asked
