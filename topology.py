@@ -49,6 +49,6 @@ bus = Bus(
             to={movements: stock_movements, signals: campaign_signals},
         ),
         Deliver(movements, to=Warehouse(stock), retry=PATIENT),
-        Deliver(signals, to=Marketing(mailing), retry=PATIENT),
+        Deliver(signals, to=Marketing(mailing), retry=PATIENT, after_dead="park_key"),
     ],
 )

@@ -118,6 +118,8 @@ def standing(delivery: Delivery, event: str) -> str:
             said = f"parked{behind} since {moment(delivery.since)}"
         case "being retried":
             said = f"being retried, {tries} so far"
+        case "waiting" if delivery.behind:
+            said = f"waits behind event {delivery.behind}, which is dead"
         case "waiting":
             said = f"waits, up to {delivery.before} records come first"
         case "forgotten":

@@ -181,7 +181,7 @@ class Dispatcher:
         self._lanes.discard(lambda delivery: delivery.record.slot in leaving)
         given_up = [one for one in self._open.values() if one.record.slot in leaving and not one.busy]
         for delivery in given_up:
-            self._let_go(delivery)
+            self._give_up(delivery)
         for delivery in given_up:
             self._admit_all(delivery.twins, None)
 
@@ -573,7 +573,7 @@ class Dispatcher:
 
         A copy that waited for it takes its place, before what came later.
         """
-        self._let_go(delivery)
+        self._give_up(delivery)
         heirs = [twin for twin in delivery.twins if self._keeps(twin)]
         if heirs and heirs[0].lane == delivery.lane:
             heir, *others = heirs
@@ -586,6 +586,12 @@ class Dispatcher:
             self._lanes.finish(delivery.lane)
             gone = delivery.twins
         self._admit_all(gone, None)
+
+    def _give_up(self, delivery: Delivery) -> None:
+        self._let_go(delivery)
+        if delivery.skipped:  # the order is still to be obeyed
+            self._skipped.discard(delivery.skipped)
+            self._skips.add(delivery.skipped)
 
     def _let_go(self, delivery: Delivery) -> None:
         delivery.stage = Stage.GONE

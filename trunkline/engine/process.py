@@ -17,7 +17,7 @@ from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable
-from trunkline.event import Headers, from_headers, to_headers
+from trunkline.event import Headers, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of, identity_of, source_of
 from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
 from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions
@@ -149,7 +149,8 @@ class Processor:
             outcome = transform(self._flow, self._source, event, self._tables)
             match outcome:
                 case Routed(made):
-                    writes = [self._write(topic.name, out) for topic, out in made]
+                    parent = to_parent(event, record.slot.partition, record.offset)
+                    writes = [self._write(topic.name, out, parent) for topic, out in made]
                     batch.writes += writes
                     batch.counts["routed"] += 1
                     batch.emitted.update(write[0] for write in writes)
@@ -162,9 +163,11 @@ class Processor:
         except (Permanent, Poison) as error:
             self._bury(record, error, batch)
 
-    def _write(self, topic: str, event: Any) -> tuple[str, bytes | None, bytes | None, Headers, int]:
+    def _write(
+        self, topic: str, event: Any, parent: tuple[str, bytes]
+    ) -> tuple[str, bytes | None, bytes | None, Headers, int]:
         key = None if event.key is None else event.key.encode()
-        value, headers = self._forms[topic].encode(event.data), to_headers(event)
+        value, headers = self._forms[topic].encode(event.data), (*to_headers(event), parent)
         if (size := size_of(key, value, headers)) > RECORD_BYTES:
             raise Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
         return topic, key, value, headers, BY_KEY

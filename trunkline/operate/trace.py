@@ -35,7 +35,7 @@ from trunkline.kafka.topics import outcomes_of, reading
 from trunkline.ledger import claims, deliveries, history, runs
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import Attempt, Place, State
-from trunkline.ledger.history import Claim, Fate
+from trunkline.ledger.history import Claim
 from trunkline.operate.browse import Dead, gather
 
 LOOKED_AT = 10_000
@@ -224,9 +224,9 @@ class Tracer:
         return history.claimed(self._db, [id_]).get(id_)
 
     def _posted(self, source: str, event_id: str, topic: str, claim: Claim) -> Node:
-        """Find the record of a claim: it was written in the seconds before the claim's deadline."""
+        """Find the record of a claim, which was written right after the claim was taken, by the same clock."""
         if claim.published:
-            start = claim.until - timedelta(seconds=claims.PATIENCE) - SKEW
+            start = claim.until - timedelta(seconds=claims.PATIENCE + 0.1)
             for record in self._search(topic, start, named(event_id, source), first=True).records:
                 return self._of(record)
         return Node(source, event_id, topic, claim=claim)
@@ -304,7 +304,7 @@ class Tracer:
             )
             made += [self._below(self._of(child)) for child in found.records]
             settled = settled and found.settled
-        return Step(name, "done", 0, tuple(made), self._letters(flow, node), settled)
+        return Step(name, "done", 0, tuple(made), () if made else self._letters(flow, node), settled)
 
     def _delivery(self, node: Node, flow: Deliver) -> Delivery:
         sink, name = sink_identity(flow.to), flow_name(flow)
@@ -314,12 +314,22 @@ class Tracer:
             else [deliveries.place_of(sink, node.event)]
         )
         failed = tuple(deliveries.attempts_of(self._db, places))
-        [fate] = history.fates(self._db, places).values() or [None]
+        fate = next(iter(history.fates(self._db, places).values()), None)
         if fate is None:
             before = 0 if node.record is None else self._before(flow, node.record)
             stands: Stands = "unknown" if node.record is None else "waiting" if before >= 0 else "forgotten"
-            stands = "being retried" if failed else stands
-            return Delivery(name, flow.to.name, stands, attempts=len(failed), failed=failed, before=max(0, before))
+            key = None if node.record is None or node.record.key is None else deliveries.payload_of(node.record.key)
+            blocked = stands == "waiting" and not failed and flow.after_dead == "block"
+            return Delivery(
+                flow=name,
+                sink=flow.to.name,
+                stands="being retried" if failed else stands,
+                attempts=len(failed),
+                failed=failed,
+                before=max(0, before),
+                behind=self._behind(flow, key) if blocked else "",
+            )
+        outcomes = self._outcomes(sink, node)
         return Delivery(
             flow=name,
             sink=flow.to.name,
@@ -327,18 +337,16 @@ class Tracer:
             since=fate.at,
             attempts=fate.row.attempts,
             failed=failed,
-            letters=self._letters(flow, node),
-            outcomes=self._outcomes(sink, node),
-            behind=self._behind(flow, fate),
+            letters=self._letters(flow, node) if outcomes else (),
+            outcomes=outcomes,
+            behind=self._behind(flow, fate.key) if fate.row.state is State.PARKED else "",
             replaying=fate.row.state in deliveries.REOPENED and bool(runs.live(self._db, sink)),
         )
 
-    def _behind(self, flow: Deliver, fate: Fate) -> str:
-        """Name the event that a parked one waits for."""
-        if fate.row.state is not State.PARKED or fate.key is None:
-            return ""
-        stood = history.holding(self._db, deliveries.number_of(self._db, sink_identity(flow.to)), fate.key)
-        if stood is None:
+    def _behind(self, flow: Deliver, key: bytes | None) -> str:
+        """Name the event that holds a key back."""
+        number = deliveries.number_of(self._db, sink_identity(flow.to))
+        if key is None or (stood := history.holding(self._db, number, key)) is None:
             return ""
         first = self._control.first({Slot(flow.topic.name, stood[0]): stood[1]})
         return next((self._of(record).id for record in first.values() if record.offset == stood[1]), "")

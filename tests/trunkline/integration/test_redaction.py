@@ -18,12 +18,13 @@ from structlog.testing import capture_logs
 
 from tests.trunkline.people import PersonMovedV1
 from tests.trunkline.support import ROOT, Stage, header, wait_for
-from trunkline import ApiKey, Bus, Deliver, Event, Process, Secret, Target, Topic, env
+from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of
 from trunkline.kafka.events import BY_KEY
 from trunkline.observe import Log
 from trunkline.sinks import HttpSink, Request
+from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
 
 KEY = "Bearer never-to-be-seen-4711"
 PERSON = "Ann Onymous"
@@ -38,6 +39,16 @@ class Register(HttpSink):
 
     def request(self, event: Event[Any]) -> Request:
         return Request.post("/moves", json={"person": event.data["person"], "street": event.data["street"]})
+
+
+class Clerk(Webhook):
+    """Tells of one move a request."""
+
+    name = "clerk"
+
+    def events(self, request: WebhookRequest) -> list[Event[PersonMovedV1]]:
+        data = request.json(PersonMovedV1)
+        return [Event(id=data["town"], time=data["moved_at"], data=data)]
 
 
 def of_person(event: Event[PersonMovedV1]) -> Event[PersonMovedV1]:
@@ -55,7 +66,11 @@ def people_bus(prefix: str) -> Bus:
     heard = Topic(f"{prefix}.heard", PersonMovedV1, key="person", partitions=1)
     moves = Topic(f"{prefix}.moves", PersonMovedV1, key="person", partitions=1)
     office = Target("office", env("OFFICE_URL"), auth=ApiKey(Secret("OFFICE_KEY"), header="Authorization"))
-    return Bus(prefix, [Process(heard, [of_person], to={moves: same}), Deliver(moves, to=Register(office))])
+    clerk = Clerk(StandardWebhooks(Secret("DESK_SECRET")))
+    return Bus(
+        prefix,
+        [Publish(clerk, to=heard), Process(heard, [of_person], to={moves: same}), Deliver(moves, to=Register(office))],
+    )
 
 
 class Echo(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
-from trunkline.adapters import Request, Response, WebhookRequest
+from trunkline.adapters import WebhookRequest
 from trunkline.cli import demo as command
 from trunkline.dev import demo
 from trunkline.dev.report import Evidence, Report, Story, judge, screen, told, with_replay
@@ -21,7 +21,7 @@ from trunkline.dev.scenario import Fact
 from trunkline.dev.witness import Api, Effect, Metrics, Seen
 from trunkline.errors import UsageError
 from trunkline.settings import Gateway, Ledger, Settings
-from trunkline.verdict import Delivered, Verdict
+from trunkline.sinks import HttpSink
 
 # A bus of two hops and two sinks: each order gives a parcel for each of its items, and a letter.
 
@@ -35,16 +35,19 @@ class Desk:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Store:
-    name: str
-    target: Target
+class Carrier(HttpSink):
+    name = "carrier"
 
-    def request(self, event: Event[Any]) -> Request:
-        raise NotImplementedError
 
-    def verdict(self, response: Response) -> Verdict:
-        return Delivered(response.status)
+class Writer(HttpSink):
+    name = "writer"
+
+
+class Haulier(Carrier):
+    """The carrier, renamed."""
+
+    name = "haulier"
+    was = "carrier"
 
 
 def parcels(_order: Event[Any]) -> list[Any]:
@@ -65,10 +68,28 @@ BUS = Bus(
     [
         Publish(Desk(), to=ORDERS),
         Process(ORDERS, [], to={PARCELS: parcels, LETTERS: letters}, name="t.orders.split"),
-        Deliver(PARCELS, to=Store("carrier", DEPOT)),
-        Deliver(LETTERS, to=Store("writer", POST)),
+        Deliver(PARCELS, to=Carrier(DEPOT)),
+        Deliver(LETTERS, to=Writer(POST)),
     ],
 )
+
+
+RENAMED = Bus(
+    "u",
+    [
+        Publish(Desk("counter"), to=ORDERS, was="desk"),
+        Process(ORDERS, [], to={PARCELS: parcels, LETTERS: letters}, name="split", was="t.orders.split"),
+        Deliver(PARCELS, to=Haulier(DEPOT), name="haul", was="t.parcels.carrier"),
+        Deliver(LETTERS, to=Writer(POST)),
+    ],
+    was="t",
+)
+NEW_NAMES = {
+    "desk": "counter",
+    "t.orders.split": "split",
+    "carrier": "haulier",
+    "t.parcels.carrier": "haul",
+}
 
 
 @dataclass(frozen=True)
@@ -199,6 +220,40 @@ def evidence() -> Evidence:
 
 def differences(evidence: Evidence) -> list[str]:
     return judge(BUS, Play(), evidence).differences
+
+
+def renamed(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {NEW_NAMES.get(name, name): value for name, value in names.items()}
+
+
+def test_a_renamed_bus_balances_under_its_new_names(evidence: Evidence) -> None:
+    told = {
+        name: tuple(
+            ({label: NEW_NAMES.get(value, value) for label, value in labels.items()}, count) for labels, count in found
+        )
+        for name, found in evidence.metrics.samples.items()
+    }
+    expected = replace(Play().expected(4), outcomes=renamed(Play().expected(4).outcomes))
+    known_by_former_names = evidence.records
+    report = judge(
+        RENAMED,
+        replace(Play(), source="counter", incident=Incident("haulier")),
+        replace(
+            evidence,
+            expected=expected,
+            records=known_by_former_names,
+            committed=renamed(evidence.committed),
+            apis=renamed(evidence.apis),
+            metrics=Metrics(told),
+            ledger=renamed(evidence.ledger),
+        ),
+    )
+    assert report.differences == []
+    assert (list(report.sources), list(report.flows), list(report.sinks)) == (
+        ["counter"],
+        ["split"],
+        ["haulier", "writer"],
+    )
 
 
 def test_a_run_where_everybody_agrees_balances(evidence: Evidence) -> None:
@@ -593,7 +648,7 @@ def test_commands_carry_what_differs(tmp_path: Path) -> None:
     [
         (["carrier", "--match", "things"], "--match: String should match pattern '^[/*]|='."),
         (["carrier", "--status", "99"], "--status: Input should be greater than or equal to 200."),
-        (["carrier", "--reset", "--status", "500"], "Value error, reset gives no answer, so it has no status."),
+        (["carrier", "--reset", "--status", "500"], "Value error, reset gives no answer, so it has no status, drip_ms or size."),
         (["truck"], "there is no sink or target truck. There are: carrier, writer, depot, post."),
     ],
 )

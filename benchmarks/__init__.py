@@ -1,0 +1,1 @@
+"""What Trunkline costs beside its peers: measured, not claimed."""

@@ -1,0 +1,139 @@
+"""What is delivered: Avro events of about a hundred bytes with our headers, on topics that are filled once."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from benchmarks.schemas import SaleRecordedV1
+from benchmarks.topology import PARTITIONS, sales
+from trunkline.avro.codec import Codec
+from trunkline.event import Event, to_headers
+
+KEYS = 5_000
+HOT = "SKU-hot"
+SCHEMA_ID = 1
+"""What a new bus's registry calls its first schema."""
+
+Keys = Callable[[int], str]
+"""Gives the key of an event by its number."""
+
+
+def evenly(number: int) -> str:
+    """Give every key the same share."""
+    return f"SKU-{number % KEYS}"
+
+
+def with_a_hot_one(number: int) -> str:
+    """Give one key a fifth of the events."""
+    return HOT if number % 5 == 0 else evenly(number)
+
+
+def event_of(number: int, key: str, at: datetime) -> SaleRecordedV1:
+    """Make one event."""
+    return {
+        "event_id": f"{number:032x}",
+        "sku": key,
+        "quantity": number % 7 + 1,
+        "unit_price": 9.99,
+        "store": "lon-1",
+        "customer_id": f"c{number % 1000}",
+        "occurred_at": at,
+        "tags": {"channel": "web", "campaign": "bf"},
+    }
+
+
+class Writer:
+    """Makes topics and writes events onto them."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._event_type = sales("any").schema.event_type
+        self._codec = Codec(sales("any").schema.text)
+
+    def make(self, topic: str) -> None:
+        """Make a topic, anew when it was there."""
+        self.drop(topic)
+        while True:
+            future = self._admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic]
+            if future.exception() is None:
+                return
+            time.sleep(0.1)  # the broker deletes the last one in its own time
+
+    def drop(self, name: str) -> None:
+        """Delete every topic whose name has this in it."""
+        known = self._admin.list_topics(timeout=10).topics
+        if found := [topic for topic in known if name in topic]:
+            for future in self._admin.delete_topics(found).values():
+                future.result()
+
+    def fill(self, topic: str, events: int, keys: Keys) -> dict[str, int]:
+        """Write a topic anew, as fast as it goes, and give the partition of each key."""
+        self.make(topic)
+        producer = self._producer(linger_ms=5)
+        partitions: dict[str, int] = {}
+        at = datetime.now(UTC)
+        for number in range(events):
+            key = keys(number)
+            known = key in partitions
+            partitions.setdefault(key, -1)
+            self._write(producer, topic, number, key, at, None if known else partitions)
+        assert producer.flush(60) == 0
+        return partitions
+
+    def pace(self, topic: str, first: int, events: int, per_second: float) -> None:
+        """Write events at a steady rate, each with the time at which it is written."""
+        producer = self._producer(linger_ms=0)
+        begun = time.perf_counter()
+        for index in range(events):
+            if (wait := begun + index / per_second - time.perf_counter()) > 0:
+                producer.poll(0)
+                time.sleep(wait)
+            number = first + index
+            self._write(producer, topic, number, evenly(number), datetime.now(UTC), None)
+        assert producer.flush(60) == 0
+
+    def _producer(self, *, linger_ms: float) -> Producer:
+        return Producer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": linger_ms,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.messages": 500_000,
+                "log_level": 0,
+            }
+        )
+
+    def _write(
+        self, producer: Producer, topic: str, number: int, key: str, at: datetime, partitions: dict[str, int] | None
+    ) -> None:
+        data = event_of(number, key, at)
+        event = Event(id=data["event_id"], time=at, data=data, source="/bench/till", type=self._event_type, key=key)
+
+        def written(error: Any, message: Any) -> None:
+            assert error is None, error
+            if partitions is not None:
+                partitions[key] = message.partition()
+
+        while True:
+            try:
+                producer.produce(
+                    topic,
+                    key=key.encode(),
+                    value=self._codec.encode(data, SCHEMA_ID),
+                    headers=list(to_headers(event)),
+                    on_delivery=written,
+                )
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                break
+        if number % 1000 == 0:
+            producer.poll(0)

@@ -1,0 +1,62 @@
+"""Names that change and offsets that go: nothing is delivered or skipped until a person has said where to begin."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from tests.trunkline.faults.deliver.conftest import Case
+from trunkline.flow.declare import group_of
+from trunkline.kafka.control import Control
+from trunkline.kafka.topics import plan
+
+pytestmark = pytest.mark.faults(group="deliver")
+
+FIRST = 500
+THEN = 200
+
+
+def rename_flow(case: Case) -> list[str]:
+    case.become("keyed", name="renamed")
+    return ["shelf"]
+
+
+def rename_sink(case: Case) -> list[str]:
+    case.become("annexed", alone=True)
+    return ["annex"]
+
+
+def add_sink(case: Case) -> list[str]:
+    case.become("annexed")
+    return ["shelf", "annex"]
+
+
+def delete_offsets(case: Case) -> list[str]:
+    with closing(KafkaAdminClient(bootstrap_servers=case.stage.bootstrap)) as admin:
+        admin.delete_groups([group_of(case.bus, case.flow)])
+    return ["shelf"]
+
+
+@pytest.mark.parametrize("change", [rename_flow, rename_sink, add_sink, delete_offsets])
+def test_a_start_without_offsets(case: Case, change: Callable[[Case], list[str]]) -> None:
+    case.make()
+    case.write(FIRST)
+    case.run_out()
+    sinks = change(case)
+    with Control(case.stage.bootstrap) as control:
+        control.apply(plan(case.bus, {}, case.stage.kafka))
+    assert "--start" in case.refused_to_start(), "invariant told: the refusal names what to say"
+    for sink in ("shelf", "annex"):
+        case.sink = sink
+        had = FIRST if sink == "shelf" else 0
+        assert case.target.attempts == had, "invariant untold: nothing is sent before a person has said where to begin"
+    case.write(THEN)
+    with Control(case.stage.bootstrap) as control:
+        control.start_offsets(case.bus, list(case.bus.delivering), "earliest")
+    case.run_out(name="told")
+    for sink in sinks:
+        case.sink = sink
+        found = case.settle()
+        assert found.states == {"done": FIRST + THEN}
+        assert found.attempts == FIRST + THEN, "invariant repeats: the ledger knows what the group has forgotten"

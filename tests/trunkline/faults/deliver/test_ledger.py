@@ -1,0 +1,152 @@
+"""A ledger that is locked, full, deleted or killed: the bus waits or stops, and skips nothing."""
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import pytest
+
+from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, Case, conclusive
+from tests.trunkline.support import ROOT, wait_for
+from trunkline.dev.postgres import LocalPostgres
+
+pytestmark = pytest.mark.faults(group="deliver")
+
+
+def test_a_kill_while_the_ledger_is_locked(case: Case) -> None:
+    case.make()
+    case.strike(latency_ms=30)
+    case.write()
+    with case.worker() as child:
+        case.until_busy(child)
+        with closing(sqlite3.connect(case.stage.ledger, isolation_level=None, timeout=10)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            # One call of each key may end; the next may not begin before the first is recorded.
+            wait_for(lambda: case.stage.in_flight() == 0)
+            conclusive(not case.finished(), "nothing was left to do")
+            child.kill()
+            db.execute("ROLLBACK")
+    case.forget_killed()
+    case.run_out()
+    found = case.settle()
+    conclusive(found.repeats > 0, "no call was waiting for the ledger")
+    again = Counter(path.split("/")[1] for (path,) in case.target.rows("SELECT path FROM applied WHERE repeats > 0"))
+    most = max(again.values())
+    assert most == 1, f"invariant last: a crash repeats the last event of a key, not the last {most}"
+
+
+def test_a_ledger_without_room(case: Case) -> None:
+    case.make()
+    case.strike(latency_ms=30)
+    with case.worker() as child:
+        case.write(50)
+        case.until_finished(60, child)
+        size = max(path.stat().st_size for path in case.stage.folder.glob("ledger.db*"))
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size + 20_000, resource.RLIM_INFINITY))
+        case.write(EVENTS)
+        wait_for(lambda: '"stuck"' in child.log, why=lambda: child.log[-2000:])
+        conclusive(not case.finished(), "all of it found room")
+        case.look().check()
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        case.until_finished(60, child)
+        case.end(child)
+    found = case.settle()
+    assert found.states == {"done": EVENTS + 50}
+    assert found.repeats <= KEYS, "invariant repeats"
+
+
+def test_a_ledger_that_is_deleted(case: Case) -> None:
+    case.make()
+    case.strike(latency_ms=100)
+    case.write(EVENTS)
+    with case.worker() as child:
+        case.until_busy(child)
+        for path in case.stage.folder.glob("ledger.db*"):
+            path.unlink()
+        wait_for(lambda: '"stuck"' in child.log or '"halted"' in child.log, seconds=30, why=lambda: child.log[-2000:])
+        child.kill()
+    case.stage.forget_members(case.bus, case.flow)
+    conclusive(not case.finished(), "nothing was left to do")
+    had = case.target.attempts
+    with case.worker("next") as child:
+        wait_for(lambda: '"halted"' in child.log, why=lambda: child.log[-2000:])
+        assert "trunkline ledger rebuild" in child.log, "invariant told: the halt names what to do"
+        assert case.flow in httpx.get(f"{child.url}/readyz").json()["stopped"]
+        case.end(child)
+    assert case.target.attempts == had, "invariant halt: nothing is sent without a ledger that can be trusted"
+    effects = case.target.effects
+    committed = case.committed
+    skipped = [
+        one.id
+        for one in case.inputs()
+        if one.place.offset < committed.get(one.place.partition, 0) and not effects[one.path]
+    ]
+    assert not skipped, f"invariant ahead: {len(skipped)} events are committed without an effect"
+    wait_for(lambda: rebuild(case))  # a worker that was killed is forgotten after a while
+    case.run_out(name="rebuilt")
+    found = case.settle(doubled=KEYS)
+    assert found.states == {"done": EVENTS}
+
+
+def rebuild(case: Case) -> bool:
+    """Run `trunkline ledger rebuild` in a project of its own; False while it waits for a worker."""
+    project = case.stage.folder / "project"
+    project.mkdir(exist_ok=True)
+    (project / "topology.py").write_text(
+        f"from tests.trunkline.faults import buses\n\nbus = buses.keyed({case.stage.prefix!r})\n"
+    )
+    environment = {
+        **os.environ,
+        **case.stage.environment,
+        "PYTHONPATH": str(ROOT),
+        "TRUNKLINE_KAFKA__BOOTSTRAP": case.stage.bootstrap,
+        "TRUNKLINE_LEDGER__PATH": str(case.stage.ledger),
+    }
+    command = [sys.executable, "-c", "from trunkline.cli.main import app; app()", "ledger", "rebuild"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "there are workers" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalPostgres]:
+    server = LocalPostgres(tmp_path / "postgres")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> None:
+    url = server.make_database("ledger")
+    case.ledger = url
+    case.secrets["ledger"] = unquote(urlsplit(url).password or "")
+    case.make()
+    case.strike(latency_ms=100)
+    case.write(EVENTS)
+    with case.worker("one", ledger=url) as one, case.worker("two", slot=1, ledger=url) as two:
+        for number in range(2):
+            case.until_busy(one)
+            server.kill()
+            wait_for(lambda: '"stuck"' in one.log + two.log, why=lambda: (one.log[-2000:], two.log[-2000:]))
+            wait_for(lambda: case.stage.in_flight() == 0)
+            had = case.target.attempts
+            server.start()
+            case.kills += 1
+            case.figures[f"calls at kill {number + 1}"] = had
+            conclusive(not case.finished(), "nothing was left to do")
+        case.until_finished(90, one, two)
+        case.end(one)
+        case.end(two)
+    found = case.settle(doubled=case.kills * KEYS)
+    assert found.states == {"done": EVENTS}
+    assert found.repeats <= case.kills * KEYS, "invariant repeats"

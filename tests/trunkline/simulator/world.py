@@ -1,0 +1,290 @@
+"""The world around the dispatchers, in plain Python: a broker's logs, the ledger's rules, a target that answers.
+
+The ledger follows SEMANTICS D2-D4, D12, R2 and L1 and is written from them, not taken from `trunkline.ledger`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from tests.trunkline.simulator.oracle import LETTERS, PERSON, UNFINISHED, Oracle
+from trunkline.errors import Unknown
+from trunkline.kafka.events import Record, Slot
+from trunkline.ledger.deliveries import GO, Ambiguous, Finished, Parked, Row, Standing, State, Superseded, Wait
+from trunkline.verdict import Verdict, judge, of_exception
+
+MAIN = "main"
+REPLAY = "replay"
+KEYS = [bytes([65 + n]) for n in range(8)]
+NO_ANSWER = Unknown("no answer")
+NO_CONNECTION = of_exception(OSError("connection refused"))
+BUG = of_exception(KeyError("sku"))
+
+
+@dataclass(slots=True)
+class Happening:
+    """An event as its source knows it."""
+
+    number: int
+    key: int | None
+    partition: int
+    size: int
+    poison: bool
+    stubborn: bool
+    """The target refuses it until everything has healed."""
+    claims: int = -1
+    """The event whose id it has, with another content than that event had."""
+    offset: int = -1
+
+
+@dataclass(slots=True)
+class Entry:
+    """A record in a log."""
+
+    record: Record
+    happening: Happening
+    run: str
+
+
+@dataclass(slots=True)
+class Broker:
+    """Logs with gaps, and committed offsets."""
+
+    logs: dict[Slot, list[Entry]]
+    committed: dict[Slot, int] = field(default_factory=lambda: defaultdict(int))
+    ends: dict[Slot, int] = field(default_factory=lambda: defaultdict(int))
+    refuses_letters: bool = False
+
+    def append(self, slot: Slot, happening: Happening, run: str, *, gap: int) -> int:
+        """Write a record and give its offset; an event's first one is its origin."""
+        offset = self.ends[slot] + gap
+        self.ends[slot] = offset + 1
+        if happening.offset < 0:
+            happening.offset = offset
+        key = None if happening.key is None else KEYS[happening.key]
+        record = Record(slot, offset, key, b"", (), happening.number)
+        self.logs[slot].append(Entry(record, happening, run))
+        return offset
+
+
+@dataclass(slots=True, eq=False)
+class Intent:
+    """A call about to be made."""
+
+    happening: Happening
+    owner: str
+    now: float
+    deadline: float
+    run: str
+    overwrite: bool
+    payload: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What a worker wants recorded."""
+
+    worker: int
+    happening: Happening
+    state: State
+    owner: str
+    attempts: int
+    park: bool
+    payload: bytes
+    at: float
+    written: bool = False
+    """It was committed once, although the answer may have been lost."""
+
+
+class Ledger:
+    """One row per event, park rows, the newest delivered event of each key, runs, watermarks."""
+
+    def __init__(self, oracle: Oracle, *, keyed: bool, latest: bool) -> None:
+        self.oracle = oracle
+        self.keyed = keyed
+        self.latest = latest
+        self.rows: dict[int, Row] = {}
+        self.before: dict[int, Row | None] = {}
+        """What an INTENT replaced."""
+        self.overruled: dict[int, str] = {}
+        """Whose call was given up: what it says later comes too late."""
+        self.of_key: dict[int, list[Happening]] = defaultdict(list)
+        self.parks: set[int] = set()
+        self.newest: dict[int, int] = {}
+        self.runs: dict[str, bool] = {}
+        """Runs under way, and whether they overwrite."""
+        self.progress: dict[Slot, int] = {}
+
+    def intend(self, intent: Intent) -> Standing:
+        """Say what stands against a call; when nothing does and the target has no keys, the INTENT is written."""
+        happening = intent.happening
+        row = self.rows.get(happening.number)
+        if row is not None:
+            if row.state is State.INTENT:
+                if row.owner != intent.owner:
+                    return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
+            elif not (intent.run and row.state in LETTERS):
+                return Finished(row.state)
+        key = happening.key
+        if intent.run and key is not None:
+            if self.latest and not intent.overwrite and self.newest.get(key, -1) > happening.offset:
+                return Superseded()
+            if key in self.parks and any(
+                other.offset < happening.offset and self.rows[other.number].state in UNFINISHED
+                for other in self.of_key[key]
+                if other.number in self.rows
+            ):
+                return Parked()
+        if not self.keyed:
+            if row is None or row.state is not State.INTENT:
+                self.before[happening.number] = row
+            self._put(happening, Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline))
+            self.oracle.intended(happening.number)
+        return GO
+
+    def withdraw(self, happening: Happening, owner: str) -> None:
+        """Take an INTENT back: what was known before is true again."""
+        number = happening.number
+        row = self.rows.get(number)
+        if row is None or row.state is not State.INTENT or row.owner != owner:
+            return
+        before = self.before.pop(number)
+        if before is None:
+            del self.rows[number]
+        else:
+            self.rows[number] = before
+        self.oracle.withdrawn(number, None if before is None else before.state)
+
+    def record(self, outcomes: list[Outcome]) -> list[bytes]:
+        """Write outcomes in one transaction and give those of their keys that are free after it."""
+        for one in outcomes:
+            self._write(one)
+        return self._free([one.happening for one in outcomes])
+
+    def discard(self, happening: Happening) -> None:
+        """Give up a letter, as a person does."""
+        self._put(happening, Row(State.DISCARDED, self.rows[happening.number].payload, 0))
+        self.oracle.recorded(PERSON, happening.number, State.DISCARDED)
+        self._free([happening])
+
+    def _free(self, ended: list[Happening]) -> list[bytes]:
+        freed = []
+        for key in {one.key: None for one in ended}:
+            if key is None:
+                continue
+            if key in self.parks and not any(
+                self.rows[other.number].state in UNFINISHED for other in self.of_key[key] if other.number in self.rows
+            ):
+                self.parks.discard(key)
+                self.oracle.freed(key)
+            if key not in self.parks:
+                freed.append(KEYS[key])
+        self.oracle.stands()
+        return freed
+
+    def _write(self, one: Outcome) -> None:
+        number, key = one.happening.number, one.happening.key
+        row = self.rows.get(number)
+        counts = row is None or (
+            row.state is not State.DONE
+            and (
+                one.state is State.DONE
+                or (row.state in LETTERS and not (one.owner and self.overruled.get(number) == one.owner))
+                or (row.state is State.INTENT and (row.owner == one.owner or row.deadline <= one.at))
+            )
+        )
+        if counts and not (one.written and row is not None and row.state is one.state):
+            if row is not None and row.state is State.INTENT and row.owner != one.owner:
+                self.overruled[number] = row.owner
+            self.before.pop(number, None)
+            self._put(one.happening, Row(one.state, one.payload if row is None else row.payload, one.attempts))
+            self.oracle.recorded(one.worker, number, one.state)
+        one.written = True
+        if key is not None:
+            if one.state is State.DONE:
+                self.newest[key] = max(self.newest.get(key, -1), one.happening.offset)
+            if one.park and key not in self.parks:
+                self.parks.add(key)
+                self.oracle.parked_now(key)
+
+    def _put(self, happening: Happening, row: Row) -> None:
+        if happening.key is not None and happening not in self.of_key[happening.key]:
+            self.of_key[happening.key].append(happening)
+        self.rows[happening.number] = row
+
+
+def answers(*, keyed: bool, latest: bool) -> dict[int, Verdict]:
+    """Give what a target's answers mean."""
+    now = datetime.now(UTC)
+    headers = {429: {"retry-after": "7"}, 503: {"retry-after": "3"}}
+    return {
+        status: judge(status, headers.get(status, {}), b"", now=now, keyed=keyed, latest=latest)
+        for status in (200, 401, 403, 409, 412, 422, 429, 500, 503)
+    }
+
+
+ANSWERS = {(keyed, latest): answers(keyed=keyed, latest=latest) for keyed in (True, False) for latest in (True, False)}
+
+
+class Target:
+    """Applies events, with or without idempotency keys, and answers well or badly."""
+
+    def __init__(
+        self, oracle: Oracle, chance: Callable[[], float], *, keyed: bool, latest: bool, trouble: float
+    ) -> None:
+        self.oracle = oracle
+        self.chance = chance
+        self.keyed = keyed
+        self.latest = latest
+        self.trouble = trouble
+        """The share of calls in which something goes wrong."""
+        self.down = False
+        self.refuses_all = 0
+        """The status that it answers to everything, as after a bad release."""
+        self.has: set[int] = set()
+        self.newest: dict[int, int] = {}
+        self.answers = ANSWERS[keyed, latest]
+
+    def handle(self, happening: Happening, run: str, *, late: bool) -> Verdict:
+        """Apply an event or not, and give the verdict on what is answered."""
+        answers, x = self.answers, self.chance()
+        if self.down:
+            return NO_CONNECTION if x < 0.5 else answers[503]
+        if self.refuses_all:
+            return answers[self.refuses_all]
+        if happening.stubborn and self.trouble:
+            return answers[422] if x < 0.8 else BUG
+        known = self.keyed and happening.number in self.has
+        newer = happening.key is not None and self.newest.get(happening.key, -1) > happening.offset
+        if self.latest and newer and not known and x < 0.5:
+            return answers[412 if x < 0.3 else 409]
+        if x >= self.trouble:
+            return self._apply(happening, run, late=late)
+        x /= self.trouble
+        if x < 0.25:
+            self._apply(happening, run, late=late)
+            return NO_ANSWER
+        if x < 0.45:
+            return NO_ANSWER
+        if x < 0.60:
+            return answers[503]
+        if x < 0.70:
+            return answers[429]
+        if known or x < 0.80:
+            return answers[500 if self.latest else 409] if self.keyed else answers[500]
+        if x < 0.93:
+            return answers[422]
+        if x < 0.95:
+            return answers[403]
+        if x < 0.97:
+            return answers[401]
+        return NO_CONNECTION
+
+    def _apply(self, happening: Happening, run: str, *, late: bool) -> Verdict:
+        if not (self.keyed and happening.number in self.has):
+            self.has.add(happening.number)
+            if happening.key is not None:
+                self.newest[happening.key] = max(self.newest.get(happening.key, -1), happening.offset)
+            self.oracle.applied(happening.number, run, late=late)
+        return self.answers[200]
