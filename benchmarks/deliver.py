@@ -113,9 +113,9 @@ class Bench:
         return [row_of(case, contender, found) for (case, contender), found in self.seen.items()]
 
 
-def plain(latency_ms: float, contenders: Iterable[Contender], events: int = EVENTS) -> list[Turn]:
+def plain(latency_ms: float, contenders: Iterable[Contender]) -> list[Turn]:
     """Even keys and a target that answers after this time."""
-    plan = {"events": events, "others": events, "latency_ms": latency_ms}
+    plan = {"events": EVENTS, "others": EVENTS, "latency_ms": latency_ms}
     return [Turn(f"{latency_ms:.0f} ms", contender, EVENLY, plan) for contender in contenders]
 
 

@@ -120,6 +120,8 @@ class Stage:
             report = self.report()
             if process.poll() is not None:
                 raise FailedError(f"{contender.name} ended with {process.returncode}; see {log_of(contender.name)}")
+            if report.over and not report.window_effects:
+                raise FailedError(f"{contender.name} stood still; see {log_of(contender.name)}")
             if report.whole:
                 time.sleep(0.3)  # for copies that may still come
                 return replace(self.report(), ended=True)

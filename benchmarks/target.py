@@ -231,7 +231,8 @@ class Later:
         now = time.perf_counter()
         while self._due and self._due[0][0] <= now + 0.0005:
             _, connection, answer = self._due.popleft()
-            connection.write(answer)
+            if not connection.is_closing():  # a contender may have been ended
+                connection.write(answer)
         if self._due:
             self._loop.call_later(self._due[0][0] - now, self._flush)
 

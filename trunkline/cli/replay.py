@@ -131,9 +131,7 @@ def summary(planned: Plan, flow: Deliver) -> Iterator[str]:
         if count := planned.counts()[state] + (planned.counts()[State.DEAD] if state is None else 0):
             yield f"  {count:>6}  {what}"
     if planned.superseded:
-        what = (
-            "of these will be superseded: a later event of the key is delivered (--overwrite sends them too)"
-        )
+        what = "of these will be superseded: a later event of the key is delivered (--overwrite sends them too)"
         yield f"  {len(planned.superseded):>6}  {what}"
     for state, what in FINISHED.items():
         if count := sum(planned.known.states[dead.who] is state for dead in planned.finished):

@@ -576,6 +576,7 @@ class Deliverer:
             owner=delivery.owner,
             park=park,
             latest=self._sink.writes == "latest",
+            run=delivery.run,
         )
         self._outcomes.append((delivery, outcome))
         if not self._recording:

@@ -30,6 +30,7 @@ from trunkline.ledger.deliveries import (
     State,
     Superseded,
     Wait,
+    may_reopen,
     place_of,
 )
 from trunkline.verdict import Again, Bury, Done, Guard, Retry, Stop, Supersede, Verdict, decide
@@ -249,30 +250,25 @@ class Dispatcher:
             first = self._open.get(delivery.place)
             if any(before is not None and before.payload != delivery.payload for before in (row, first)):
                 row = known.get(self.apart(delivery))
-                if row is None and not self._to_skip(delivery):
+                if row is None and delivery.event.id not in self._skips | self._skipped:
                     self.halt(conflict(delivery))
                     return
                 self._estrange(delivery)
             dead = row is not None and row.state in LETTERS and self._policy.after_dead != "continue"
             if dead and delivery.key is not None:
                 self._bar(delivery.key, number)  # another worker's last outcome may be newer than the keys we know
-            self._admit(delivery, None if row is None else row.state, live)
+            self._admit(delivery, row, live)
         self._settled = {place: entry for place, entry in self._settled.items() if entry[0] > number}
 
-    def _admit(self, delivery: Delivery, state: State | None, live: Collection[str]) -> None:
+    def _admit(self, delivery: Delivery, row: Row | None, live: Collection[str]) -> None:
         """Queue a delivery, unless its event is finished: some states for ever, others for all but a live replay."""
         replay = delivery.run in live
-        match state:
-            case None:
-                wanted = replay or not delivery.run
-            case State.INTENT:
-                wanted = delivery.doubtful = True
-            case State.DEAD | State.PARKED | State.AMBIGUOUS:  # LETTERS
-                wanted = replay
-            case State.DONE | State.SUPERSEDED | State.DISCARDED:
-                wanted = False
-            case _:
-                assert_never(state)
+        if row is None:
+            wanted = replay or not delivery.run
+        elif row.state is State.INTENT:
+            wanted = delivery.doubtful = True
+        else:
+            wanted = replay and may_reopen(row, delivery.run)
         if not replay:
             delivery.run = ""  # one that is over opens no letter again, not even when it waited for another
         if not wanted:
@@ -564,9 +560,10 @@ class Dispatcher:
         """Let a delivery go that is finished; copies that waited for it are repeats now."""
         self._lanes.finish(delivery.lane)
         self._let_go(delivery)
-        self._settled[delivery.place] = (self._looked_up, Row(state, delivery.payload, delivery.attempts))
+        row = Row(state, delivery.payload, delivery.attempts, run=delivery.run)
+        self._settled[delivery.place] = (self._looked_up, row)
         delivery.watermark.finish(delivery.record.offset)
-        self._admit_all(delivery.twins, state)
+        self._admit_all(delivery.twins, row)
 
     def _drop(self, delivery: Delivery) -> None:
         """Forget a delivery that is not finished: its partition goes to another worker, or has gone.
@@ -602,12 +599,12 @@ class Dispatcher:
         self._held[delivery.record.slot] -= 1
         self._bytes -= delivery.size
 
-    def _admit_all(self, twins: Iterable[Delivery], state: State | None) -> None:
+    def _admit_all(self, twins: Iterable[Delivery], row: Row | None) -> None:
         """Admit copies that waited for another, now that it has ended or gone."""
         for twin in twins:
             self._weigh_less(twin)
             if self._keeps(twin):
-                self._admit(twin, state, {twin.run} if twin.run else ())
+                self._admit(twin, row, {twin.run} if twin.run else ())
 
     def owns(self, delivery: Delivery) -> bool:
         """Say whether a delivery's partition has been ours ever since it was fetched."""

@@ -63,7 +63,7 @@ class Lanes:
         if delivery.run:
             place = next((n for n, other in enumerate(lane.queue) if untried(other)), place)
         lane.queue.insert(place, delivery)
-        if place == 0 and delivery.lane in self._blocked:
+        if place == 0 and delivery.lane in self._blocked and delivery.lane not in self._ready:
             self._ready.append(delivery.lane)
 
     def start(self) -> Iterator[Delivery]:
@@ -107,6 +107,9 @@ class Lanes:
     def block(self, key: Key) -> None:
         """Let nothing but replays of a key begin (D12)."""
         self._blocked.add(key)
+        lane = self._lanes.get(key)
+        if lane is not None and untried(lane.queue[0]):
+            self.withdraw(key)
 
     def unblock(self, key: Key) -> None:
         """Let a blocked key go on."""

@@ -250,9 +250,9 @@ class Member:
             moved = list(self._at.values())
         if moved:
             self._next_heartbeat = now + SESSION_SECONDS / HEARTBEATS
-            self._sent.append(now)
             with contextlib.suppress(KafkaException):
                 self._consumer.commit(offsets=moved)
+                self._sent.append(now)
 
     @property
     def slots(self) -> set[Slot]:

@@ -49,6 +49,7 @@ class Row:
     """What the ledger knows of one delivery.
 
     `payload` is the first one. `owner` and `deadline` (epoch seconds): whose call an INTENT is, and when it is over.
+    `run` is the replay that ended so, if one did.
     """
 
     state: State
@@ -56,13 +57,14 @@ class Row:
     attempts: int
     owner: str = ""
     deadline: float = 0.0
+    run: str = ""
 
 
 class Outcome(NamedTuple):
     """How a delivery ended, to be recorded.
 
     `owner` is that of the intent, empty where there was none. `park`: park the key in the same transaction.
-    `latest`: remember a delivered event as the newest of its key.
+    `latest`: remember a delivered event as the newest of its key. `run`: the replay that sent it, if one did.
     """
 
     place: Place
@@ -77,6 +79,7 @@ class Outcome(NamedTuple):
     owner: str = ""
     park: bool = False
     latest: bool = False
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +180,14 @@ def look_up(db: Connection, places: Iterable[Place]) -> dict[Place, Row]:
     """Find what is known of these deliveries, in one query for 500; absent ones are not in the result."""
     rows = db.join(
         "WITH given (day, id) AS (:rows) "
-        "SELECT d.day, d.id, d.state, d.payload, d.attempts, d.owner, d.deadline FROM given "
+        "SELECT d.day, d.id, d.state, d.payload, d.attempts, d.owner, d.deadline, d.run FROM given "
         "CROSS JOIN :deliveries d WHERE d.day = given.day AND d.id = given.id",
         "integer bytea",
         ((place.day, place.id) for place in places),
     )
     found = {}
-    for day, id_, state, payload, attempts, owner, deadline in rows:
-        found[Place(day, id_)] = Row(State(state), payload, attempts, owner or "", deadline or 0.0)
+    for day, id_, state, payload, attempts, owner, deadline, run in rows:
+        found[Place(day, id_)] = Row(State(state), payload, attempts, owner or "", deadline or 0.0, run or "")
     return found
 
 
@@ -225,13 +228,18 @@ def judging(db: Connection, intents: Sequence[Intent]) -> Callable[[Intent, Row 
         if row is not None:
             if row.state is State.INTENT and row.owner != intent.owner:
                 return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
-            if row.state is not State.INTENT and not (intent.run and row.state in REOPENED):
+            if row.state is not State.INTENT and not may_reopen(row, intent.run):
                 return Finished(row.state)
         if intent.place in newest:
             return Superseded()
         return Parked() if intent.place in overtaking else GO
 
     return judge
+
+
+def may_reopen(row: Row, run: str) -> bool:
+    """Say whether a live replay opens a delivery again; what it has itself brought to an end it does not call twice."""
+    return bool(run) and row.state in REOPENED and (row.state is State.PARKED or row.run != run)
 
 
 REOPENED = frozenset({State.DEAD, State.AMBIGUOUS, State.PARKED})
@@ -281,7 +289,7 @@ def announce(db: Connection, intents: Sequence[Intent], *, reopens: bool) -> Non
     rows = [
         (
             *(one.place.day, one.place.id, one.sink, State.INTENT, one.key, one.partition, one.offset, one.payload, 0),
-            *(int(one.now * 1000), one.owner, one.deadline),
+            *(int(one.now * 1000), one.owner, one.deadline, None),
         )
         for one in intents
     ]
@@ -308,22 +316,24 @@ WHERE (day, id) IN (SELECT day, id FROM given) AND owner IN (SELECT owner FROM g
     AND state = 3 AND before IS NULL
 """
 
-KINDS = "integer bytea integer integer bytea integer bigint bytea integer bigint text float8"
+KINDS = "integer bytea integer integer bytea integer bigint bytea integer bigint text float8 text"
 """Of the columns that the next three write."""
 
 ANNOUNCE = """
-WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline) AS (:rows)
+WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
+    AS (:rows)
 INSERT INTO :deliveries AS deliveries
-    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline)
+    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
 SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET at = excluded.at, deadline = excluded.deadline
 WHERE deliveries.state = 3 AND deliveries.owner = excluded.owner
 """
 
 REOPEN = """
-WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline) AS (:rows)
+WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
+    AS (:rows)
 INSERT INTO :deliveries AS deliveries
-    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline)
+    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
 SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET
     state = 3, at = excluded.at, owner = excluded.owner, deadline = excluded.deadline,
@@ -332,12 +342,13 @@ WHERE (deliveries.state = 3 AND deliveries.owner = excluded.owner) OR deliveries
 """
 
 RECORD = """
-WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline) AS (:rows)
+WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
+    AS (:rows)
 INSERT INTO :deliveries AS deliveries
-    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline)
+    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
 SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET
-    state = excluded.state, at = excluded.at, deadline = NULL, before = NULL,
+    state = excluded.state, at = excluded.at, deadline = NULL, before = NULL, run = excluded.run,
     -- Whose call was given up stays, so that what it says later is known to come too late.
     owner = CASE WHEN deliveries.state = 3 AND deliveries.owner <> coalesce(excluded.owner, '')
         THEN deliveries.owner END,
@@ -394,7 +405,7 @@ def columns(one: Outcome) -> tuple[object, ...]:
     """Give an outcome as a row."""
     return (
         one.place.day, one.place.id, one.sink, one.state, one.key, one.partition, one.offset, one.payload, one.attempts,
-        milliseconds(one.at), one.owner or None, None,
+        milliseconds(one.at), one.owner or None, None, one.run or None,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             owner text,
             deadline float8,
             before integer,
+            run text,
             PRIMARY KEY (day, id)
         ) PARTITION BY LIST (day)
         """,

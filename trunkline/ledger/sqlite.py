@@ -61,6 +61,7 @@ MIGRATIONS = (
         "ALTER TABLE deliveries ADD COLUMN owner TEXT",  # of an INTENT: the process that calls
         "ALTER TABLE deliveries ADD COLUMN deadline REAL",  # of an INTENT: epoch seconds at which the call is over
         "ALTER TABLE deliveries ADD COLUMN before INTEGER",  # of an INTENT: the state that it replaced, if any
+        "ALTER TABLE deliveries ADD COLUMN run TEXT",  # the replay that ended so, if one did
         # When a day's rows were last written, to the hour: they go together (L2).
         "CREATE TABLE days (day INTEGER PRIMARY KEY, written INTEGER NOT NULL)",
         "INSERT INTO days SELECT day, max(at) FROM deliveries GROUP BY day",

@@ -429,11 +429,7 @@ def named(event_id: str, source: str = "") -> Callable[[Record], bool]:
     """Give the question whether a record is an event of this id, and of this source if one is named."""
 
     def asked(record: Record) -> bool:
-        if source == f"kafka:{record.topic}" or (not source and event_id == f"{record.partition}@{record.offset}"):
-            return event_id == f"{record.partition}@{record.offset}"
-        found = dict(record.headers)
-        return found.get("ce_id") == event_id.encode() and found.get("ce_source") in (
-            (source.encode(),) if source else (found.get("ce_source"),)
-        )
+        headers = dict(record.headers)
+        return headers.get("ce_id") == event_id.encode() and (not source or headers.get("ce_source") == source.encode())
 
     return asked

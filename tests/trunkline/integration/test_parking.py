@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
@@ -54,7 +54,6 @@ class Case:
 
     stage: Stage
     bus: Bus
-    number: int = field(init=False)
 
     @property
     def flow(self) -> Flow:

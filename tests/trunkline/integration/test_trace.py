@@ -107,7 +107,6 @@ def test_every_hop_and_attempt_is_told(case: Case) -> None:
     stage.target.control.heal(stage.prefix)
     break_(Behaviour(name=stage.prefix, match="/dead/1", status=422, detail="No such thing."))
     dead, parked = case.post(number=1, box="dead"), case.post(number=2, box="dead")
-    dropped, failed = case.post(number=3, text="drop"), case.post(number=4, text="raise it")
     wait_for(lambda: stage.rows() == {State.DONE: 2, State.DEAD: 1, State.PARKED: 1}, why=stage.rows)
 
     found = case.trace(smooth)
@@ -140,17 +139,26 @@ def test_every_hop_and_attempt_is_told(case: Case) -> None:
     first = case.trace(dead).node.steps[0].made[0].id
     assert (case.at_shelf(parked).stands, case.at_shelf(parked).behind) == ("parked", first)
 
-    [step] = case.trace(dropped).node.steps
-    assert (step.stands, step.made, step.letters, step.settled) == ("done", (), (), True)
-    [step] = case.trace(failed).node.steps
-    assert (step.stands, step.made, step.letters[0].letter.failure.stage) == ("done", (), "process")
-
     stage.target.control.heal(stage.prefix)
     run = case.replay()
     delivery = case.at_shelf(dead)
     assert (delivery.stands, delivery.attempts) == ("delivered", 2)
     assert [(entry.state, entry.run) for entry in delivery.outcomes] == [("DEAD", ""), ("DONE", run)]
     assert [entry.state for entry in case.at_shelf(parked).outcomes] == ["PARKED", "DONE"]
+
+
+def test_what_a_flow_of_steps_did_not_pass_on_is_told(case: Case) -> None:
+    stage = case.stage
+    dropped, failed = case.post(number=3, text="drop"), case.post(number=4, text="raise it")
+    [place] = stage.send([(f"{stage.prefix}.notes", b"x", b"no event", (), 1)])
+    wait_for(lambda: len(stage.letters(f"{stage.prefix}.notes.inspect")) == 2)
+    [step] = case.trace(dropped).node.steps
+    assert (step.stands, step.made, step.letters, step.settled) == ("done", (), (), True)
+    [step] = case.trace(failed).node.steps
+    assert (step.stands, step.made, step.letters[0].letter.failure.stage) == ("done", (), "process")
+    garbage = case.trace(f"1@{place.offset}")
+    [step] = garbage.node.steps
+    assert (garbage.node.source, step.letters[0].letter.failure.kind) == (f"kafka:{stage.prefix}.notes", "poison")
 
 
 def test_what_is_under_way_says_where_it_waits(case: Case) -> None:

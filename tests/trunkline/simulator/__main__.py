@@ -28,22 +28,31 @@ step (`tests/trunkline/simulator`). This page is written by it.
 
 
 def main() -> int:
-    """Run what is asked for; 1 when a rule is broken."""
+    """Run what is asked for; 1 when a rule is broken, or when none breaks the rule that is looked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.trunkline.simulator", description=__doc__)
     parser.add_argument("seed", nargs="?", type=int, help="run this one, and show what happened when it breaks a rule")
     parser.add_argument("--schedules", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--until", default="", help="end with the first schedule that breaks this rule")
     parser.add_argument("--soak", type=Path, help="write the result to this file")
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.schedules)
     if given.seed is not None:
         seeds = range(given.seed, given.seed + 1)
-    result = run_on_cores(seeds, given.cores) if given.cores > 1 else run(seeds)
+    result = run_on_cores(seeds, given.cores) if given.cores > 1 else run(seeds, until=given.until)
+    if given.until:
+        say(f"{result.schedules} schedules until one breaks {given.until}")
+        return given.until not in map(rule, result.broken.values())
     tell(result)
     if given.soak is not None:
         given.soak.write_text(page(result, seeds))
     return bool(result.broken)
+
+
+def say(line: str) -> None:
+    """Write a line out."""
+    sys.stdout.write(line + "\n")
 
 
 def tell(result: Run) -> None:
@@ -52,13 +61,13 @@ def tell(result: Run) -> None:
     for seed, why in sorted(result.broken.items()):
         rules.setdefault(rule(why), []).append(seed)
     for seeds in rules.values():
-        print(report(seeds[0], result.broken[seeds[0]]), end="\n\n")
+        say(report(seeds[0], result.broken[seeds[0]]) + "\n")
     for name, seeds in rules.items():
-        print(f"{name}: {len(seeds)} schedules, seeds {', '.join(map(str, seeds[:10]))}")
-    print(f"{result.schedules} schedules, {len(result.broken)} break a rule, {result.seconds:.1f} s of one core")
+        say(f"{name}: {len(seeds)} schedules, seeds {', '.join(map(str, seeds[:10]))}")
+    say(f"{result.schedules} schedules, {len(result.broken)} break a rule, {result.seconds:.1f} s of one core")
     if result.schedules >= 1_000:
-        missed = sorted(" × ".join(pair) for pair in PAIRS - set(result.met) if not impossible(pair))
-        print(f"not met: {'; '.join(missed) or 'nothing that is possible'}")
+        missed = sorted(" with ".join(pair) for pair in PAIRS - set(result.met) if not impossible(pair))
+        say(f"not met: {'; '.join(missed) or 'nothing that is possible'}")
 
 
 def page(result: Run, seeds: range) -> str:

@@ -18,7 +18,7 @@ PERSON = 0
 Slot = tuple[str, int]
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - what has happened to a rule, not what went wrong here
     """A rule does not hold; the message begins with its name."""
 
 
@@ -195,7 +195,7 @@ class Oracle:
         return call
 
     def _alone(self, call: Calling, one: Known, name: str) -> None:
-        """No two calls of a key are in flight, except with orphans of other workers; no worker is wider than allowed."""
+        """No two calls of a key are in flight, except with orphans of other workers; nobody is wider than allowed."""
         flying = 0
         for other in self.calls:
             flying += other.worker == call.worker

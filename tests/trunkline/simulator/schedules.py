@@ -37,8 +37,8 @@ class Run:
         self.met.update(other.met)
 
 
-def run(seeds: Iterable[int], *, until_broken: bool = False) -> Run:
-    """Run schedules; with `until_broken`, none after the first that breaks a rule."""
+def run(seeds: Iterable[int], *, until: str = "") -> Run:
+    """Run schedules; none after the first that breaks the rule `until`."""
     result, began = Run(), time.process_time()
     for seed in seeds:
         simulation = Simulation(seed)
@@ -47,7 +47,7 @@ def run(seeds: Iterable[int], *, until_broken: bool = False) -> Run:
         result.met.update(simulation.world.seen)
         if why is not None:
             result.broken[seed] = why
-            if until_broken:
+            if until and rule(why) == until:
                 break
     result.seconds = time.process_time() - began
     return result
@@ -150,7 +150,7 @@ def impossible(pair: Pair) -> str:
             return "a wait is ended once, by time or by the order to skip"
         case "arrive" if what != "main" and met == "nothing":
             return "only what has an outcome is replayed, and no outcome goes"
-        case "answered" if what == "Superseded" and met != "ours":
-            return "rare: the target holds a later state and the partition goes in the same moment; not asked for"
+        case "answered" if what == "Superseded" and met == "gone":
+            return "so rare that it is not asked for: the target holds a later state, and the partition has gone"
         case _:
             return ""

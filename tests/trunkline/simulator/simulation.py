@@ -1,8 +1,6 @@
 """One schedule: several workers around the real dispatcher, a world that goes wrong, people who intervene."""
 
 from collections import deque
-from collections.abc import Callable
-
 from typing import Literal
 
 from tests.trunkline.simulator.agenda import Agenda
@@ -27,9 +25,7 @@ class Simulation:
     `steps` and `faults` cut it short: so many steps before everything heals, and only the first so many faults.
     """
 
-    def __init__(
-        self, seed: int, *, trace: bool = False, steps: int | None = None, faults: int | None = None
-    ) -> None:
+    def __init__(self, seed: int, *, trace: bool = False, steps: int | None = None, faults: int | None = None) -> None:
         self.agenda = agenda = Agenda(seed, trace=trace)
         chance, below = agenda.chance, agenda.below
         keyed, latest = chance() < 0.5, chance() < 0.4
@@ -235,10 +231,10 @@ class Simulation:
             if slots[0] in worker.slots and worker.ready and worker.in_session and worker.member and not worker.cut:
                 self.agenda.say(f"coordinator asks w{worker.number} for {slot_name(slots[0])}")
 
-                def given_back(clean: bool, worker: Worker = worker) -> None:  # noqa: FBT001 - a callback's only argument
+                def given_back(open_still: int, worker: Worker = worker) -> None:
                     for slot in slots:
                         if self.oracle.owner.get(slot) == worker.number:
-                            self.oracle.left(worker.number, slot, clean=clean)
+                            self.oracle.left(worker.number, slot, clean=not open_still)
 
                 worker.revoke(slots, given_back)
                 return
@@ -495,7 +491,7 @@ class Simulation:
             self.move_to(agenda.timers[0][0] if agenda.timers else agenda.now + 1.0)
         else:
             self.stalled("it does not come to an end")
-        self.oracle.settled(self.world.broker.ends)
+        self.oracle.settled({slot: end for slot, end in self.world.broker.ends.items() if end})
         for worker in self.workers:
             self.account(worker)
 
@@ -560,7 +556,3 @@ class Simulation:
                 f"miscounted: w{worker.number} accepted {core.accepted}; recorded {worker.recorded}, found finished "
                 f"{worker.found_finished}, dropped {worker.dropped}"
             )
-
-
-
-

@@ -1,4 +1,4 @@
-"""One process around the real dispatcher: it does what `engine/deliver.py` and `engine/intake.py` do, await by await."""
+"""One process around the real dispatcher: it does what `deliver.py` and `intake.py` do, await by await."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,7 +39,7 @@ AHEAD = 2
 WALL = 1_700_000_000.0
 
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
-EVENTS = [Event(f"e{number}", TIME, {}, source="simulator") for number in range(64)]
+EVENTS: list[Event[Any]] = [Event(f"e{number}", TIME, {}, source="simulator") for number in range(64)]
 PLACES = [Place(19_723, number.to_bytes(4, "big")) for number in range(64)]
 PAYLOADS = [number.to_bytes(2, "big") for number in range(64)]
 NO_EVENT = Poison("no magic byte")
@@ -89,7 +89,7 @@ class Drain:
     """Partitions that are left, and what follows when everything on them has ended, or patience."""
 
     slots: Sequence[Slot]
-    then: Callable[[bool], None]
+    then: Callable[[int], None]
 
 
 Batch = tuple[int, list[Delivery], Mapping[Place, Row], Collection[str]]
@@ -325,8 +325,8 @@ class Worker:
 
         self.write(lambda: [KEYS[key] for key in sorted(world.ledger.parks)], take_over)
 
-    def revoke(self, slots: list[Slot], then: Callable[[bool], None]) -> None:
-        """Ask for partitions back; `then` says whether everything on them had ended."""
+    def revoke(self, slots: list[Slot], then: Callable[[int], None]) -> None:
+        """Ask for partitions back; `then` hears how much on them had not ended."""
         self.thread_waits = True
         self.tell(self.give_back, (slots, PATIENCE, then))
 
@@ -347,17 +347,17 @@ class Worker:
         self.member = True
         self.heard = self.world.agenda.now
 
-    def give_back(self, given: tuple[list[Slot], float, Callable[[bool], None]]) -> None:
+    def give_back(self, given: tuple[list[Slot], float, Callable[[int], None]]) -> None:
         """Finish what has begun on partitions, forget them and commit."""
         slots, seconds, then = given
 
-        def drained(clean: bool) -> None:  # noqa: FBT001 - a callback's only argument
+        def drained(open_still: int) -> None:
             if seconds > 0:
-                self.advance(lambda positions: finish(clean, positions))
+                self.advance(lambda positions: finish(open_still, positions))
             else:
-                finish(clean, {})
+                finish(open_still, {})
 
-        def finish(clean: bool, positions: Mapping[Slot, int]) -> None:  # noqa: FBT001 - as above
+        def finish(open_still: int, positions: Mapping[Slot, int]) -> None:
             self.note("forget")
             self.core.forget(slots)
             self.act()
@@ -366,12 +366,12 @@ class Worker:
             for slot in slots:
                 self.slots.remove(slot)
             self.thread_waits = False
-            self.say(f"has given back {list(map(slot_name, slots))}{'' if clean else ' before all had ended'}")
-            then(clean)
+            self.say(f"has given back {list(map(slot_name, slots))}{' before all had ended' if open_still else ''}")
+            then(open_still)
 
         self.drain(slots, 0.0 if self.core.stopping else seconds, drained)
 
-    def drain(self, slots: Sequence[Slot], seconds: float, then: Callable[[bool], None]) -> None:
+    def drain(self, slots: Sequence[Slot], seconds: float, then: Callable[[int], None]) -> None:
         """Begin nothing more on partitions and wait for what has begun."""
         oracle = self.world.oracle
         self.note("leave")
@@ -394,7 +394,7 @@ class Worker:
         """Go on: everything has ended, or patience has."""
         if drain in self.drains:
             self.drains.remove(drain)
-            drain.then(self.core.busy(drain.slots) == 0)
+            drain.then(self.core.busy(drain.slots))
 
     def end_session(self, why: str) -> None:
         """Close the member: everything is given back, and a new session begins."""
@@ -402,9 +402,9 @@ class Worker:
         self.say(f"ends its session: {why}")
         slots = list(self.slots)
 
-        def ended(clean: bool) -> None:  # noqa: FBT001 - as above
+        def ended(open_still: int) -> None:
             for slot in slots:
-                self.world.oracle.left(self.number, slot, clean=clean)
+                self.world.oracle.left(self.number, slot, clean=not open_still)
             if self.core.stopping:
                 self.say("has stopped")
                 self.world.stopped(self)
@@ -438,7 +438,9 @@ class Worker:
         number, batch, known, live = given
         core, seen = self.core, self.world.seen
         if self.world.agenda.told is not None:
-            found = [f"{one.event.id}{' ' + known[one.place].state.name if one.place in known else ''}" for one in batch]
+            found = [
+                f"{one.event.id}{' ' + known[one.place].state.name if one.place in known else ''}" for one in batch
+            ]
             self.say(f"takes in look-up {number}: {', '.join(found)}{f'; live are {live}' if live else ''}")
         for one in batch:
             row = known.get(one.place)
@@ -644,12 +646,10 @@ class Worker:
         one = effect.delivery
         happening = self.world.happenings[number_of(one)]
         at = WALL + self.world.agenda.now
-        self.outcomes.append(
-            (
-                one,
-                Outcome(self.number, happening, effect.state, one.owner, one.attempts, effect.park, one.payload, at),
-            )
+        outcome = Outcome(
+            self.number, happening, effect.state, one.owner, one.attempts, effect.park, one.payload, one.run, at
         )
+        self.outcomes.append((one, outcome))
         if not self.recording:
             self.recording = True
             self.world.agenda.soon(self.record_group, self, None)

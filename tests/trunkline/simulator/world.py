@@ -92,6 +92,7 @@ class Outcome:
     attempts: int
     park: bool
     payload: bytes
+    run: str
     at: float
     written: bool = False
     """It was committed once, although the answer may have been lost."""
@@ -124,7 +125,7 @@ class Ledger:
             if row.state is State.INTENT:
                 if row.owner != intent.owner:
                     return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
-            elif not (intent.run and row.state in LETTERS):
+            elif not (intent.run and row.state in LETTERS and (row.state is State.PARKED or row.run != intent.run)):
                 return Finished(row.state)
         key = happening.key
         if intent.run and key is not None:
@@ -198,7 +199,8 @@ class Ledger:
             if row is not None and row.state is State.INTENT and row.owner != one.owner:
                 self.overruled[number] = row.owner
             self.before.pop(number, None)
-            self._put(one.happening, Row(one.state, one.payload if row is None else row.payload, one.attempts))
+            payload = one.payload if row is None else row.payload
+            self._put(one.happening, Row(one.state, payload, one.attempts, run=one.run))
             self.oracle.recorded(one.worker, number, one.state)
         one.written = True
         if key is not None:

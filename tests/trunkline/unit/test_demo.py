@@ -648,7 +648,10 @@ def test_commands_carry_what_differs(tmp_path: Path) -> None:
     [
         (["carrier", "--match", "things"], "--match: String should match pattern '^[/*]|='."),
         (["carrier", "--status", "99"], "--status: Input should be greater than or equal to 200."),
-        (["carrier", "--reset", "--status", "500"], "Value error, reset gives no answer, so it has no status, drip_ms or size."),
+        (
+            ["carrier", "--reset", "--status", "500"],
+            "Value error, reset gives no answer, so it has no status, drip_ms or size.",
+        ),
         (["truck"], "there is no sink or target truck. There are: carrier, writer, depot, post."),
     ],
 )

@@ -1,171 +1,169 @@
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+"""Who may be called next: at most one of a key, at most so many over all, and in the order of their coming."""
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
+from tests.trunkline.unit.making import MAIN, OTHER, REPLAY, delivery
+from trunkline.engine.delivery import Delivery, Stage
 from trunkline.engine.lanes import Lanes
 
-Rule = TypeVar("Rule", bound=Callable[..., None])
 
-WIDTH = 3
-SLOTS = 2
-
-
-@dataclass(eq=False)
-class Item:
-    key: str
-    slot: int
-    number: int
-    state: Literal["queued", "started", "busy", "settling", "waiting"] = "queued"
+def lanes(*held: Delivery, width: int = 8, events: int = 100, size: int = 100) -> Lanes:
+    made = Lanes(width, events=events, size=size)
+    for one in held:
+        made.add(one)
+    return made
 
 
-@dataclass
-class Model:
-    """What the rules say, with lists and no cleverness."""
-
-    lanes: dict[str, list[Item]] = field(default_factory=dict)
-    left: list[Item] = field(default_factory=list)
-    """Started and discarded before their call began: their width is not free yet."""
-
-    def items(self) -> Iterator[Item]:
-        for lane in self.lanes.values():
-            yield from lane
-
-    def having(self, *states: str) -> list[Item]:
-        return [item for item in self.items() if item.state in states]
-
-    def remove(self, item: Item) -> None:
-        self.lanes[item.key].remove(item)
-        if not self.lanes[item.key]:
-            del self.lanes[item.key]
+def started(made: Lanes) -> list[str]:
+    """Start whoever may be called, as the dispatcher does, and name them."""
+    chosen = list(made.start())
+    for one in chosen:
+        one.stage = Stage.CALLING
+    return [one.event.id for one in chosen]
 
 
-def some(*states: str) -> Callable[[Rule], Rule]:
-    """Let a rule run only while an item is in one of these states."""
-    return precondition(lambda self: self.model.having(*states))
+def test_keys_go_at_once_and_the_events_of_one_key_one_after_the_other() -> None:
+    made = lanes(delivery("a", 1), delivery("b", 2), delivery("a", 3))
+    assert started(made) == ["e1", "e2"]
+    made.answered()
+    assert started(made) == [], "an answer alone lets nobody follow: it is not durable yet"
+    made.finish(b"a")
+    assert started(made) == ["e3"]
 
 
-class Machine(RuleBasedStateMachine):
-    """The lanes as the deliverer drives them: started → busy → settling → finished, or waiting → again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lanes: Lanes[Item] = Lanes(WIDTH)
-        self.model = Model()
-        self.count = 0
-        self.last: dict[str, int] = {}
-
-    def pick(self, data: Any, *states: str) -> Item:
-        item: Item = data.draw(st.sampled_from(self.model.having(*states)))
-        return item
-
-    @rule(key=st.sampled_from("abcdef"), slot=st.integers(0, SLOTS - 1))
-    def add(self, key: str, slot: int) -> None:
-        self.count += 1
-        item = Item(key, slot, self.count)
-        self.model.lanes.setdefault(key, []).append(item)
-        self.lanes.add(key, item)
-
-    @rule()
-    def start(self) -> None:
-        for item in self.lanes.start():
-            assert item is self.model.lanes[item.key][0], "only the oldest of a key may be called"
-            assert item.state == "queued"
-            assert item.number >= self.last.get(item.key, 0), "a key never goes back"
-            self.last[item.key] = item.number
-            item.state = "started"
-        idle = [lane[0] for lane in self.model.lanes.values() if lane[0].state == "queued"]
-        assert not idle or self.lanes.calling == WIDTH, "who may be called is called while there is width"
-
-    @some("started")
-    @rule(data=st.data())
-    def begin(self, data: Any) -> None:
-        self.pick(data, "started").state = "busy"
-
-    @some("started")
-    @rule(data=st.data())
-    def stand_still(self, data: Any) -> None:
-        item = self.pick(data, "started")
-        item.state = "queued"
-        self.lanes.answered()
-        self.lanes.again(item.key)
-
-    @some("busy")
-    @rule(data=st.data(), ends=st.booleans())
-    def answer(self, data: Any, ends: bool) -> None:  # noqa: FBT001
-        item = self.pick(data, "busy")
-        item.state = "settling" if ends else "waiting"
-        self.lanes.answered()
-
-    @some("settling")
-    @rule(data=st.data())
-    def finish(self, data: Any) -> None:
-        item = self.pick(data, "settling")
-        self.model.remove(item)
-        self.lanes.finish(item.key)
-
-    @some("waiting")
-    @rule(data=st.data())
-    def try_again(self, data: Any) -> None:
-        item = self.pick(data, "waiting")
-        item.state = "queued"
-        self.lanes.again(item.key)
-
-    @precondition(lambda self: self.model.left)
-    @rule()
-    def leave(self) -> None:
-        self.model.left.pop()
-        self.lanes.answered()
-
-    @rule(slot=st.integers(0, SLOTS - 1))
-    def revoke(self, slot: int) -> None:
-        self.lanes.discard(lambda item: item.slot == slot, lambda item: item.state in ("busy", "settling"))
-        for item in list(self.model.items()):
-            if item.slot == slot and item.state not in ("busy", "settling"):
-                self.model.remove(item)
-                if item.state == "started":
-                    self.model.left.append(item)
-
-    @invariant()
-    def counts_agree(self) -> None:
-        calling = len(self.model.having("started", "busy")) + len(self.model.left)
-        assert self.lanes.calling == calling <= WIDTH
-        assert self.lanes.held == len(list(self.model.items()))
-        assert len(self.lanes) == len(self.model.lanes)
-
-    @invariant()
-    def one_of_a_key(self) -> None:
-        for lane in self.model.lanes.values():
-            assert all(item.state == "queued" for item in lane[1:])
-
-    def teardown(self) -> None:
-        """Whatever happened, everything that was not discarded can still be finished, in order."""
-        for item in self.model.left:
-            assert item.state == "started"
-            self.lanes.answered()
-        self.model.left.clear()
-        for item in self.model.having("started", "busy", "waiting", "settling"):
-            if item.state in ("started", "busy"):
-                self.lanes.answered()
-            if item.state != "settling":
-                self.lanes.again(item.key)
-                item.state = "queued"
-            else:
-                self.model.remove(item)
-                self.lanes.finish(item.key)
-        while self.model.lanes:
-            started = list(self.lanes.start())
-            assert started, "something is left that is never called"
-            for item in started:
-                assert item is self.model.lanes[item.key][0]
-                self.lanes.answered()
-                self.model.remove(item)
-                self.lanes.finish(item.key)
-        assert (self.lanes.calling, self.lanes.held, len(self.lanes)) == (0, 0, 0)
+def test_events_without_a_key_wait_for_nobody() -> None:
+    assert started(lanes(delivery(None, 1), delivery(None, 2))) == ["e1", "e2"]
 
 
-TestLanes = Machine.TestCase
-TestLanes.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, derandomize=True)
+def test_no_more_than_the_width_are_in_flight() -> None:
+    made = lanes(*(delivery(f"k{n}", n) for n in range(5)), width=2)
+    assert started(made) == ["e0", "e1"]
+    assert made.calling == 2
+    made.answered()
+    assert started(made) == ["e2"], "who waits to be recorded holds none of the width"
+
+
+def test_one_that_failed_holds_its_key_but_none_of_the_width() -> None:
+    first = delivery("a", 1)
+    made = lanes(first, delivery("a", 2), delivery("b", 3), width=1)
+    assert started(made) == ["e1"]
+    made.answered()
+    first.stage = Stage.WAITING
+    assert started(made) == ["e3"]
+    made.answered()
+    first.stage = Stage.QUEUED
+    made.again(b"a")
+    assert started(made) == ["e1"], "it is called again before the next of its key"
+
+
+def test_a_replay_goes_before_what_was_not_yet_tried() -> None:
+    made = lanes(delivery("a", 1), delivery("a", 2))
+    assert started(made) == ["e1"]
+    made.add(delivery("a", 0, slot=REPLAY, run="r"))
+    made.answered()
+    made.finish(b"a")
+    assert started(made) == ["e0"]
+
+
+def test_replays_keep_their_own_order() -> None:
+    made = lanes(delivery("a", 9), *(delivery("a", n, slot=REPLAY, run="r") for n in (1, 2)))
+    order = []
+    for _ in range(3):
+        order += started(made)
+        made.answered()
+        made.finish(b"a")
+    assert order == ["e1", "e2", "e9"]
+
+
+def test_only_replays_of_a_blocked_key_begin() -> None:
+    made = lanes()
+    made.block(b"a")
+    made.add(delivery("a", 2))
+    made.add(delivery("b", 3))
+    assert started(made) == ["e3"]
+    made.add(delivery("a", 1, slot=REPLAY, run="r"))
+    assert started(made) == ["e1"]
+    made.answered()
+    made.finish(b"a")
+    assert started(made) == [], "the key is blocked until it is told otherwise"
+    made.unblock(b"a")
+    assert started(made) == ["e2"]
+
+
+def test_a_key_that_is_blocked_while_its_head_could_begin_does_not_begin() -> None:
+    made = lanes(delivery("a", 1))
+    made.block(b"a")
+    assert started(made) == []
+
+
+def test_a_full_lane_pauses_the_partition_that_filled_it_until_it_is_half_empty() -> None:
+    made = lanes(*(delivery("a", n) for n in range(3)), events=4)
+    assert not made.full(MAIN)
+    made.add(delivery("a", 3))
+    assert made.full(MAIN)
+    assert made.filled(MAIN) == b"a"
+    assert not made.full(OTHER), "the others go on"
+    for _ in range(2):
+        assert made.full(MAIN)
+        started(made)
+        made.answered()
+        made.finish(b"a")
+    assert not made.full(MAIN)
+    assert made.filled(MAIN) is None
+
+
+def test_a_lane_is_full_by_weight_too_but_one_event_alone_never_fills_it() -> None:
+    made = lanes(delivery("a", 1, size=50), size=10)
+    assert not made.full(MAIN), "it could never become half empty"
+    made.add(delivery("a", 2))
+    assert made.full(MAIN)
+
+
+def test_a_replay_fills_no_lane() -> None:
+    """Or the partition of the replays would pause, although only they can let a blocked key go on."""
+    made = lanes(delivery("a", 1), events=2)
+    made.add(delivery("a", 0, slot=REPLAY, run="r"))
+    assert not made.full(REPLAY)
+
+
+def test_what_is_discarded_goes_except_what_has_begun() -> None:
+    made = lanes(delivery("a", 1), delivery("a", 2), delivery("b", 3), width=1)
+    assert started(made) == ["e1"]
+    made.discard(lambda one: one.record.slot == MAIN)
+    assert len(made) == 1
+    made.answered()
+    assert started(made) == []
+    made.finish(b"a")
+    assert len(made) == 0
+
+
+def test_what_is_discarded_before_the_head_of_another_partition_lets_that_one_begin() -> None:
+    made = lanes(delivery("a", 1), delivery("a", 2, slot=OTHER))
+    made.discard(lambda one: one.record.slot == MAIN)
+    assert started(made) == ["e2"]
+
+
+def test_a_copy_takes_the_place_of_a_head_that_has_gone() -> None:
+    made = lanes(delivery("a", 1), delivery("a", 2))
+    assert started(made) == ["e1"]
+    made.answered()
+    made.replace(delivery("a", 1, event="e1 again"))
+    assert started(made) == ["e1 again"], "not behind what came later"
+
+
+def test_a_replay_takes_the_place_of_its_event_that_waits_untried() -> None:
+    waiting = delivery("a", 2)
+    made = lanes(delivery("a", 1), waiting)
+    assert started(made) == ["e1"]
+    made.supplant(waiting, delivery("a", 0, event="e2", slot=REPLAY, run="r"))
+    made.answered()
+    made.finish(b"a")
+    assert started(made) == ["e2"]
+    made.answered()
+    made.finish(b"a")
+    assert len(made) == 0
+
+
+def test_an_order_takes_a_head_out_of_turn() -> None:
+    made = lanes(delivery("a", 1))
+    made.withdraw(b"a")
+    assert started(made) == []
+    assert made.head(b"a").event.id == "e1", "it still holds its key"

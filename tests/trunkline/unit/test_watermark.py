@@ -1,3 +1,5 @@
+"""What may be committed: the lowest offset that is not finished, or what follows the last one."""
+
 from collections import deque
 from typing import Any
 
@@ -8,8 +10,42 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from trunkline.engine.watermark import Watermark
 
 
+def watermark(*begun: int) -> Watermark:
+    made = Watermark()
+    for offset in begun:
+        made.begin(offset)
+    return made
+
+
+def test_before_the_first_record_there_is_nothing_to_commit() -> None:
+    assert watermark().position is None
+
+
+def test_nothing_at_or_above_an_unfinished_offset_is_committed() -> None:
+    made = watermark(3, 4, 5)
+    made.finish(4)
+    made.finish(5)
+    assert made.position == 3
+    made.finish(3)
+    assert made.position == 6, "the offset after the last finished one, as Kafka has it"
+
+
+def test_gaps_are_passed() -> None:
+    made = watermark(3, 9)
+    made.finish(3)
+    assert made.position == 9
+
+
+def test_the_span_counts_from_the_watermark_on_finished_or_not() -> None:
+    made = watermark(1, 2, 3)
+    made.finish(2)
+    assert made.unfinished == 3
+    made.finish(1)
+    assert made.unfinished == 1
+
+
 class Machine(RuleBasedStateMachine):
-    """Against the rule itself: what may be committed is the lowest unfinished offset, or what follows the last."""
+    """The same, against the rule itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,8 +109,8 @@ def test_what_begins_while_another_thread_reads_is_not_passed() -> None:
                 return seen
             return value
 
-    watermark = Interrupted()
-    watermark.begin(1)
-    watermark.finish(1)
-    watermark._interrupting = True
-    assert watermark.position == 2
+    made = Interrupted()
+    made.begin(1)
+    made.finish(1)
+    made._interrupting = True
+    assert made.position == 2

@@ -1,6 +1,5 @@
 """One case: a bus with canaries, load that a seed decides, workers as processes, and an account at the end."""
 
-import gc
 import os
 import signal
 import sqlite3
@@ -39,6 +38,11 @@ from trunkline.errors import Unavailable
 from trunkline.flow.declare import Bus, dead_letters_of
 from trunkline.kafka.control import Control
 
+MARKS = [
+    pytest.mark.faults(group="deliver"),
+    # kafka-python leaves the sockets open with which it has tried a broker that was not there.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 EVENTS = 2_000
 KEYS = 100
 REFUSED = "refused"
@@ -347,7 +351,6 @@ def alone(
     with opened(stage, request, monkeypatch, bootstrap=single.bootstrap, kafka=single.kafka) as case:
         yield case
     single.restore()
-    gc.collect()  # kafka-python leaves the sockets open with which it has tried a broker that was not there
 
 
 @pytest.fixture
@@ -358,7 +361,6 @@ def among(
     with opened(stage, request, monkeypatch, bootstrap=three.bootstrap, kafka=three.kafka) as case:
         yield case
     three.restore()
-    gc.collect()
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from tests.trunkline.faults.deliver.conftest import Case, conclusive
+from tests.trunkline.faults.deliver.conftest import MARKS, Case, conclusive
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 DAY = 86_400.0
 EVENTS = 500

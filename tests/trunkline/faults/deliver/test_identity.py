@@ -6,12 +6,12 @@ from contextlib import closing
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from tests.trunkline.faults.deliver.conftest import Case
+from tests.trunkline.faults.deliver.conftest import MARKS, Case
 from trunkline.flow.declare import group_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import plan
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 FIRST = 500
 THEN = 200

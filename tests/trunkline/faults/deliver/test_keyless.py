@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.support import counts, wait_for
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 SCALED = {"trunkline.http.transport.DEADLINE": 2.0, "trunkline.engine.deliver.SPARE": 0.5}
 """A call is over after two and a half seconds."""

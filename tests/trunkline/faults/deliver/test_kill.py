@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("moment", ["calling", "answered", "buried", "recorded"])

@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 
-from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.support import ROOT, wait_for
 from trunkline.dev.postgres import LocalPostgres
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 
 def test_a_kill_while_the_ledger_is_locked(case: Case) -> None:
@@ -132,7 +132,7 @@ def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> No
     case.secrets["ledger"] = unquote(urlsplit(url).password or "")
     case.make()
     case.strike(latency_ms=100)
-    case.write(EVENTS)
+    case.write(2 * EVENTS)
     with case.worker("one", ledger=url) as one, case.worker("two", slot=1, ledger=url) as two:
         for number in range(2):
             case.until_busy(one)
@@ -148,5 +148,5 @@ def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> No
         case.end(one)
         case.end(two)
     found = case.settle(doubled=case.kills * KEYS)
-    assert found.states == {"done": EVENTS}
+    assert found.states == {"done": 2 * EVENTS}
     assert found.repeats <= case.kills * KEYS, "invariant repeats"

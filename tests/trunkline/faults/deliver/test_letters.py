@@ -8,7 +8,7 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from tests.trunkline.faults.account import Place
-from tests.trunkline.faults.deliver.conftest import EVENTS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import EVENTS, MARKS, Case, conclusive
 from tests.trunkline.support import header, note, read, stamped, wait_for
 from trunkline.errors import Permanent
 from trunkline.event import Headers, to_headers
@@ -17,7 +17,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import BY_KEY
 from trunkline.kafka.topics import LETTER_BYTES, plan
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("how", ["deleted", "refusing"])

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 import pytest
 
 from tests.trunkline.faults.cluster import Cluster
-from tests.trunkline.faults.deliver.conftest import KEYS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import KEYS, MARKS, Case, conclusive
 from tests.trunkline.support import Child, counts, wait_for
 from trunkline.engine.deliver import WIDTH
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import plan
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 SESSION = 6.0
 SCALED = {"trunkline.http.transport.DEADLINE": 5.0, "trunkline.engine.deliver.SPARE": 0.5}

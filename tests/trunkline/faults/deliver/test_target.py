@@ -1,5 +1,6 @@
 """A target that fails in every way it can, under load."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.trunkline.faults.account import Target
-from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, Case, conclusive
+from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.support import note, wait_for
 
-pytestmark = pytest.mark.faults(group="deliver")
+pytestmark = MARKS
 
 SHORT = {"trunkline.http.transport.DEADLINE": 1.0}
 """A call ends after a second."""
@@ -39,6 +40,15 @@ def peak(pid: int) -> int:
     """Give the most memory that a process has held at once, in bytes."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
+
+
+def level(pid: int) -> int:
+    """Wait until a process takes no more memory, or too much, and give the most that it has held."""
+    before = 0
+    while before < (now := peak(pid)) <= PEAK:
+        before = now
+        time.sleep(2.0)
+    return now
 
 
 def test_a_burst_of_server_errors(case: Case) -> None:
@@ -83,7 +93,7 @@ def test_a_hang(case: Case, *, applied: bool) -> None:
     run_broken(case, lambda: case.target.statuses[None] >= 30, constants=SHORT)
     hung = case.figures["hung"] = case.target.statuses[None]
     conclusive(hung >= 20, "hardly a call hung")
-    found = case.settle()
+    found = case.settle(doubled=hung)  # the target may notice that a caller has left when it has called again
     assert found.states == {"done": EVENTS}
     conclusive(found.repeats > 0 if applied else not found.repeats, "the effects were not when they should have been")
 
@@ -125,16 +135,14 @@ def test_a_target_that_repeats_our_secrets(case: Case) -> None:
 def test_a_key_that_is_stuck(case: Case) -> None:
     case.make()
     case.strike(status=503, match="/stuck/*")
-    stuck = [note(number, "stuck", "x" * 60_000) for number in range(2_500)]
+    stuck = [note(number, "stuck", "x" * 150_000) for number in range(1_000)]
     [*_, place] = case.stage.write(case.bus, stuck)
     case.write()
     elsewhere = {one.path for one in case.inputs() if one.place.partition != place.partition}
     with case.worker() as child:
         wait_for(lambda: elsewhere <= case.target.effects.keys(), seconds=60, why=lambda: child.log[-2000:])
-        tried = case.target.statuses[503]
-        wait_for(lambda: case.target.statuses[503] >= tried + 10)
-        held = case.figures["peak MiB while stuck"] = peak(child.pid) // 2**20
-        assert peak(child.pid) <= PEAK, f"invariant memory: {held} MiB while one key was stuck"
+        held = case.figures["peak MiB while stuck"] = level(child.pid) // 2**20
+        assert held * 2**20 <= PEAK, f"invariant memory: {held} MiB while one key was stuck"
         case.heal()
         case.until_finished(90, child)
         case.end(child)

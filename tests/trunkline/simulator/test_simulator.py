@@ -1,0 +1,59 @@
+"""The delivery engine's decisions under thousands of schedules of faults; `oracle.py` has the rules.
+
+One schedule alone, with its last steps: `python -m tests.trunkline.simulator SEED`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trunkline.simulator.schedules import PAIRS, Pair, impossible, report, run, run_on_cores
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+DEFECTS = sorted((HERE / "defects").glob("*.patch"))
+
+SELDOM: frozenset[Pair] = frozenset()
+"""Pairs that not every 5,000 schedules meet: they are asked of the long run only."""
+
+
+@pytest.mark.parametrize("first", range(0, 20_000, 5_000))
+def test_no_schedule_breaks_a_rule(first: int) -> None:
+    result = run(range(first, first + 5_000))
+    for seed, why in result.broken.items():
+        pytest.fail(report(seed, why))
+    missed = {pair for pair in PAIRS - set(result.met) - SELDOM if not impossible(pair)}
+    assert not missed, "no schedule met these inputs in these stages, so nothing is known of them"
+
+
+@pytest.mark.faults(group="sim")
+@pytest.mark.timeout(1_800)
+def test_no_schedule_of_a_hundred_thousand_breaks_a_rule() -> None:
+    result = run_on_cores(range(20_000, 120_000), os.cpu_count() or 1)
+    sys.stdout.write(f"{result.schedules} schedules, {result.seconds:.0f} s of one core; of {len(PAIRS)} pairs met:\n")
+    for (about, met), schedules in sorted(result.met.items()):
+        sys.stdout.write(f"  {about} with {met}: {schedules}\n")
+    for seed, why in result.broken.items():
+        pytest.fail(report(seed, why))
+    assert {pair for pair in PAIRS if pair not in result.met} == {pair for pair in PAIRS if impossible(pair)}
+
+
+@pytest.mark.faults(group="sim")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("patch", DEFECTS, ids=lambda patch: patch.stem)
+def test_a_planted_defect_is_found_by_its_rule(patch: Path, tmp_path: Path) -> None:
+    """Each patch begins with the name of the rule that must find it."""
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "trunkline", tmp_path / "trunkline", ignore=unwanted)
+    shutil.copytree(HERE, tmp_path / "tests/trunkline/simulator", ignore=unwanted)
+    planted = ["git", "apply", "-C1", "--recount", str(patch)]
+    subprocess.run(planted, cwd=tmp_path, check=True)
+    rule = patch.read_text().splitlines()[0]
+    found = [sys.executable, "-m", "tests.trunkline.simulator", "--schedules", "10000", "--until", rule]
+    done = subprocess.run(found, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sys.stdout.write(f"{patch.stem}: {done.stdout}")
