@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
 
-.PHONY: demo test check faults lock clean
+.PHONY: demo test check faults mutants soak bench-deliver bench-ledger lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -27,7 +27,19 @@ check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/lint-imports
 
 faults: .venv/ready  ## processes and broker killed under load: make faults GROUP=main
-	@$(BIN)/pytest tests/trunkline/faults --group $(GROUP) -s
+	@$(BIN)/pytest tests/trunkline/faults tests/trunkline/simulator --group $(GROUP) -s
+
+mutants: .venv/ready  ## planted defects, each caught by the fault case that is named for it
+	@$(BIN)/python -m tests.trunkline.mutants
+
+soak: .venv/ready  ## a million schedules of faults through the engine's decisions: docs/soak.md has the result
+	@$(BIN)/python -m tests.trunkline.simulator --first 1000000 --schedules 1000000 --cores 2 --soak docs/soak.md
+
+bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: build/bench/deliver.json, benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.deliver
+
+bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
+	@$(BIN)/python -m benchmarks.ledger
 
 lock: .venv/ready  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --universal -o requirements.lock

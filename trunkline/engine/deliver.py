@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -282,6 +282,13 @@ class Deliverer:
         if had < events.clock():
             self._act()
 
+    def guarded(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function; halt when it raises, for nobody else would hear of it."""
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - a loop's callback that dies in silence would be a stalled flow
+            self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
+
     def stuck(self, why: str) -> None:
         """Take note that the flow begins again at its committed offsets."""
         self._see("stuck", detail=f"the flow begins again at its committed offsets: {why}")
@@ -311,12 +318,12 @@ class Deliverer:
                 case Call(chosen):
                     self._spawn(self._call(chosen))
                 case Record(delivery, state, park):
-                    if delivery.kind is None and (delivery.run or state is State.SUPERSEDED):
+                    if delivery.kind is None and (delivery.live or state is State.SUPERSEDED):
                         self._spawn(self._tell_and_record(delivery, state, park=park))
                     else:
                         self._record(delivery, state, park=park)
                 case Later(delivery, seconds):
-                    self._loop.call_later(seconds, self._due, delivery)
+                    self._loop.call_later(seconds, self.guarded, self._due, delivery)
                 case Letter(delivery, verdict, state):
                     self._spawn(self._bury(delivery, verdict, state))
                 case Withdraw(delivery):
@@ -377,7 +384,7 @@ class Deliverer:
                     owner=delivery.owner,
                     deadline=wall + transport.DEADLINE + SPARE,
                     now=wall,
-                    run=delivery.run,
+                    run=delivery.run if delivery.live else "",
                     overwrite=delivery.overwrite,
                     keyed=self._keyed,
                     latest=self._sink.writes == "latest",
@@ -544,7 +551,7 @@ class Deliverer:
             payload=delivery.payload.hex(),
             state=state.name,
             attempts=delivery.attempts,
-            run=delivery.run,
+            run=delivery.run if delivery.live else "",
             kind=delivery.kind or "",
             who="" if order is None else order.who,
             why="" if order is None else order.why,
@@ -576,7 +583,7 @@ class Deliverer:
             owner=delivery.owner,
             park=park,
             latest=self._sink.writes == "latest",
-            run=delivery.run,
+            run=delivery.run if delivery.live else "",
         )
         self._outcomes.append((delivery, outcome))
         if not self._recording:

@@ -54,6 +54,8 @@ class Delivery:
     poison: Poison | None = None
     run: str = ""
     """The replay that sent it, if one did."""
+    live: bool = False
+    """That replay is not over: what it sends opens a dead letter again (R2)."""
     overwrite: bool = False
     """The replay was told to bring an older state back (R2)."""
     stage: Stage = Stage.QUEUED

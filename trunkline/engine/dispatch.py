@@ -262,15 +262,13 @@ class Dispatcher:
 
     def _admit(self, delivery: Delivery, row: Row | None, live: Collection[str]) -> None:
         """Queue a delivery, unless its event is finished: some states for ever, others for all but a live replay."""
-        replay = delivery.run in live
+        delivery.live = delivery.run in live
         if row is None:
-            wanted = replay or not delivery.run
+            wanted = delivery.live or not delivery.run
         elif row.state is State.INTENT:
-            wanted = delivery.doubtful = True
+            wanted = delivery.doubtful = True  # whoever announced it, and whether the replay is over or not
         else:
-            wanted = replay and may_reopen(row, delivery.run)
-        if not replay:
-            delivery.run = ""  # one that is over opens no letter again, not even when it waited for another
+            wanted = delivery.live and may_reopen(row, delivery.run)
         if not wanted:
             delivery.stage = Stage.GONE
             delivery.watermark.finish(delivery.record.offset)
@@ -283,7 +281,7 @@ class Dispatcher:
             self._open[delivery.place] = delivery
             self.accepted += 1
             self._lanes.add(delivery)
-        elif replay and untried(first) and first.lane == delivery.lane:
+        elif delivery.run and untried(first) and first.lane == delivery.lane:
             # The first may wait for the very letter that this replay brings back.
             self._open[delivery.place] = delivery
             self._lanes.supplant(first, delivery)
@@ -299,9 +297,11 @@ class Dispatcher:
             return
         group: list[Delivery] = []
         for delivery in self._lanes.start():
-            if (kind := self._unsendable(delivery)) is not None:
+            if (why := self._unsendable(delivery)) is not None:
                 self._lanes.answered()
-                self._bury(delivery, *kind)
+                if self._to_skip(delivery):
+                    self._note_skip(delivery)
+                self._bury(delivery, *why)
                 continue
             delivery.stage = Stage.STARTED
             group.append(delivery)
@@ -320,7 +320,7 @@ class Dispatcher:
             self._put_back(delivery)
             return False
         policy = self._policy
-        replay = bool(delivery.run) and (policy.latest or policy.after_dead != "continue")
+        replay = delivery.live and (policy.latest or policy.after_dead != "continue")
         asking = not policy.keyed or delivery.doubtful or replay
         delivery.stage = Stage.PREPARING if asking else Stage.CALLING
         if not asking:
@@ -331,7 +331,9 @@ class Dispatcher:
         """Take what the ledger said of a call about to be made; say whether to make it. `wall` is epoch seconds."""
         match standing:
             case Go():
-                if self._keeps(delivery) and self._open_for_calls(now):
+                delivery.doubtful = False
+                sendable = self._unsendable(delivery) is None
+                if sendable and self._keeps(delivery) and self._open_for_calls(now):
                     delivery.stage = Stage.CALLING
                     self._count(delivery, now)
                     return True
@@ -346,6 +348,7 @@ class Dispatcher:
             case _ if not self.owns(delivery):
                 self._drop(delivery)
             case Wait(deadline):
+                delivery.doubtful = True
                 self._wait(delivery, max(0.0, deadline - wall))
             case Ambiguous():
                 why = "another worker had begun to send it and ended without telling how; it may have been applied"
@@ -477,10 +480,9 @@ class Dispatcher:
         if delivery.poison is not None:
             return "skipped" if delivery.skipped else "poison", delivery.poison
         if self._to_skip(delivery):
-            self._note_skip(delivery)
             return "skipped", Permanent("it was skipped by order")
-        untried = not (delivery.run or delivery.attempts)
-        if untried and self._policy.after_dead == "park_key" and delivery.key in self._barred:
+        fresh = not (delivery.run or delivery.attempts or delivery.doubtful)
+        if fresh and self._policy.after_dead == "park_key" and delivery.key in self._barred:
             return "parked", Permanent("an earlier event of its key is dead")
         return None
 
@@ -560,7 +562,7 @@ class Dispatcher:
         """Let a delivery go that is finished; copies that waited for it are repeats now."""
         self._lanes.finish(delivery.lane)
         self._let_go(delivery)
-        row = Row(state, delivery.payload, delivery.attempts, run=delivery.run)
+        row = Row(state, delivery.payload, delivery.attempts, run=delivery.run if delivery.live else "")
         self._settled[delivery.place] = (self._looked_up, row)
         delivery.watermark.finish(delivery.record.offset)
         self._admit_all(delivery.twins, row)
@@ -604,7 +606,7 @@ class Dispatcher:
         for twin in twins:
             self._weigh_less(twin)
             if self._keeps(twin):
-                self._admit(twin, row, {twin.run} if twin.run else ())
+                self._admit(twin, row, {twin.run} if twin.live else ())
 
     def owns(self, delivery: Delivery) -> bool:
         """Say whether a delivery's partition has been ours ever since it was fetched."""

@@ -68,6 +68,10 @@ class Desk(Protocol):
         """Let calls begin until then."""
         ...
 
+    def guarded(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function; halt when it raises, for nobody else would hear of it."""
+        ...
+
     def stuck(self, why: str) -> None:
         """Take note that the flow begins again at its committed offsets."""
         ...
@@ -242,7 +246,7 @@ class Intake:
         self._advancing = False
 
     def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
-        self._loop.call_soon_threadsafe(function, *arguments)
+        self._loop.call_soon_threadsafe(self._desk.guarded, function, *arguments)
 
     def _ask(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

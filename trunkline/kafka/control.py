@@ -294,7 +294,8 @@ class Control:
                     consumer.seek(TopicPartition(*slot), begin[slot])
                 until = time.monotonic() + PATIENCE
                 while left:
-                    batches = consumer.poll(timeout_ms=200)
+                    # Short: the first poll learns where the partitions are, and returns nothing after all of its time.
+                    batches = consumer.poll(timeout_ms=20 if ends is not None else 200)
                     for slot, records in batches.items():
                         yield from (record_of(raw) for raw in records if ends is None or raw.offset < ends[slot])
                     if ends is None:

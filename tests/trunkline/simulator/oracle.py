@@ -56,7 +56,10 @@ class Known:
     """Letters written and not yet recorded, with their writers."""
     lettered: bool = False
     applied: int = 0
-    replays: int = 0
+    runs: set[str] = field(default_factory=set)
+    """Those that have sent it again."""
+    ended_by: set[str] = field(default_factory=set)
+    """Runs that have brought it to an end."""
     unsure: bool = False
     """A call of it may still have its effect although nobody waits for it."""
 
@@ -115,7 +118,7 @@ class Oracle:
                 one.rank = len(self.of_key[key])
                 self.of_key[key].append(event)
         if run:
-            one.replays += 1
+            one.runs.add(run)
         else:
             one.main.add(slot)
         self.logs[slot].append(Standpoint(offset, event, run, one.outcomes))
@@ -124,7 +127,7 @@ class Oracle:
         """Nothing goes back, and nothing unfinished is passed.
 
         A record of the main topic is finished when its event has had an outcome; one of the replay topic when its event
-        has had one since, can have none any more, or the run is over.
+        has had one since or by this run, can have none any more, or the run is over.
         """
         if offset < self.position.get(slot, 0):
             raise Broken(f"commit-goes-back: {slot} from {self.position[slot]} to {offset}")
@@ -134,7 +137,8 @@ class Oracle:
             record = log[at]
             one = self.events[record.event]
             finished = one.outcomes > record.outcomes or one.row in FINAL
-            if not (finished or (record.run in self.over if record.run else one.outcomes)):
+            needless = record.run in self.over or record.run in one.ended_by if record.run else one.outcomes > 0
+            if not (finished or needless):
                 raise Broken(f"unfinished-passed: {slot} to {offset}, and e{record.event}@{record.offset} is open")
             at += 1
         self.passed[slot] = at
@@ -247,12 +251,12 @@ class Oracle:
         """An effect. `late`: nobody waits for the call any more, so its order is nobody's."""
         one = self.events[event]
         one.applied += 1
-        if not self.keyed and one.applied > 1 + one.replays:
-            raise Broken(f"two-effects: e{event} has had {one.applied} effects and {one.replays} replays")
+        if not self.keyed and one.applied > 1 + len(one.runs):
+            raise Broken(f"two-effects: e{event} has had {one.applied} effects and {len(one.runs)} replays")
         if one.applied == 1 and one.key is not None and not run and not late and not one.unsure:
             for other in self.of_key[one.key][one.rank + 1 :]:
                 two = self.events[other]
-                if two.applied and not two.replays and not two.unsure:
+                if two.applied and not two.runs and not two.unsure:
                     raise Broken(f"out-of-order: e{event} has its effect after e{other}")
 
     def ended(self, call: Calling, *, known: bool, wait: float | None = None) -> None:
@@ -297,7 +301,7 @@ class Oracle:
         """An INTENT is taken back."""
         self.events[event].row = row
 
-    def recorded(self, worker: int, event: int, state: State) -> None:
+    def recorded(self, worker: int, event: int, state: State, run: str) -> None:
         """An outcome is durable, and changes the row."""
         one = self.events[event]
         if state in LETTERS:
@@ -316,6 +320,8 @@ class Oracle:
             raise Broken(f"parked-for-nothing: e{event}, and nothing before it is a letter")
         one.row, one.by = state, worker
         one.outcomes += 1
+        if run and state is not State.PARKED:
+            one.ended_by.add(run)
         if one.key is not None:
             of_key = self.of_key[one.key]
             while (n := self.concluded[one.key]) < len(of_key) and self.events[of_key[n]].outcomes:

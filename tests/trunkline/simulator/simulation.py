@@ -423,6 +423,8 @@ class Simulation:
         run, left = given
         happening = left.popleft()
         self.append(Slot(REPLAY, happening.partition), happening, run)
+        if self.agenda.chance() < 0.1:
+            left.append(happening)  # a copy, as a sender's retry makes them
         if left and run in self.world.ledger.runs:
             self.agenda.soon(self.send_next, None, given)
 

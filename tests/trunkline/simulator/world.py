@@ -166,7 +166,7 @@ class Ledger:
     def discard(self, happening: Happening) -> None:
         """Give up a letter, as a person does."""
         self._put(happening, Row(State.DISCARDED, self.rows[happening.number].payload, 0))
-        self.oracle.recorded(PERSON, happening.number, State.DISCARDED)
+        self.oracle.recorded(PERSON, happening.number, State.DISCARDED, "")
         self._free([happening])
 
     def _free(self, ended: list[Happening]) -> list[bytes]:
@@ -201,7 +201,7 @@ class Ledger:
             self.before.pop(number, None)
             payload = one.payload if row is None else row.payload
             self._put(one.happening, Row(one.state, payload, one.attempts, run=one.run))
-            self.oracle.recorded(one.worker, number, one.state)
+            self.oracle.recorded(one.worker, number, one.state, one.run)
         one.written = True
         if key is not None:
             if one.state is State.DONE:

@@ -59,9 +59,7 @@ def test_a_network_that_is_slow_and_breaks(alone: Case, single: Cluster) -> None
     found = case.settle()
     assert found.states == {"done": EVENTS - case.refused, "dead": case.refused}
     assert not found.repeats, "invariant repeats: a worker that lives knows what it has done"
-    assert found.attempts - EVENTS <= 3 * KEYS, (
-        "invariant repeats: only what has no letter yet is called again"
-    )
+    assert found.attempts - EVENTS <= 3 * KEYS, "invariant repeats: only what has no letter yet is called again"
 
 
 @pytest.mark.xdist_group("three")
