@@ -27,7 +27,7 @@ check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/lint-imports
 
 faults: .venv/ready  ## processes and broker killed under load: make faults GROUP=main
-	@$(BIN)/pytest tests/trunkline/faults tests/trunkline/simulator --group $(GROUP) -s
+	@$(BIN)/pytest tests/trunkline/faults tests/trunkline/simulator --group $(GROUP) -s $(if $(filter deliver,$(GROUP)),-n 2 --dist loadgroup)
 
 mutants: .venv/ready  ## planted defects, each caught by the fault case that is named for it
 	@$(BIN)/python -m tests.trunkline.mutants

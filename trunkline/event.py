@@ -65,15 +65,14 @@ class Parent(NamedTuple):
 
 def digest(*parts: str | bytes | None) -> bytes:
     """SHA-256 over length-prefixed parts; None differs from the empty string."""
-    h = hashlib.sha256()
+    joined: list[bytes] = []
     for part in parts:
         if part is None:
-            h.update(b"\xff" * 8)
+            joined.append(b"\xff" * 8)
             continue
         raw = part.encode() if isinstance(part, str) else part
-        h.update(len(raw).to_bytes(8, "big"))
-        h.update(raw)
-    return h.digest()
+        joined += (len(raw).to_bytes(8, "big"), raw)
+    return hashlib.sha256(b"".join(joined)).digest()
 
 
 def name_of(digested: bytes) -> str:

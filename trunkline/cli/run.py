@@ -7,6 +7,7 @@ posted meanwhile waits or goes to another worker.
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ OWN_PORTS = 10
 
 SWITCH = 0.0005
 """Seconds for which a thread that computes may keep the loop from running: the default is ten times as long."""
+COLLECT = (1_000_000, 10, 10)
+"""When the interpreter looks for cycles: thousands of events wait at any time, and none of them is in one."""
 
 
 def run(
@@ -132,6 +135,8 @@ def work(
         ready(url)
 
     sys.setswitchinterval(SWITCH)
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
     return uvloop.run(serve(bus, config, address, flows=flows, observe=every(Log(), observe), ready=say, ports=ports))
 
 

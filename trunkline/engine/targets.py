@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Limit, Target
 from trunkline.http import transport
 from trunkline.http.transport import Pace, Transport, is_address
+from trunkline.redact import keep_secret
 
 SECONDS = {"second": 1.0, "minute": 60.0}
 
@@ -69,6 +71,9 @@ def open_to(target: Target, *, connections: int, deadline: float) -> Transport:
     if not is_address(url):
         told = f"{target.url.name} is no address that target {target.name} can be called at"
         raise UsageError(f"{told}. Set it to one such as https://api.example.com/v1, without a query.")
+    if password := urlsplit(url).password:
+        keep_secret(password)
+        keep_secret(unquote(password))
     headers = {} if auth is None else {auth.header: auth.secret.read()}
     try:
         return Transport(url, headers, connections=connections, deadline=deadline)

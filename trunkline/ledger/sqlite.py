@@ -123,6 +123,10 @@ MIGRATIONS = (
     ),
 )
 
+LOGGED = 8_000
+"""Pages that the log holds before they go into the file (32 MiB): rows have random places, and a page that is written
+to again while it is in the log goes into the file once."""
+
 
 class File:
     """A ledger's file. Once this process has opened it, another file at its path is not taken for it."""
@@ -187,6 +191,7 @@ def migrate(raw: sqlite3.Connection, name: str) -> None:
                 raise
             time.sleep(0.01)
     raw.execute("PRAGMA synchronous = FULL")
+    raw.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
     if outdated(version_of(raw), len(MIGRATIONS), name):
         raw.execute("BEGIN IMMEDIATE")
         try:

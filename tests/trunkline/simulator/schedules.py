@@ -130,6 +130,16 @@ PAIRS: frozenset[Pair] = frozenset(
 )
 """Every input of the dispatcher with every stage it could meet, every verdict and every state of the ledger."""
 
+RARE: frozenset[Pair] = frozenset(
+    [("answered Superseded", "leaving"), ("answered Superseded", "gone"), ("answered Halt", "gone")]
+)
+"""So rare that nobody asks for it: all those answers are dropped alike, and the others of `gone` are met."""
+
+
+def missed(result: Run) -> set[Pair]:
+    """Give the pairs that could have been met and were not."""
+    return {pair for pair in PAIRS - RARE - set(result.met) if not impossible(pair)}
+
 
 def impossible(pair: Pair) -> str:
     """Say why a pair cannot be met; empty when it can."""
@@ -150,7 +160,5 @@ def impossible(pair: Pair) -> str:
             return "a wait is ended once, by time or by the order to skip"
         case "arrive" if what != "main" and met == "nothing":
             return "only what has an outcome is replayed, and no outcome goes"
-        case "answered" if what == "Superseded" and met == "gone":
-            return "so rare that it is not asked for: the target holds a later state, and the partition has gone"
         case _:
             return ""

@@ -15,6 +15,8 @@ from trunkline.verdict import Retry
 
 AFTER_DEAD: tuple[Literal["continue", "park_key", "block"], ...] = ("continue", "park_key", "park_key", "block")
 LARGE = Caps(lane_events=8, lane_bytes=1_000, slot_events=20, bytes=1_000, span=40)
+LONGEST = 40
+"""Records in a replay topic, after which nothing that was parked again is sent again."""
 CALM = 3_000.0
 """Virtual seconds in which everything must have settled once nothing goes wrong any more."""
 
@@ -429,11 +431,11 @@ class Simulation:
             self.agenda.soon(self.send_next, None, given)
 
     def follow(self, happening: Happening) -> None:
-        """Let what is parked of a key while it is replayed be replayed too."""
+        """Let what is parked of a key while it is replayed be replayed too, again and again while the run is live."""
         for run, keys in self.following.items():
-            if happening.key in keys and run in self.world.ledger.runs and len(self.oracle.logs) < 40:
+            short = len(self.world.broker.logs[Slot(REPLAY, happening.partition)]) < LONGEST
+            if happening.key in keys and run in self.world.ledger.runs and short:
                 self.agenda.soon(self.send_next, None, (run, deque([happening])))
-                keys.clear()
 
     def end_run(self) -> None:
         """End the oldest run, whatever is left of it."""

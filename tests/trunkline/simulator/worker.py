@@ -536,7 +536,7 @@ class Worker:
                 self.announced += 1
                 one.owner = f"{self.number}:{self.announced}"
             happening = world.happenings[number_of(one)]
-            intents.append(Intent(happening, one.owner, wall, wall + PATIENCE, one.run, one.overwrite, one.payload))
+            intents.append(Intent(happening, one.owner, wall, wall + PATIENCE, run_of(one), one.overwrite, one.payload))
 
         def intended(standings: Any) -> None:
             found: list[Standing] = standings
@@ -647,7 +647,7 @@ class Worker:
         happening = self.world.happenings[number_of(one)]
         at = WALL + self.world.agenda.now
         outcome = Outcome(
-            self.number, happening, effect.state, one.owner, one.attempts, effect.park, one.payload, one.run, at
+            self.number, happening, effect.state, one.owner, one.attempts, effect.park, one.payload, run_of(one), at
         )
         self.outcomes.append((one, outcome))
         if not self.recording:
@@ -730,6 +730,11 @@ class Worker:
 def number_of(delivery: Delivery) -> int:
     """Give the number of a delivery's event, which the simulator keeps as its record's timestamp."""
     return delivery.record.timestamp
+
+
+def run_of(delivery: Delivery) -> str:
+    """Give the live replay that a delivery is of; empty when there is none."""
+    return delivery.run if delivery.live else ""
 
 
 def slot_name(slot: Slot) -> str:

@@ -360,6 +360,28 @@ def test_an_answer_that_the_target_holds_a_later_state_is_no_dead_letter() -> No
     assert desk.answer(one, Later412(412)) == [Record(one, State.SUPERSEDED, park=False)]
 
 
+def test_a_replay_that_is_over_is_not_called_though_it_waited_for_one_that_was_not() -> None:
+    desk, known = Desk(keyed=False), {"e1": State.DEAD}
+    one, over = (
+        delivery("a", 1, slot=REPLAY, run="r"),
+        delivery("a", 2, event="e1", payload=b"e1", slot=REPLAY, run="o"),
+    )
+    desk.arrive(one, known=known, live=["r"])
+    desk.begin(one)
+    desk.arrive(over, known={"e1": State.INTENT}, live=["r"])
+    desk.core.answered(one, NO_ANSWER, desk.now, lambda: 0.0)
+    desk.turn()
+    assert desk.bury(one) == []
+    assert desk.core.positions()[REPLAY] == 3
+
+
+def test_a_replay_goes_before_its_own_event_that_waits_behind_a_blocked_key() -> None:
+    """It may be what that event waits for: another worker's late dead letter has blocked the key."""
+    desk = Desk(after_dead="block", parked=[b"a"])
+    assert desk.arrive(delivery("a", 1)) == []
+    assert desk.arrive(delivery("a", 1, slot=REPLAY, run="r"), known={"e1": State.DEAD}, live=["r"]) == ["e1"]
+
+
 # Partitions that come and go (D7), and the lease (D8).
 
 

@@ -84,8 +84,6 @@ def test_a_leader_of_three(among: Case, three: Cluster, how: str) -> None:
         case.figures["a new leader after"] = f"{time.monotonic() - began:.1f} s"
         conclusive(not case.finished(), "nothing was left to do after the kill")
         case.until_finished(90, child)
-        case.write(300)
-        case.until_finished(60, child)
         case.figures["all delivered after"] = f"{time.monotonic() - began:.1f} s"
         if how == "killed":
             leader.start()
@@ -93,6 +91,8 @@ def test_a_leader_of_three(among: Case, three: Cluster, how: str) -> None:
             leader.thaw()
         three.wait()
         wait_for(lambda: three.in_sync(topic), seconds=60)
+        case.write(300)
+        case.until_finished(60, child)
         case.end(child)
     found = case.settle(doubled=KEYS)
     assert found.states == {"done": 4_300}
