@@ -21,6 +21,8 @@ from trunkline.dev.target import Behaviour
 from trunkline.flow.declare import Bus, group_of
 from trunkline.kafka.control import Control
 
+pytestmark = pytest.mark.faults(group="main")
+
 TRUNKLINE = str(Path(sys.executable).with_name("trunkline"))
 
 
@@ -111,7 +113,6 @@ def finished(stage: Stage, bus: Bus) -> bool:
     return stage.committed(bus, flow) == stage.ends(bus.topics[0].name)
 
 
-@pytest.mark.faults(group="main")
 def test_a_worker_that_is_killed_is_started_again_and_the_port_stays(stage: Stage, port: int) -> None:
     bus = stage.make(whole_bus(stage.prefix))
     with project(stage, port) as run:
@@ -227,7 +228,6 @@ def test_a_sink_that_has_halted_is_named_and_the_worker_stays_ready(stage: Stage
         assert run.end() == 0
 
 
-@pytest.mark.faults(group="main")
 def test_no_worker_outlives_a_supervisor_that_was_killed(stage: Stage, port: int) -> None:
     stage.make(whole_bus(stage.prefix))
     with project(stage, port) as run:
@@ -236,7 +236,6 @@ def test_no_worker_outlives_a_supervisor_that_was_killed(stage: Stage, port: int
         wait_for(lambda: ask(port, "/healthz") is None)
 
 
-@pytest.mark.faults(group="main")
 @pytest.mark.parametrize(
     ("bus", "moment", "thread", "stands"),
     [("deliver_bus", "answered", "MainThread", "the loop"), ("process_bus", "stuck", "", "the thread that polls for")],
@@ -269,7 +268,6 @@ def test_what_stands_still_is_ended_by_the_watchdog_and_begins_again(
     assert flow in last["flows"]
 
 
-@pytest.mark.faults(group="main")
 def test_a_worker_that_was_stopped_for_longer_than_the_watchdog_waits_goes_on(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
     asked = {

@@ -133,7 +133,7 @@ def test_a_thread_that_polls_no_more_is_seen_while_the_loop_turns() -> None:
     async def wait() -> None:
         silent, alive = Heart("silent", tell=fail), Heart("alive")
         silent.beat()
-        with Watchdog(Limits(silent=0.5, unfinished=50.0), act=given) as watchdog:
+        with Watchdog(Limits(silent=2.0, unfinished=50.0), act=given) as watchdog:
             watchdog.watch([silent, alive])
             while not given.came.is_set():
                 alive.beat()
