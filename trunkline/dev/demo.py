@@ -126,8 +126,8 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
             clear(bus, settings, found.bootstrap)
         if settings.state != folder and settings.ledger.path.exists():
             say(f"{settings.ledger.path} is no demo's and left alone: this demo has a ledger of its own in {folder}.")
-        if settings.state == folder or settings.ledger.path.exists():
-            own = settings.ledger.model_copy(update={"path": folder / "ledger.db"})
+        if settings.state == folder or settings.ledger.path.exists() or settings.ledger.url is not None:
+            own = settings.ledger.model_copy(update={"path": folder / "ledger.db", "url": None})
             settings = settings.model_copy(update={"ledger": own})
         yield settings, found.bootstrap
 
@@ -287,7 +287,7 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
     with log.open("wb") as file:
         # A session of its own: Ctrl-C is the demo's, which then stops everything in order.
         worker = subprocess.Popen(  # noqa: S603 - ourselves
-            command("run"), stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True
+            command("run"), stdout=file, stderr=file, env={**inherited(), **environment}, start_new_session=True
         )
     try:
         until = time.monotonic() + STARTING
@@ -504,6 +504,11 @@ def create_topics(bus: Bus, settings: Settings, bootstrap: str) -> int:
     """Create the topics of a bus; say how many."""
     with Control(bootstrap) as control:
         return len(control.apply(plan(bus, control.existing(names(bus)), settings.kafka)))
+
+
+def inherited() -> dict[str, str]:
+    """Give this process's environment without the ledger's server: a demo has a file of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_LEDGER__URL")}
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
