@@ -332,6 +332,7 @@ class Records:
         """Count the committed rows per API, on a connection of its own: any thread may ask."""
         found: dict[str, dict[str, Any]] = {}
         with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+            file.execute("BEGIN")  # both questions are asked of the same moment
             for name, status, count in file.execute("SELECT name, status, count(*) FROM attempts GROUP BY 1, 2"):
                 api = found.setdefault(name, {"attempts": 0, "statuses": {}})
                 api["attempts"] += count
