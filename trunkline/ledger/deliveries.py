@@ -250,22 +250,28 @@ FINAL = frozenset({State.DONE, State.SUPERSEDED, State.DISCARDED})
 
 def delivered_latest(db: Connection, intents: Sequence[Intent]) -> set[Place]:
     """Say for which of these a later event of the key is delivered."""
-    rows = db.join(
-        'WITH given (day, id, sink, key, partition, "offset") AS (:rows) SELECT given.day, given.id FROM given '
+    return beside(
+        db,
+        intents,
         "CROSS JOIN latest l WHERE l.sink = given.sink AND l.key = given.key AND l.partition = given.partition "
         'AND l."offset" > given."offset"',
-        "integer bytea integer bytea integer bigint",
-        map(whereabouts, keyed(intents)),
     )
-    return {Place(day, id_) for day, id_ in rows}
 
 
 def after_unfinished(db: Connection, intents: Sequence[Intent]) -> set[Place]:
     """Say which of these have a parked key, of which an earlier event is not finished."""
-    rows = db.join(
-        'WITH given (day, id, sink, key, partition, "offset") AS (:rows) SELECT given.day, given.id FROM given '
+    return beside(
+        db,
+        intents,
         "CROSS JOIN parks p WHERE p.sink = given.sink AND p.key = given.key AND p.freed IS NULL "
         'AND p.partition = given.partition AND p."offset" < given."offset"',
+    )
+
+
+def beside(db: Connection, intents: Sequence[Intent], what: str) -> set[Place]:
+    """Find those of the intents with a key that have `what` (the rest of a SELECT from `given`) beside them."""
+    rows = db.join(
+        f'WITH given (day, id, sink, key, partition, "offset") AS (:rows) SELECT given.day, given.id FROM given {what}',  # noqa: S608 - written above
         "integer bytea integer bytea integer bigint",
         map(whereabouts, keyed(intents)),
     )
