@@ -62,6 +62,8 @@ OVERHEAD = 6_144
 SPARE = 2.0
 """Seconds beyond the deadline of a call after which it has certainly ended (D7, D4)."""
 AGAIN = 1.0
+GATHER = 0.01
+"""Seconds that outcomes are gathered while more lanes are ready than may be called: none of them waits for it."""
 
 
 class Deliverer:
@@ -119,6 +121,7 @@ class Deliverer:
         self._number = 0
         self._outcomes: list[tuple[Delivery, Outcome]] = []
         self._recording = False
+        self._acting = False
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders: Orders | None = None
@@ -333,6 +336,16 @@ class Deliverer:
         self._idle.set()
         self._count()
 
+    def _act_soon(self) -> None:
+        """Act once for all calls that end in one turn of the loop."""
+        if not self._acting:
+            self._acting = True
+            self._loop.call_soon(self.guarded, self._acted)
+
+    def _acted(self) -> None:
+        self._acting = False
+        self._act()
+
     def _count(self) -> None:
         """Say what has changed since the last time."""
         accepted, repeats = self._seen
@@ -364,7 +377,7 @@ class Deliverer:
                 self._see("answered", delivery)
                 self.core.answered(delivery, verdict, now, random.random)
             self.heart.done()
-        self._act()
+        self._act_soon()
 
     async def _prepare(self, asking: Sequence[Delivery]) -> Collection[Delivery]:
         """Announce calls in the ledger and give those that must not be made (D4)."""
@@ -593,6 +606,8 @@ class Deliverer:
     async def _commit(self) -> None:
         """Record group after group; whatever comes while one is made durable is the next (D3)."""
         while self._outcomes:
+            if self.core.crowded:
+                await asyncio.sleep(GATHER)
             group, self._outcomes = self._outcomes, []
             rows = [outcome for _, outcome in group]
             while True:

@@ -227,6 +227,11 @@ class Dispatcher:
         key = self._lanes.filled(slot)
         return None if key is None else self._lanes.head(key)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether lanes wait for others to be called: then what one of them waits for costs nothing."""
+        return self._lanes.crowded
+
     # Arrival.
 
     def looking(self) -> int:

@@ -76,6 +76,11 @@ class Lanes:
         """Note that one call has ended: its width is free, its lane is not."""
         self.calling -= 1
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more lanes could begin than may."""
+        return self.calling >= self._width and len(self._ready) >= self._width
+
     def again(self, key: Key) -> None:
         """Let the head of a lane be called once more."""
         self._ready.append(key)
