@@ -1,0 +1,155 @@
+"""JSON in which no number changes (RFC 8259): whole numbers of any size and decimals keep their digits, both ways."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from trunkline.errors import Permanent
+from trunkline.formats.plain import DEEPEST, EXPONENT, bounded, decoded, digits_of
+
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+"""A string, or what an unclosed one has left: either way the search goes on behind it, so it stays linear."""
+LEVELS = 254
+"""Levels of nesting that orjson writes."""
+
+
+class Number(Decimal):
+    """A number whose digits a JSON body shows exactly: `{"price": Number(event.data["price"])}`.
+
+    A plain Decimal is written as a string, which every reader takes apart without loss; a target that wants a number
+    gets this. It equals the Decimal that it is made of.
+    """
+
+    __slots__ = ()
+
+
+def dumps(value: Any) -> bytes:
+    """Write a value as JSON; None is null, a Decimal a string and a Number a number of exactly its digits.
+
+    Raises:
+        Permanent: it holds something that JSON has not, such as NaN; the message says where.
+    """
+    try:
+        body = orjson.dumps(value, default=exact)
+    except TypeError:  # seldom: what is too large for orjson, or a mistake whose place is to be named
+        body = orjson.dumps(widened(value, "", LEVELS))
+    if b"null" in body and not is_finite(value):  # orjson writes NaN so too
+        refuse_nan(value, "")
+    return body
+
+
+def exact(value: object) -> orjson.Fragment | str:
+    """Write what orjson does not know, if it is a decimal."""
+    if isinstance(value, Decimal):
+        digits = str(bounded(value))
+        return orjson.Fragment(digits) if isinstance(value, Number) else digits
+    raise Permanent(f"is of type {type(value).__name__}, which JSON has not")
+
+
+def widened(value: Any, path: str, levels: int) -> Any:
+    """Copy a value so that orjson writes its large whole numbers.
+
+    Raises:
+        Permanent: it holds something that JSON has not.
+    """
+    if levels < 0:
+        raise Permanent(f"the body is no JSON: it is nested deeper than {LEVELS} levels")
+    match value:
+        case dict():
+            for name in value:
+                if not isinstance(name, str):
+                    raise Permanent(f"the body is no JSON: {path or 'it'} has a name of type {type(name).__name__}")
+            return {name: widened(each, inside(path, name), levels - 1) for name, each in value.items()}
+        case list() | tuple():
+            return [widened(each, f"{path}[{at}]", levels - 1) for at, each in enumerate(value)]
+        case _:
+            try:
+                return orjson.Fragment(digits_of(value) if is_large(value) else orjson.dumps(value, default=exact))
+            except (TypeError, Permanent) as error:
+                known = error if isinstance(error, Permanent) else error.__cause__
+                why = known if isinstance(known, Permanent) else f"cannot be written: {error}"
+                raise Permanent(f"the body is no JSON: {path or 'it'} {why}") from None
+
+
+def is_large(value: object) -> bool:
+    """Say whether a value is a whole number beyond what orjson writes."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
+
+
+def is_finite(value: Any) -> bool:
+    """Say whether no number in a value is NaN or infinite."""
+    kind = type(value)
+    if kind is dict:
+        return all(map(is_finite, value.values()))
+    if kind is list or kind is tuple:
+        return all(map(is_finite, value))
+    return kind is not float or math.isfinite(value)
+
+
+def refuse_nan(value: Any, path: str) -> None:
+    """Name the place of the first number that is NaN or infinite.
+
+    Raises:
+        Permanent: there it is.
+    """
+    match value:
+        case dict():
+            for name, each in value.items():
+                refuse_nan(each, inside(path, name))
+        case list() | tuple():
+            for at, each in enumerate(value):
+                refuse_nan(each, f"{path}[{at}]")
+        case float() if not math.isfinite(value):
+            raise Permanent(f"the body is no JSON: {path or 'it'} is {value}, which JSON has not")
+
+
+def inside(path: str, name: object) -> str:
+    """Name a place in a tree."""
+    return f"{path}.{name}" if path else f"{name}"
+
+
+def loads(body: bytes, charset: str = "utf-8") -> Any:
+    """Read JSON: a number with a point or an exponent is a Decimal, every other one an int of any size.
+
+    Raises:
+        ValueError: it is no JSON (NaN is none), is longer than 1 MiB, nested deeper than 64 levels, names something
+            twice, or holds a number of more than 4,300 digits or beyond 10^6144.
+    """
+    text = decoded(body, charset)
+    if depth(text) > DEEPEST:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+    return json.loads(text, parse_float=number, parse_constant=refuse, object_pairs_hook=unique)
+
+
+def depth(text: str) -> int:
+    """Count the levels of nesting."""
+    brackets = re.sub(r"[^][{}]+", "", STRING.sub("", text))
+    return max(itertools.accumulate(1 if one in "[{" else -1 for one in brackets), default=0)
+
+
+def number(text: str) -> Decimal:
+    """Read a number with a point or an exponent."""
+    if len(text) > 4300 or abs(int(re.split("[eE]", text + "e0")[1])) > EXPONENT:
+        raise ValueError(f"it holds a number that is too long: {text[:20]}…")
+    return Decimal(text)
+
+
+def refuse(constant: str) -> None:
+    """Refuse what Python takes for JSON."""
+    raise ValueError(f"it holds {constant}, which JSON has not")
+
+
+def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names {name[:40]!r} twice")
+        found[name] = value
+    return found
