@@ -23,8 +23,9 @@ from pydantic import SecretStr
 
 from trunkline.dev.postgres import LocalPostgres
 from trunkline.ledger import deliveries
+from trunkline.ledger.attempts import Attempt, attempts_of, tried
 from trunkline.ledger.database import Ledger
-from trunkline.ledger.deliveries import Attempt, Outcome, Place, State
+from trunkline.ledger.deliveries import Outcome, Place, State
 from trunkline.ledger.postgres import Server
 from trunkline.ledger.sqlite import File
 
@@ -91,10 +92,10 @@ def measure(name: str, ledger: Ledger, rows: int, size: int) -> Result:
             took.append(time.perf_counter() - start)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         dead = batches[7][7].place
-        deliveries.tried(writer, [Attempt(dead, NOW, 503, 0.2, "answered 503")] * 3)
+        tried(writer, [Attempt(dead, NOW, 503, 0.2, "answered 503")] * 3)
         start = time.perf_counter()
         [place] = deliveries.find(reader, [dead.id])
-        assert len(deliveries.attempts_of(reader, [place])) == 1
+        assert len(attempts_of(reader, [place])) == 1
         trace = time.perf_counter() - start
     took.sort()
     return Result(

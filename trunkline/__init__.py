@@ -2,8 +2,18 @@
 
 from trunkline.errors import Halt, Permanent, Poison, Rejected, Retryable, TopologyError, TrunklineError, Unknown
 from trunkline.event import Drop, Event
-from trunkline.flow.declare import (
+from trunkline.flow.credentials import (
     ApiKey,
+    Basic,
+    Bearer,
+    ClientCredentials,
+    Hmac,
+    RefreshToken,
+    Rotation,
+    SignedWebhook,
+)
+from trunkline.flow.declare import (
+    Breaker,
     Bus,
     Deliver,
     Enrich,
@@ -12,6 +22,7 @@ from trunkline.flow.declare import (
     Publish,
     Table,
     Target,
+    Tls,
     Topic,
     days,
     minutes,
@@ -23,25 +34,34 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApiKey",
+    "Basic",
+    "Bearer",
+    "Breaker",
     "Bus",
+    "ClientCredentials",
     "Deliver",
     "Delivered",
     "Drop",
     "Enrich",
     "Event",
     "Halt",
+    "Hmac",
     "Limit",
     "Permanent",
     "Poison",
     "Process",
     "Publish",
+    "RefreshToken",
     "Rejected",
     "Retry",
     "Retryable",
+    "Rotation",
     "Secret",
+    "SignedWebhook",
     "Superseded",
     "Table",
     "Target",
+    "Tls",
     "Topic",
     "TopologyError",
     "TrunklineError",

@@ -6,18 +6,23 @@ Sink:    [Item] ──batch──▶ Request                   pure; raises Perm
 """
 
 import functools
+import gzip
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from trunkline.errors import Permanent, Rejected
+from trunkline.errors import Permanent, Rejected, Unknown
 from trunkline.event import Event
-from trunkline.verdict import Verdict, of_exception
+from trunkline.formats import form, json, multipart, xml
+from trunkline.formats.plain import decoded
+from trunkline.formats.xml import Tree, Xsd
+from trunkline.verdict import Verdict, judge, of_exception
 
 T = TypeVar("T")
 D = TypeVar("D", bound=Mapping[str, Any])
@@ -25,6 +30,7 @@ D = TypeVar("D", bound=Mapping[str, Any])
 Fields = Mapping[str, object]
 Headers = Mapping[str, str]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_OTHER = (None, None, None, None)
 
 
 validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
@@ -105,12 +111,13 @@ class Idempotency:
 
     `header` names the request header, None where the key belongs into the body: then the sink's `batch` writes it.
     `quoted` writes the header as the draft's structured string, in double quotes; `longest` is the most characters of
-    a key that the target takes.
+    a key that the target takes, and `window` for how long it remembers one: None if for ever, or nobody knows.
     """
 
     header: str | None = "Idempotency-Key"
     quoted: bool = False
     longest: int = 255
+    window: timedelta | None = None
 
     def cut(self, key: str) -> str:
         """Give as much of a key as the target takes."""
@@ -131,32 +138,72 @@ class Item(Generic[D]):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+class Body(TypedDict, total=False):
+    """What a request carries: one of `json`, `xml`, `form`, `multipart` and `raw`, or nothing; and how."""
+
+    json: Any
+    xml: Tree | None
+    schema: Xsd | None
+    form: Fields | None
+    multipart: Mapping[str, object] | None
+    raw: tuple[bytes, str] | None
+    gzip: bool
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """What a sink asks of its target: method, percent-encoded path below the target's address, JSON body, headers.
+    """What a sink asks of its target: method, percent-encoded path below the target's address, headers and one body.
+
+    `json` is a value, whose decimals become strings where they are no Number; `xml` a tree as in `formats.xml`, which
+    has to fit `schema` when there is one; `form` named values, and lists of them; `multipart` such values and Parts;
+    `raw` the bytes and their content type. `gzip` compresses the body.
 
     Address, credentials and idempotency key are the bus's to add.
+
+    Raises:
+        TypeError: it has two bodies.
     """
 
     method: str
     path: str
     json: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
+    xml: Tree | None = field(default=None, kw_only=True)
+    schema: Xsd | None = field(default=None, kw_only=True)
+    form: Fields | None = field(default=None, kw_only=True)
+    multipart: Mapping[str, object] | None = field(default=None, kw_only=True)
+    raw: tuple[bytes, str] | None = field(default=None, kw_only=True)
+    gzip: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        rare = (self.xml, self.form, self.multipart, self.raw)
+        if rare != NO_OTHER and (self.json, *rare).count(None) < 4:
+            raise TypeError("a request has one body at most: json, xml, form, multipart or raw")
+        if self.schema is not None and self.xml is None:
+            raise TypeError("only an xml body has a schema")
+
+    def __repr__(self) -> str:
+        said = {name: value for name in self.__slots__[2:] if (value := getattr(self, name)) is not None}
+        more = "".join(
+            f", {name}={value!r}" for name, value in said.items() if name not in ("headers", "gzip") or value
+        )
+        return f"Request({self.method!r}, {self.path!r}{more})"
 
     @classmethod
-    def put(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
-        """PUT `json` to the template's path."""
-        return cls("PUT", expand(template, path), json, headers)
+    def put(cls, template: str, *, path: Fields = NOTHING, **body: Unpack[Body]) -> "Request":
+        """PUT a body to the template's path."""
+        return cls("PUT", expand(template, path), **body)
 
     @classmethod
-    def post(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
-        """POST `json` to the template's path."""
-        return cls("POST", expand(template, path), json, headers)
+    def post(cls, template: str, *, path: Fields = NOTHING, **body: Unpack[Body]) -> "Request":
+        """POST a body to the template's path."""
+        return cls("POST", expand(template, path), **body)
 
     @classmethod
-    def patch(cls, template: str, *, path: Fields = NOTHING, json: Any = None, headers: Headers = NOTHING) -> "Request":
-        """PATCH the template's path with `json`."""
-        return cls("PATCH", expand(template, path), json, headers)
+    def patch(cls, template: str, *, path: Fields = NOTHING, **body: Unpack[Body]) -> "Request":
+        """PATCH the template's path with a body."""
+        return cls("PATCH", expand(template, path), **body)
 
     @classmethod
     def delete(cls, template: str, *, path: Fields = NOTHING, headers: Headers = NOTHING) -> "Request":
@@ -168,6 +215,40 @@ class Request:
         """GET what is at the template's path."""
         return cls("GET", expand(template, path), None, headers)
 
+    def encode(self) -> tuple[bytes | None, dict[str, str]]:
+        """Give the bytes of the body, None without one, and the headers, their names in lower case.
+
+        A content type that the sink names counts for more than the body's own. The same request gives the same bytes
+        every time, so that an idempotency key never comes with another payload.
+
+        Raises:
+            Permanent: the body cannot be written; the message says where.
+        """
+        headers = {name.lower(): value for name, value in self.headers.items()} if self.headers else {}
+        content: bytes
+        if self.json is not None:
+            content, kind = json.dumps(self.json), "application/json"
+        elif self.xml is not None:
+            content, kind = xml.dumps(self.xml, self.schema), "application/xml"
+        elif self.form is not None:
+            content, kind = form.dumps(self.form), "application/x-www-form-urlencoded"
+        elif self.multipart is not None:
+            if "content-type" in headers:
+                raise Permanent("the request cannot be made: the content type of multipart holds a boundary of its own")
+            content, boundary = multipart.dumps(self.multipart)
+            kind = f"multipart/form-data; boundary={boundary}"
+        elif self.raw is not None:
+            content, kind = self.raw
+        else:
+            return None, headers
+        headers.setdefault("content-type", kind)
+        if self.gzip:
+            if "content-encoding" in headers:
+                raise Permanent("the request cannot be made: its body is to be compressed twice")
+            headers["content-encoding"] = "gzip"
+            content = gzip.compress(content, compresslevel=6, mtime=0)
+        return content, headers
+
 
 def expand(template: str, values: Mapping[str, object]) -> str:
     """Fill `{name}` places of a path; every value becomes exactly one path segment, whatever is in it (RFC 3986 §3.3).
@@ -175,16 +256,32 @@ def expand(template: str, values: Mapping[str, object]) -> str:
     Raises:
         Permanent: a value is missing, empty, or "." or "..", which no encoding keeps from being resolved away.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        name = match[1]
-        value = values.get(name)
+    parts = list(split(template))
+    for place in range(1, len(parts), 2):
+        value = values.get(parts[place])
         text = "" if value is None else str(value)
         if text in ("", ".", ".."):
-            raise Permanent(f"the path {template} needs a {name}; the event has {text!r}")
-        return quote(text, safe="")
+            raise Permanent(f"the path {template} needs a {parts[place]}; the event has {text!r}")
+        parts[place] = text if text.isalnum() and text.isascii() else quote(text, safe="")
+    return "".join(parts)
 
-    return re.sub(r"\{(\w+)\}", fill, template)
+
+@functools.lru_cache(1024)
+def split(template: str) -> Sequence[str]:
+    """Split a path at its places: what stands between them, and at every odd index a name."""
+    return re.split(r"\{(\w+)\}", template)
+
+
+KINDS = {
+    "json": re.compile(r"(?i)[\w.-]+/([\w.-]+\+)?json\s*(;|,|$)"),
+    "xml": re.compile(r"(?i)[\w.-]+/([\w.-]+\+)?xml\s*(;|,|$)"),
+    "form": re.compile(r"(?i)application/x-www-form-urlencoded\s*(;|,|$)"),
+    "multipart": re.compile(r"(?i)multipart/[\w-]+\s*(;|$)"),
+    "text": re.compile(""),
+}
+"""The content types under which an answer is read (RFC 6838 §4.2.8 for +json and +xml)."""
+CHARSET = re.compile(r"""(?i);\s*charset\s*=\s*["']?([\w.:-]+)""")
+BOUNDARY = re.compile(r"""(?i);\s*boundary\s*=\s*(?:"([^"]*)"|([^\s;,]*))""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +289,10 @@ class Response:
     """What a target answered to a `method`: header names are lower-case, at most 64 KiB of the body.
 
     `whole` is False when the body was longer than that, too slow or broken off: the status holds, the body may not.
+
+    Whoever reads a body that cannot be read (cut, of another content type, wrong, hostile) raises what that means:
+    after a 2xx the outcome is Unknown, for the target has acted and what it said of it is lost; after any other status
+    it is what that status means by itself. A content type that is not said is believed to be the right one.
     """
 
     status: int
@@ -199,6 +300,69 @@ class Response:
     body: bytes = b""
     method: str = "POST"
     whole: bool = True
+
+    def json(self) -> Any:
+        """Read the body as JSON: a number with a point or an exponent is a Decimal, every other one an int.
+
+        Raises:
+            Undeliverable, Halt: it cannot be read; nested deeper than 64 levels, a name twice and NaN are no JSON here.
+        """
+        return self._read("json", lambda charset: json.loads(self.body, charset or "utf-8"))
+
+    def xml(self, names: Headers = NOTHING) -> dict[str, Any]:
+        """Read the body as the tree that would write it; `names` are your prefixes of its namespaces, "" for none.
+
+        Raises:
+            Undeliverable, Halt: it cannot be read; no DTD, 64 levels and 20,000 elements and attributes at most.
+        """
+        return self._read("xml", lambda charset: xml.loads(self.body, charset, names))
+
+    def form(self) -> dict[str, list[str]]:
+        """Read the body as a form: the texts of each name.
+
+        Raises:
+            Undeliverable, Halt: it cannot be read.
+        """
+        return self._read("form", lambda charset: form.loads(self.body, charset or "utf-8"))
+
+    def multipart(self) -> list["Response"]:
+        """Read the body's parts, each as an answer of its own: with its headers and body, and the status of the whole.
+
+        Raises:
+            Undeliverable, Halt: it cannot be read.
+        """
+        said = BOUNDARY.search(self.headers.get("content-type", ""))
+        boundary = "" if said is None else said[1] or said[2] or ""
+        parts = self._read("multipart", lambda _: multipart.loads(self.body, boundary))
+        return [Response(self.status, headers, body, self.method) for headers, body in parts]
+
+    def text(self) -> str:
+        """Read the body as text of any type, in UTF-8 where it names no charset.
+
+        Raises:
+            Undeliverable, Halt: it cannot be read.
+        """
+        return self._read("text", lambda charset: decoded(self.body, charset or "utf-8"))
+
+    def _read(self, kind: str, loads: Callable[[str | None], T]) -> T:
+        """Read the body, given the charset that the target names."""
+        said = self.headers.get("content-type", "")
+        if not self.whole:
+            raise self._unread("only its beginning arrived")
+        if said and not KINDS[kind].match(said):
+            raise self._unread(f"its content type is {said[:60]!r}, not {kind}")
+        charset = CHARSET.search(said)
+        try:
+            return loads(charset[1] if charset else None)
+        except ValueError as error:
+            raise self._unread(str(error)) from None
+
+    def _unread(self, why: str) -> Exception:
+        """Say what an answer means whose body is wanted and cannot be read."""
+        meant = judge(self.status, self.headers, self.body, now=datetime.now(UTC), method=self.method)
+        if isinstance(meant, Exception):
+            return meant
+        return Unknown(f"answered {self.status}, and its body cannot be read: {why}", status=self.status)
 
 
 class Sink(Protocol):

@@ -11,6 +11,7 @@ TrunklineError
     ├── Permanent      the event's fault                      dead letter now
     ├── Unknown        sent, and no answer came back          repeat under the same idempotency key
     └── Poison         not even an event                      dead letter with the original bytes
+        └── UnknownSchema  not to this worker's topology      waits while the fleet is mixed, then the same
 """
 
 from collections.abc import Sequence
@@ -97,3 +98,7 @@ class Unknown(Undeliverable):
 
 class Poison(Undeliverable):
     """The record is not an event: no magic byte, no known schema, bytes left over, missing identity."""
+
+
+class UnknownSchema(Poison):
+    """Nobody registered the record's schema, or ours cannot read it: what another topology writes, it may read (L5)."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -31,6 +31,13 @@ def keep_secret(value: str) -> None:
     """Replace this value from now on wherever `redact` meets it."""
     if value.strip() and value not in _secrets:
         _secrets.add(value)
+        _finder.cache_clear()
+
+
+def forget_secret(value: str) -> None:
+    """Look for a value no more: it has been worth nothing for a while, and there is always a next one."""
+    _secrets.discard(value)
+    _finder.cache_clear()
 
 
 def redact(text: str, also: Iterable[str] = ()) -> str:
@@ -40,7 +47,7 @@ def redact(text: str, also: Iterable[str] = ()) -> str:
     """
     found = USERINFO.sub(SECRET, text)
     if _secrets:
-        found = _finder(len(_secrets)).replace(found, SECRET)
+        found = _finder().replace(found, SECRET)
     if values := [value for value in also if value.strip()]:
         found = Finder(values, re.IGNORECASE).replace(found, SENSITIVE)
     return found
@@ -101,9 +108,9 @@ class Finder:
         return found
 
 
-@lru_cache(maxsize=1)
-def _finder(_count: int) -> Finder:
-    """Find every secret there is; their number only grows, so it says whether the last finder still holds."""
+@cache
+def _finder() -> Finder:
+    """Find every secret there is."""
     return Finder(tuple(_secrets))
 
 

@@ -6,12 +6,14 @@ NAME_FILE instead, naming a file that holds the value. A TRUNKLINE_ variable tha
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from trunkline.errors import UsageError
 from trunkline.redact import keep_secret
@@ -56,6 +58,32 @@ class Worker(BaseModel):
     drain_seconds: float = Field(default=25.0, gt=0, description="how long SIGTERM waits for calls in flight")
 
 
+def networks(value: Any) -> Any:
+    """Read networks that are written with commas between them."""
+    return [ip_network(part.strip()) for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def written(value: Iterable[IPv4Network | IPv6Network]) -> str:
+    """Write networks as `networks` reads them."""
+    return ",".join(map(str, value))
+
+
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    NoDecode,
+    BeforeValidator(networks),
+    PlainSerializer(written, when_used="json"),
+]
+
+
+class Targets(BaseModel):
+    """What the systems that the bus calls may be."""
+
+    allow: Networks = Field(
+        default=(), description="networks that are called although they are not public: 10.0.0.0/8,fd00::/8"
+    )
+
+
 class Settings(BaseSettings):
     """Everything that differs between a laptop and production; `load` reads it from the environment."""
 
@@ -64,6 +92,7 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     ledger: Ledger = Ledger()
     gateway: Gateway = Gateway()
+    targets: Targets = Targets()
     worker: Worker = Worker()
     state: Path = Field(default=Path("var"), description="development state: the local broker, the demo's target")
 

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from benchmarks.topology import bus_of
 from trunkline.cli.run import work
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
-from trunkline.settings import Gateway, Kafka, Ledger, Settings
+from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
 
 
 def main() -> None:
@@ -18,7 +19,10 @@ def main() -> None:
     with Control(bootstrap) as control:
         control.apply(plan(bus, control.existing(names(bus)), Kafka()))
     settings = Settings(
-        kafka=Kafka(bootstrap=bootstrap), ledger=Ledger(path=Path(os.environ["LEDGER"])), gateway=Gateway(port=0)
+        kafka=Kafka(bootstrap=bootstrap),
+        ledger=Ledger(path=Path(os.environ["LEDGER"])),
+        gateway=Gateway(port=0),
+        targets=Targets(allow=(IPv4Network("127.0.0.0/8"),)),
     )
     sys.exit(0 if work(bus, settings, [], start="earliest") else 1)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import fastavro
+from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
-from trunkline.errors import Permanent, Poison, UsageError
+from trunkline.errors import Permanent, Poison, UnknownSchema, UsageError
 
 MAGIC = 0
 HEAD = 5
@@ -41,11 +42,14 @@ class Codec:
         """Read a body (without its five bytes) to the end, resolved to `reader`'s schema when that is another one.
 
         Raises:
+            UnknownSchema: the reader's schema cannot be filled from this one.
             Poison: the body is not of this schema, or bytes are left over.
         """
         source = io.BytesIO(body)
         try:
             value = fastavro.schemaless_reader(source, self.schema, None if reader is None else reader.schema)
+        except SchemaResolutionError as error:
+            raise UnknownSchema(f"it was written with a schema that ours cannot read: {str(error)[:200]}") from None
         except Exception as error:  # noqa: BLE001 - whatever a hostile body makes the decoder raise
             raise Poison(f"the body is no Avro of its schema: {type(error).__name__}: {error}") from None
         if left := len(body) - source.tell():

@@ -13,6 +13,8 @@ from trunkline.cli.show import print_table
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.flow import draw
 from trunkline.flow.declare import Bus, Table, Topic
+from trunkline.flow.kits import warnings
+from trunkline.kafka.topics import LETTERS_KEPT
 
 SCHEMAS = Path("schemas")
 ENDLESS = 1_000
@@ -49,10 +51,14 @@ def check(*, as_json: Json = False) -> None:
             raise
         print_json({"faults": [{"where": fault.where, "message": fault.message} for fault in error.faults]})
         raise typer.Exit(2) from None
+    surprising = warnings(bus, LETTERS_KEPT)
     found = {"flows": len(bus.flows), "topics": len(bus.topics), "sinks": len(bus.sinks)}
     if as_json:
-        print_json(found | {"faults": []})
+        told = [{"where": warning.where, "message": warning.message} for warning in surprising]
+        print_json(found | {"faults": [], "warnings": told})
     else:
+        for warning in surprising:
+            talk.print(f"warning: {warning}", markup=False, soft_wrap=True)
         counted = ", ".join(f"{count} {noun if count != 1 else noun[:-1]}" for noun, count in found.items())
         typer.echo(f"ok: {counted}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, topics, trace
+from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, target, topics, trace
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.redact import redact
@@ -30,6 +30,7 @@ commands.command()(trace.trace)
 commands.command()(status.status)
 commands.add_typer(dlq.app, name="dlq")
 commands.add_typer(sink.app, name="sink")
+commands.add_typer(target.app, name="target")
 commands.add_typer(ledger.app, name="ledger")
 commands.add_typer(demo.app, name="demo")
 

@@ -15,8 +15,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Annotated, Literal
 
@@ -25,13 +26,18 @@ import typer
 import uvloop
 
 from trunkline import settings
-from trunkline.cli.project import bootstrap, load_bus, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, talk
 from trunkline.cli.supervisor import Process, supervise
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
 from trunkline.gateway.server import bind, serve
+from trunkline.kafka import orders
 from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender
+from trunkline.kafka.orders import Passed
+from trunkline.kafka.topics import control_of
 from trunkline.observe import Log, Observer, every
+from trunkline.operate.leaving import left
 from trunkline.redact import redact_data
 from trunkline.settings import Settings
 
@@ -126,8 +132,10 @@ def work(
     set_up_logging()
     address = bootstrap(config)
     names = flows or [name for name, _ in bus.named()]
-    with Control(address) as control:
-        control.start_offsets(bus, names, None if start is None else moment(start))
+    with Control(address) as control, looking(config) as db:
+        if db is not None and (gone := left(bus, control, db)):
+            raise UsageError(" ".join(map(str, gone)))
+        control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, address))
 
     def say(url: str) -> None:
         own = f"; its own port http://{config.gateway.host}:{ports[-1].getsockname()[1]}" if len(ports) > 1 else ""
@@ -138,6 +146,12 @@ def work(
     gc.freeze()
     gc.set_threshold(*COLLECT)
     return uvloop.run(serve(bus, config, address, flows=flows, observe=every(Log(), observe), ready=say, ports=ports))
+
+
+def note(bus: Bus, address: str, gaps: Sequence[Passed]) -> None:
+    """Keep on the control topic what flows never read: `status` counts it, and no rebuild takes it for delivered."""
+    with closing(Sender(address)) as sender:
+        orders.send(sender, control_of(bus), [change for gap in gaps for change in orders.passing(gap)])
 
 
 def moment(text: str) -> Literal["earliest", "latest"] | datetime:
@@ -184,7 +198,7 @@ def set_up_logging() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last], foreign_pre_chain=shared
         )
     )
-    for name in ("librdkafka", "asyncio", "uvicorn.error"):
+    for name in ("librdkafka", "asyncio", "uvicorn.error", "opentelemetry"):
         logging.getLogger(name).addHandler(handler)
     sys.excepthook = tell
     threading.excepthook = lambda caught: tell(caught.exc_type, caught.exc_value, caught.exc_traceback)

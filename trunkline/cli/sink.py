@@ -110,7 +110,7 @@ def list_sinks(*, as_json: Json = False) -> None:
         headings = ("sink", "state", "workers", "held up", "to be skipped", "why")
         print_table(headings, [row(one) for one in found])
     if orders.mixed(held, datetime.now(UTC)):
-        talk.print("Workers run different topologies: what one of them does not know yet may be another's.")
+        talk.print("Workers run different topologies: what one of them cannot read waits until all run the same.")
 
 
 def row(one: Standing) -> tuple[str, ...]:

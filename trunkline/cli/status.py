@@ -13,8 +13,9 @@ from trunkline.cli.sink import holder
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Orders
+from trunkline.kafka.retention import ALARMING
 from trunkline.kafka.topics import control_of
-from trunkline.operate.retention import ALARMING
+from trunkline.operate.leaving import left
 from trunkline.operate.status import Standing, standings
 from trunkline.settings import load
 
@@ -31,6 +32,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         topic = control_of(bus)
         held = orders.current(address, topic) if topic in control.topics() else Orders()
         found = standings(bus, control, db, held, datetime.now(UTC))
+        gone = [] if db is None else left(bus, control, db)
     if as_json:
         print_json([{**asdict(one), "progress": one.progress and one.progress.isoformat()} for one in found])
         return
@@ -39,6 +41,10 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
     for one in found:
         for line in alarms(one):
             talk.print(f"{one.flow}: {line}", markup=False)
+    for each in gone:
+        talk.print(str(each), markup=False)
+    if orders.mixed(held, datetime.now(UTC)):
+        talk.print("Workers run different topologies: what one of them cannot read waits until all run the same.")
 
 
 def row(one: Standing) -> tuple[str, ...]:
@@ -63,8 +69,11 @@ def count(many: int | None) -> str:
 
 def alarms(one: Standing) -> Iterator[str]:
     """Say what a person should do something about."""
-    if one.expired:
-        yield f"{one.expired} records of {one.topic} were deleted before they were read."
+    if one.gone:
+        yield (
+            f"{one.gone} records of {one.topic} were deleted before they were read; say where to go on: "
+            "trunkline run --start earliest|latest|TIME."
+        )
     if one.unread > ALARMING:
         yield (
             f"its oldest unread record has used {one.unread:.0%} of the time for which {one.topic} keeps records; "

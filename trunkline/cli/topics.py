@@ -5,10 +5,11 @@ from typing import Annotated, Any, assert_never
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, print_json, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
 from trunkline.cli.show import print_table
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import Change, Create, Differ, Grow, Refuse, names, plan
+from trunkline.operate.leaving import left
 from trunkline.settings import load
 
 app = typer.Typer(help="The topics that the bus needs. Nothing is ever deleted.", no_args_is_help=True)
@@ -31,13 +32,16 @@ def show(*, as_json: Json = False) -> None:
 def apply(*, as_json: Json = False) -> None:
     """Create the topics that are missing, and print them. Run it as often as you like."""
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control:
+    with Control(bootstrap(settings)) as control, looking(settings) as db:
         changes = plan(bus, control.existing(names(bus)), settings.kafka)
         done = control.apply(changes)
+        gone = [] if db is None else left(bus, control, db)
     print_changes(done, as_json=as_json)
     for change in changes:
         if isinstance(change, Differ):
             talk.print(f"{change.topic}: {change.why}; left as it is.", markup=False)
+    for each in gone:
+        talk.print(str(each), markup=False)
     if not done:
         talk.print("Nothing to do: every topic exists.")
 

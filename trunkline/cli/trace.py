@@ -13,7 +13,7 @@ from trunkline.flow.declare import Bus
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
 from trunkline.ledger import reach
-from trunkline.ledger.deliveries import Attempt
+from trunkline.ledger.attempts import Attempt
 from trunkline.operate.browse import Dead
 from trunkline.operate.trace import LOOKED_AT, Delivery, Node, Step, Trace, Tracer
 from trunkline.settings import load

@@ -33,6 +33,7 @@ from trunkline.dev.report import Evidence, Report, judge
 from trunkline.dev.scenario import Fact, Scenario
 from trunkline.dev.witness import Topics
 from trunkline.errors import Unavailable, UsageError
+from trunkline.flow.credentials import ApiKey
 from trunkline.flow.declare import (
     Bus,
     Deliver,
@@ -235,7 +236,8 @@ def start_target(bus: Bus, folder: Path) -> target.RunningTarget:
         Unavailable: it did not start.
     """
     every = targets(bus)
-    require = [f"{api_of(one)}:{one.auth.header}:{one.auth.secret.read()}" for one in every.values() if one.auth]
+    keyed = [(api_of(one), one.auth) for one in every.values() if isinstance(one.auth, ApiKey)]
+    require = [f"{api}:{auth.header}:{auth.secret.read()}" for api, auth in keyed]
     wanted = next((urlsplit(one.url.read()).port for one in every.values()), None)
     return target.start(folder / "target.db", free_port("127.0.0.1", wanted or 0), require)
 

@@ -18,15 +18,18 @@ from itertools import count
 from typing import Any, assert_never
 
 from trunkline import deadletter
-from trunkline.adapters import Item, judged
+from trunkline.adapters import Item, Response, judged
 from trunkline.avro.codec import HEAD
 from trunkline.deadletter import Failure, Origin
+from trunkline.engine import calling, spans
+from trunkline.engine.composer import Composer
 from trunkline.engine.delivery import Delivery, Stage
 from trunkline.engine.dispatch import Call, Caps, Dispatcher, Later, Letter, Policy, Record, Withdraw
 from trunkline.engine.intake import Intake
-from trunkline.engine.targets import Targets
+from trunkline.engine.targets import Begun, Targets
 from trunkline.engine.watchdog import Heart
-from trunkline.errors import Halt, Permanent, Poison, Unavailable, Undeliverable
+from trunkline.engine.watermark import Position
+from trunkline.errors import Halt, Permanent, Poison, Retryable, Unavailable, Undeliverable, Unknown, UnknownSchema
 from trunkline.event import Event, batch_key, from_headers, idempotency_key
 from trunkline.flow.declare import (
     Bus,
@@ -41,17 +44,22 @@ from trunkline.flow.declare import (
 from trunkline.http import transport
 from trunkline.kafka import audit, events
 from trunkline.kafka.events import Sender, Slot
-from trunkline.kafka.orders import Full, Orders, Trusted, skipped, trusting
+from trunkline.kafka.orders import Fleet, Full, Orders, Trusted, skipped, trusting
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import control_of, outcomes_of
 from trunkline.ledger import deliveries, identity, progress
+from trunkline.ledger.attempts import Attempt, tried
 from trunkline.ledger.database import Connection, Ledger
-from trunkline.ledger.deliveries import Attempt, Intent, Outcome, Place, Row, Standing, State, Wait
+from trunkline.ledger.deliveries import Outcome, Place, Row, State
 from trunkline.ledger.identity import Identity
+from trunkline.ledger.intents import Intent, Standing, Wait, intend, withdraw
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
 from trunkline.observe import Observed, Observer
 from trunkline.redact import hashed, marked, redact
+from trunkline.sinks.composite import CompositeSink
+from trunkline.sinks.http import Deletes, HttpSink, Written
 from trunkline.verdict import Delivered, Verdict, of_exception
 
 WIDTH = 256
@@ -75,13 +83,15 @@ class Deliverer:
         flow: Deliver,
         *,
         bootstrap: str,
-        form: Format,
+        forms: Mapping[str, Format],
         targets: Targets,
         sender: Sender,
         ledger: Ledger,
         writer: Writer,
+        fleet: Fleet,
         observe: Observer,
     ) -> None:
+        """Prepare; `forms` has the form of the flow's topic and of the one that a composite sink publishes to."""
         self.name = flow_name(flow)
         self._bus = bus
         self._flow = flow
@@ -90,13 +100,19 @@ class Deliverer:
         self._known_as = sink_identity(flow.to)
         self._replay = replay_of(self._identity)
         self._bootstrap = bootstrap
-        self._form = form
+        self._form = forms[flow.topic.name]
         self._targets = targets
+        self._gate = targets.gate(self.name, flow.to.target)
+        self._gate.wake = partial(self.guarded, self._act)
         self._sender = sender
         self._ledger = ledger
         self._writer = writer
+        self._fleet = fleet
         self._observe = observe
         self._loop = asyncio.get_running_loop()
+        self._composer: Composer | None = None
+        if isinstance(self._sink, CompositeSink):
+            self._composer = Composer(bus, flow, self._sink, forms, targets, sender, writer, observe)
         # Where one key stands for a whole request, a call that is lost cannot be made again with other events in it.
         one_for_all = self._sink.together > 1 and self._sink.idempotency is not None and self._sink.idempotency.header
         self._keyed = self._sink.idempotency is not None and not one_for_all
@@ -186,6 +202,17 @@ class Deliverer:
             if delivery is not None
         ]
 
+    def positions(self) -> dict[Slot, Position]:
+        """Say how far each partition is finished; may be asked from any thread."""
+        met = {} if self._intake is None else dict(self._intake.met)
+        oldest = self.core.oldest()
+        finished = self.core.positions()
+        return {
+            slot: Position(finished.get(slot, at) if slot in oldest else max(finished.get(slot, at), at), published)
+            for slot, at in met.items()
+            for published in [oldest.get(slot)]
+        }
+
     # For the intake.
 
     def read(self, record: events.Record) -> Delivery:
@@ -197,10 +224,15 @@ class Deliverer:
         if record.slot.topic == self._replay:
             origin, run = deadletter.sent_again(record.headers, origin)
         poison: Poison | None = None
+        fetched = 0.0
         try:
-            event: Event[Any] = from_headers(record.headers, record.key, self._form.decode(record.value))
+            gone = record.value is None and isinstance(self._sink, Deletes)
+            data = {} if gone else self._form.decode(record.value)
+            event: Event[Any] = from_headers(record.headers, record.key, data)
         except Poison as error:
-            event, poison = deadletter.stray(origin), error
+            event, poison, fetched = deadletter.stray(origin), error, events.clock()
+            if isinstance(error, UnknownSchema):
+                self._fleet.asked.set()  # whoever wrote it may run another topology
         key = None if record.key is None else deliveries.payload_of(record.key)
         return Delivery(
             record=record,
@@ -212,6 +244,7 @@ class Deliverer:
             key=key,
             size=OVERHEAD + len(record.value or b""),
             poison=poison,
+            fetched=fetched,
             run=run,
         )
 
@@ -235,11 +268,12 @@ class Deliverer:
             case Halt() as reason:
                 self.core.halt(str(reason))
         self.core.assign(slots, barred)
+        self._divide()
         self._act()
 
     def _standing(self, db: Connection) -> tuple[Identity | None, dict[tuple[str, int], int], set[bytes]]:
         """Read whose ledger it is, how far it has got, and the keys that are parked."""
-        return identity.read(db), progress.read(db, self._known_as), deliveries.parked(db, self._number)
+        return identity.read(db), progress.read(db, self._known_as), parked_keys(db, self._number)
 
     def arrived(
         self, number: int, batch: Sequence[Delivery], known: Mapping[Place, Row], live: Collection[str]
@@ -264,8 +298,15 @@ class Deliverer:
             pass  # without the ledger nothing is committed: it comes again
         finally:
             self.core.forget(slots)
+            self._divide()
             self._act()
         return positions
+
+    def _divide(self, leaving: Collection[Slot] = ()) -> None:
+        """Have the share of a limit that goes with our partitions (D13), without those that we leave."""
+        topic = self._flow.topic
+        owned = sum(slot.topic == topic.name and slot not in leaving for slot in self.core.slots)
+        self._targets.divide(self.name, min(1.0, owned / topic.partitions))
 
     async def advance(self) -> Mapping[Slot, int]:
         """Make the watermarks durable in the ledger and give them: they may be committed (L3).
@@ -315,11 +356,16 @@ class Deliverer:
 
     def _act(self) -> None:
         """Do what the dispatcher has decided, and let it choose what is called next."""
-        self.core.turn(events.clock())
+        now = events.clock()
+        room = self._gate.room(now)
+        self.core.stood = self._gate.access.stood(now)
+        self.core.uniform = self._fleet.uniform
+        self.core.turn(now, room)
         for effect in self.core.take():
             match effect:
                 case Call(chosen):
-                    self._spawn(self._call(chosen))
+                    room -= 1
+                    self._spawn(self._call(self._gate.begin(now), chosen))
                 case Record(delivery, state, park):
                     if delivery.kind is None and (delivery.live or state is State.SUPERSEDED):
                         self._spawn(self._tell_and_record(delivery, state, park=park))
@@ -333,6 +379,8 @@ class Deliverer:
                     self._withdraw(delivery)
                 case _:
                     assert_never(effect)
+        if room <= 0:
+            self._gate.rest(now)
         self._idle.set()
         self._count()
 
@@ -362,21 +410,38 @@ class Deliverer:
         self.core.due(delivery)
         self._act()
 
-    async def _call(self, chosen: Sequence[Delivery]) -> None:
+    async def _call(self, call: Begun, chosen: Sequence[Delivery]) -> None:
         """Make one call and do what follows from it; none when flow or partition have stopped by its turn."""
-        await self._targets.turn(self._sink.target)
         now = events.clock()
         ready = [delivery for delivery in chosen if self.core.begin(delivery, now)]
         if asking := [delivery for delivery in ready if delivery.stage is Stage.PREPARING]:
             refused = await self._prepare(asking)
             ready = [delivery for delivery in ready if delivery not in refused]
         if ready:
-            verdicts = await (self._attempt(ready[0]) if self._sink.together == 1 else self._attempt_together(ready))
+            verdicts: Sequence[Verdict | None]
+            if self._composer is not None:
+                self._targets.unmade(self._gate, call)  # each of its calls is begun by itself
+                verdicts = await self._attempt_composite(self._composer, ready[0])
+            elif isinstance(self._sink, Written) and isinstance(self._sink, HttpSink):
+                verdicts = await self._attempt_written(call, self._sink, self._sink, ready[0])
+            elif self._sink.together == 1:
+                verdicts = await self._attempt(call, ready[0])
+            else:
+                verdicts = await self._attempt_together(call, ready)
             now = events.clock()
-            for delivery, verdict in zip(ready, verdicts, strict=True):
+            self.core.stood = self._gate.access.stood(now)
+            down = not self._gate.access.closed
+            if not verdicts:
+                self.core.refused(ready)
+            for delivery, verdict in zip(ready, verdicts, strict=False):
+                if verdict is None:
+                    self.core.unmade(delivery)
+                    continue
                 self._see("answered", delivery)
-                self.core.answered(delivery, verdict, now, random.random)
+                self.core.answered(delivery, verdict, now, random.random, down=down)
             self.heart.done()
+        else:
+            self._targets.unmade(self._gate, call)
         self._act_soon()
 
     async def _prepare(self, asking: Sequence[Delivery]) -> Collection[Delivery]:
@@ -405,7 +470,7 @@ class Deliverer:
             )
         found: Mapping[Place, Standing]
         try:
-            found = await self._writer.write(lambda db: deliveries.intend(db, intents))
+            found = await self._writer.write(lambda db: intend(db, intents))
         except Unavailable as error:
             self._see("stuck", detail=f"calls wait for the ledger: {error}")
             found = {delivery.place: Wait(wall + AGAIN) for delivery in asking}
@@ -414,60 +479,135 @@ class Deliverer:
         now, wall = events.clock(), time.time()
         return [delivery for delivery in asking if not self.core.prepared(delivery, found[delivery.place], now, wall)]
 
-    async def _attempt(self, delivery: Delivery) -> list[Verdict]:
-        """sink.request → target.send → sink.verdict."""
+    async def _attempt(self, call: Begun, delivery: Delivery) -> list[Verdict | None]:
+        """sink.request → target.send → sink.verdict; no verdict when no call can be made now."""
         began = 0.0
-        status = None
+        response = None
         verdict: Verdict
         sink = self._sink
+        span = None
         try:
-            request = sink.request(delivery.event)
+            if delivery.record.value is None and isinstance(sink, Deletes):
+                request = sink.delete(delivery.event)
+            else:
+                request = sink.request(delivery.event)
+            span = spans.calling(sink.name, self.name, sink.target.name, [delivery.event], replayed=bool(delivery.run))
             began = time.monotonic()
             self._see("calling", delivery)
             response = await self._targets.send(
                 sink.target, request, self._key(delivery), sink.idempotency, again=delivery.attempts > 1
             )
-            status = response.status
             verdict = sink.verdict(response)
+        except Unavailable as error:
+            spans.ended(span, None, [])
+            self._not_sent(call, [delivery], error)
+            return [None]
         except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
             verdict = of_exception(error)
+        if began:
+            self._targets.ended(self._gate, call, verdict, response)
+        else:
+            self._targets.unmade(self._gate, call)
+        status = None if response is None else response.status
+        spans.ended(span, status, [verdict])
         seconds = time.monotonic() - began
         if isinstance(verdict, Delivered):
-            self._see("attempt", delivery, status=status, seconds=seconds)
+            self._see("attempt", delivery, status=status, seconds=seconds, target=sink.target.name)
         elif began:
             self._failed(delivery, verdict, status, seconds)
         return [verdict]
 
-    async def _attempt_together(self, group: Sequence[Delivery]) -> list[Verdict]:
+    async def _attempt_composite(self, composer: Composer, delivery: Delivery) -> list[Verdict]:
+        """Make as many of a composite's calls as can be made now."""
+        began = time.monotonic()
+        verdict = await composer.attempt(
+            delivery,
+            lambda: self.core.may_call(delivery, events.clock()),
+            lambda words: self._told(delivery, words),
+        )
+        if not isinstance(verdict, Delivered):
+            self._keep_attempt(delivery, verdict, None, time.monotonic() - began)
+        return [verdict]
+
+    async def _attempt_written(
+        self, begun: Begun, sink: HttpSink, deliver: Written, delivery: Delivery
+    ) -> list[Verdict | None]:
+        """Let a hand-written sink make its calls."""
+        event = delivery.event
+        call = calling.Calling(
+            self._targets.client(sink.target),
+            partial(idempotency_key, self._bus.identity, self._known_as, event.source, event.id),
+        )
+        target = sink.target.name
+        span = spans.calling(sink.name, self.name, target, [event], replayed=bool(delivery.run))
+        began = time.monotonic()
+        self._see("calling", delivery, target=target)
+        try:
+            verdict, status = await calling.attempt(sink, deliver, event, call)
+        except Unavailable as error:
+            spans.ended(span, None, [])
+            self._not_sent(begun, [delivery], error)
+            return [None]
+        response = None if status is None else Response(status)
+        self._targets.ended(self._gate, begun, verdict, response)
+        spans.ended(span, status, [verdict])
+        seconds = time.monotonic() - began
+        if isinstance(verdict, Delivered):
+            self._see("attempt", delivery, target=target, status=status, seconds=seconds, outcome="delivered")
+        else:
+            self._failed(delivery, verdict, status, seconds)
+        return [verdict]
+
+    async def _attempt_together(self, call: Begun, group: Sequence[Delivery]) -> Sequence[Verdict | None]:
         """sink.batch → target.send → sink.verdicts, for at most one event of a key (D10).
 
-        What a sink or a target refuses as a whole is asked for one by one, so that none suffers for another.
+        Empty, when sink or target have refused several as a whole, so that none had its effect. Verdicts on an answer
+        that says yes, or a bug in them, are no such refusal: the target may have applied what it was sent.
         """
+        sent: Sequence[Event[Any]] = ()
+        response = None
         sink = self._sink
         keys = [self._key(delivery) for delivery in group]
         items = [Item(delivery.event, key) for delivery, key in zip(group, keys, strict=True)]
         began = time.monotonic()
-        status = None
-        verdicts: list[Verdict]
+        verdicts: Sequence[Verdict]
+        span = None
         try:
             request = sink.batch(items)
+            replayed = any(delivery.run for delivery in group)
+            sent = [delivery.event for delivery in group]
+            span = spans.calling(sink.name, self.name, sink.target.name, sent, replayed=replayed)
             for delivery in group:
                 self._see("calling", delivery)
             again = any(delivery.attempts > 1 for delivery in group)
             response = await self._targets.send(sink.target, request, batch_key(keys), sink.idempotency, again=again)
-            status = response.status
             verdicts = judged(sink, response, items)
+        except Unavailable as error:
+            spans.ended(span, None, [])
+            self._not_sent(call, group, error)
+            return [None] * len(group)
         except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
             verdicts = [of_exception(error)] * len(group)
-        if len(group) > 1 and all(isinstance(verdict, Permanent) for verdict in verdicts):
-            return [verdict for delivery in group for verdict in await self._attempt_together([delivery])]
+        if sent:
+            self._targets.ended(self._gate, call, worst(verdicts), response)
+        else:
+            self._targets.unmade(self._gate, call)
+        status = None if response is None else response.status
+        spans.ended(span, status, verdicts)
         seconds = time.monotonic() - began
         for delivery, verdict in zip(group, verdicts, strict=True):
             if isinstance(verdict, Delivered):
-                self._see("attempt", delivery, status=status, seconds=seconds)
+                self._see("attempt", delivery, status=status, seconds=seconds, target=sink.target.name)
             else:
                 self._failed(delivery, verdict, status, seconds)
-        return verdicts
+        refused = all(isinstance(verdict, Permanent) for verdict in verdicts) and (status is None or status >= 400)
+        return [] if refused and len(group) > 1 else verdicts
+
+    def _not_sent(self, call: Begun, group: Sequence[Delivery], error: Unavailable) -> None:
+        """Take a call back for which there are no credentials now."""
+        self._targets.unmade(self._gate, call)
+        for delivery in group:
+            self._see("attempt", delivery, target=self._sink.target.name, detail=f"not sent: {error}")
 
     def _key(self, delivery: Delivery) -> str:
         if self._sink.idempotency is None:
@@ -486,12 +626,18 @@ class Deliverer:
             detail=words,
             attempt=delivery.attempts,
             lane=hashed(delivery.record.key),
+            target=self._sink.target.name,
+            outcome=type(verdict).__name__.lower(),
         )
+        self._keep_attempt(delivery, verdict, status, seconds)
+
+    def _keep_attempt(self, delivery: Delivery, verdict: Verdict, status: int | None, seconds: float) -> None:
+        words = self._told(delivery, str(verdict))
         attempt = Attempt(delivery.place, datetime.now(UTC), status, seconds, words)
-        self._writer.write(lambda db: deliveries.tried(db, [attempt])).add_done_callback(ignored)
+        self._writer.write(lambda db: tried(db, [attempt])).add_done_callback(ignored)
 
     def _withdraw(self, delivery: Delivery) -> None:
-        work = partial(deliveries.withdraw, place=delivery.place, owner=delivery.owner)
+        work = partial(withdraw, place=delivery.place, owner=delivery.owner)
         self._writer.write(work).add_done_callback(ignored)
 
     async def _bury(self, delivery: Delivery, verdict: Undeliverable, state: State) -> None:
@@ -531,7 +677,7 @@ class Deliverer:
                 await self._wait_for_broker(delivery, error)
             else:
                 if state is not State.PARKED:
-                    self._see("dead", delivery, detail=failure.message)
+                    self._see("dead", delivery, detail=failure.message, outcome=failure.kind)
                 self._see("buried", delivery)
                 self.core.buried(delivery)
                 self._act()
@@ -621,9 +767,16 @@ class Deliverer:
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
             self._see("recorded", count=len(group))
+            ages = [
+                (outcome.at - delivery.event.time).total_seconds()
+                for delivery, outcome in group
+                if outcome.state is State.DONE
+            ]
             for state, many in Counter(outcome.state for outcome in rows).items():
                 if (word := WORDS.get(state)) is not None:
-                    self._see(word, count=many)
+                    self._see(word, count=many, ages=ages if state is State.DONE else ())
+            for state, many in Counter(outcome.state for outcome in rows if outcome.run).items():
+                self._see("replayed", count=many, outcome=state.name.lower())
             for delivery, _ in group:
                 self.core.recorded(delivery, freed)
                 if delivery.skipped:
@@ -636,6 +789,7 @@ class Deliverer:
     async def _drain(self, slots: Collection[Slot], seconds: float) -> bool:
         """Drop what has not begun on these partitions and wait for what has; say whether all of it ended."""
         self.core.leave(slots)
+        self._divide(slots)
         self._act()
         until = time.monotonic() + seconds
         while self.core.busy(slots):
@@ -676,6 +830,11 @@ WORDS: Mapping[State, str] = {
     State.AMBIGUOUS: "ambiguous",
     State.SUPERSEDED: "superseded",
 }
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Give the verdict of a call for many events that says most of its target."""
+    return next((verdict for verdict in verdicts if isinstance(verdict, Retryable | Unknown)), verdicts[0])
 
 
 def ignored(done: "asyncio.Future[Any]") -> None:

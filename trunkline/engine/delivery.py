@@ -52,6 +52,8 @@ class Delivery:
     """The digest of the record's key; None when it has none."""
     size: int
     poison: Poison | None = None
+    fetched: float = 0.0
+    """When one that is no event had been, by the dispatcher's clock."""
     run: str = ""
     """The replay that sent it, if one did."""
     live: bool = False
@@ -65,6 +67,8 @@ class Delivery:
     """Under which name its call is announced in the ledger; no two calls have the same."""
     doubtful: bool = False
     """Another worker has announced a call of it and not told how it ended (D4)."""
+    alone: bool = False
+    """A call that it shared was refused as a whole: it is called without others now (D10)."""
     skipped: str = ""
     """The event that an order to skip named, if one was obeyed."""
     kind: Kind | None = None

@@ -8,35 +8,27 @@ Whoever drives it tells it what has happened and does what `take` gives: the eng
 target (`deliver.py`), the tests with a simulator of all three. Times are seconds of one clock.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from trunkline.deadletter import Kind, stray
+from trunkline.engine.breaker import ANY
 from trunkline.engine.delivery import Delivery, Key, Stage
 from trunkline.engine.lanes import Lanes, untried
 from trunkline.engine.watermark import Watermark
-from trunkline.errors import Permanent, Poison, Undeliverable, Unknown
+from trunkline.errors import Permanent, Poison, Undeliverable, Unknown, UnknownSchema
 from trunkline.kafka.events import Slot
-from trunkline.ledger.deliveries import (
-    Ambiguous,
-    Finished,
-    Go,
-    Parked,
-    Place,
-    Row,
-    Standing,
-    State,
-    Superseded,
-    Wait,
-    may_reopen,
-    place_of,
-)
+from trunkline.ledger.deliveries import Place, Row, State, may_reopen, place_of
+from trunkline.ledger.intents import Ambiguous, Finished, Go, Parked, Standing, Superseded, Wait
 from trunkline.verdict import Again, Bury, Done, Guard, Retry, Stop, Supersede, Verdict, decide
 
 LETTERS = frozenset({State.DEAD, State.PARKED, State.AMBIGUOUS})
 """What lies in the dead letters, until a replay opens it again."""
+LOOK_AGAIN = 1.0
+"""Seconds after which an event of an unknown schema is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +118,20 @@ class Dispatcher:
         self.stopping = False
         self.lease = 0.0
         """Until when calls may begin (D8)."""
+        self.stood = 0.0
+        """Seconds for which the target has stood still so far; they count towards no event's patience."""
+        self.uniform = math.inf
+        """As of when all workers were known to run our topology; what was fetched later may be of another's (L5)."""
         self.epoch = 0
         """How often partitions have come or gone."""
         self.arrivals = 0
         """Batches that have arrived."""
         self.accepted = 0
         """Events taken in to be delivered."""
+        self.ended = 0
+        """Those of them that are finished, durably."""
+        self.given_up = 0
+        """Those of them that went unfinished to whoever has their partition next."""
         self.repeats = 0
         """Events that came again after they had been finished, or that no live replay sent."""
         self._policy = policy
@@ -209,6 +209,19 @@ class Dispatcher:
             for slot, watermark in self._watermarks.copy().items()
             if (position := watermark.position) is not None
         }
+
+    def oldest(self) -> dict[Slot, int]:
+        """Give when the oldest unfinished record of each partition was published; may be asked from any thread."""
+        found: dict[Slot, int] = {}
+        for first in list(self._open.values()):
+            for delivery in (first, *first.twins):
+                slot, at = delivery.record.slot, delivery.record.timestamp
+                found[slot] = min(at, found.get(slot, at))
+        return found
+
+    def gap(self) -> int:
+        """Count the events taken in of which nobody knows any more: none, unless there is a bug."""
+        return self.accepted - self.ended - self.given_up - len(self._open)
 
     def full(self, slot: Slot, *, paused: bool) -> bool:
         """Say whether a partition must not be fetched from now; once it is `paused`, half of a cap is enough (D6)."""
@@ -296,12 +309,17 @@ class Dispatcher:
 
     # Calls.
 
-    def turn(self, now: float) -> None:
-        """Choose what is called next, as much as may run at once."""
-        if not self._open_for_calls(now):
+    def turn(self, now: float, room: int = ANY) -> None:
+        """Choose what is called next, as much as may run at once, in at most `room` calls."""
+        if room <= 0 or not self._open_for_calls(now):
             return
-        group: list[Delivery] = []
+        together = self._policy.together
+        groups: dict[Hashable, list[Delivery]] = {}
         for delivery in self._lanes.start():
+            if isinstance(delivery.poison, UnknownSchema) and self._to_wait_for_fleet(delivery):
+                self._lanes.answered()
+                self._wait(delivery, LOOK_AGAIN)
+                continue
             if (why := self._unsendable(delivery)) is not None:
                 self._lanes.answered()
                 if self._to_skip(delivery):
@@ -309,12 +327,22 @@ class Dispatcher:
                 self._bury(delivery, *why)
                 continue
             delivery.stage = Stage.STARTED
+            if together == 1 or delivery.alone:
+                self._effects.append(Call([delivery]))
+                room -= 1
+                if len(groups) > room or room <= 0:
+                    break
+                continue
+            # All of a call begin at one moment: none waits, under its lease, until the ledger has been asked of others.
+            company = self._asks(delivery)
+            group = groups.setdefault(company, [])
             group.append(delivery)
-            if len(group) == self._policy.together:
-                self._effects.append(Call(group))
-                group = []
-        if group:
-            self._effects.append(Call(group))
+            if len(group) == together:
+                self._effects.append(Call(groups.pop(company)))
+                room -= 1
+            if len(groups) > room or room <= 0:
+                break
+        self._effects += map(Call, groups.values())
 
     def begin(self, delivery: Delivery, now: float) -> bool:
         """Say whether a chosen delivery may be called after all; its stage says whether to ask the ledger before."""
@@ -324,13 +352,15 @@ class Dispatcher:
         if not self._open_for_calls(now):
             self._put_back(delivery)
             return False
-        policy = self._policy
-        replay = delivery.live and (policy.latest or policy.after_dead != "continue")
-        asking = not policy.keyed or delivery.doubtful or replay
+        asking = self._asks(delivery)
         delivery.stage = Stage.PREPARING if asking else Stage.CALLING
         if not asking:
             self._count(delivery, now)
         return True
+
+    def may_call(self, delivery: Delivery, now: float) -> bool:
+        """Say whether another call may begin for a delivery that is being made."""
+        return self._open_for_calls(now) and self._keeps(delivery)
 
     def prepared(self, delivery: Delivery, standing: Standing, now: float, wall: float) -> bool:
         """Take what the ledger said of a call about to be made; say whether to make it. `wall` is epoch seconds."""
@@ -367,14 +397,26 @@ class Dispatcher:
         self._lanes.answered()
         return False
 
-    def answered(self, delivery: Delivery, verdict: Verdict, now: float, random: Callable[[], float]) -> None:
-        """Take the end of a call."""
+    def unmade(self, delivery: Delivery) -> None:
+        """Take a call back that was not made, for its target stands still: it counts as no attempt."""
+        delivery.attempts -= 1
+        self._withdraw(delivery)
+        if self._keeps(delivery):
+            self._put_back(delivery)
+        else:
+            self._lanes.answered()
+            self._drop(delivery)
+
+    def answered(
+        self, delivery: Delivery, verdict: Verdict, now: float, random: Callable[[], float], *, down: bool = False
+    ) -> None:
+        """Take the end of a call. While its target is `down` no failure brings an event nearer to being given up."""
         self._lanes.answered()
         verdict = self._guard.consider(verdict, delivery.key)
         action = decide(
             verdict,
             attempt=delivery.attempts,
-            elapsed=now - delivery.began,
+            elapsed=0.0 if down else now - self.stood - delivery.began,
             retry=self._policy.retry,
             keyed=self._policy.keyed,
             random=random,
@@ -398,6 +440,20 @@ class Dispatcher:
                 self._drop(delivery)
             case _:
                 assert_never(action)
+
+    def refused(self, group: Iterable[Delivery]) -> None:
+        """Take it that a call for several was refused as a whole, without effect.
+
+        Each is called alone from now on, so that one bad event condemns none of its neighbours (D10).
+        """
+        for delivery in group:
+            delivery.alone = True
+            if self._keeps(delivery):
+                self._withdraw(delivery)
+                self._put_back(delivery)
+            else:
+                self._lanes.answered()
+                self._drop(delivery)
 
     def due(self, delivery: Delivery) -> None:
         """Let a delivery whose wait has ended be called again; of one that has gone meanwhile nothing is left."""
@@ -451,8 +507,11 @@ class Dispatcher:
 
     def counts(self) -> dict[str, int]:
         """Count deliveries by stage, lanes and bytes: how it stands."""
-        stages = Counter(delivery.stage.value for delivery in self._open.values())
-        return {**stages, "lanes": len(self._lanes), "in flight": self._lanes.calling, "bytes": self._bytes}
+        return {**self.stages(), "lanes": len(self._lanes), "in flight": self._lanes.calling, "bytes": self._bytes}
+
+    def stages(self) -> Counter[str]:
+        """Count deliveries by stage."""
+        return Counter(delivery.stage.value for delivery in self._open.values())
 
     def skip(self, wanted: Collection[str]) -> None:
         """Let these events become dead letters instead of being called, even while the sink is halted (D11).
@@ -480,6 +539,12 @@ class Dispatcher:
     def _open_for_calls(self, now: float) -> bool:
         return not (self.halted or self.paused or self.stopping) and now < self.lease
 
+    def _asks(self, delivery: Delivery) -> bool:
+        """Say whether the ledger is asked before a call."""
+        policy = self._policy
+        replay = delivery.live and (policy.latest or policy.after_dead != "continue")
+        return not policy.keyed or delivery.doubtful or replay
+
     def _unsendable(self, delivery: Delivery) -> tuple[Kind, Undeliverable] | None:
         """Say why a delivery becomes a dead letter without a call."""
         if delivery.poison is not None:
@@ -490,6 +555,9 @@ class Dispatcher:
         if fresh and self._policy.after_dead == "park_key" and delivery.key in self._barred:
             return "parked", Permanent("an earlier event of its key is dead")
         return None
+
+    def _to_wait_for_fleet(self, delivery: Delivery) -> bool:
+        return delivery.fetched > self.uniform and not self._to_skip(delivery)
 
     def _to_skip(self, delivery: Delivery) -> bool:
         """Say whether a delivery is to be skipped.
@@ -520,7 +588,7 @@ class Dispatcher:
 
     def _count(self, delivery: Delivery, now: float) -> None:
         delivery.attempts += 1
-        delivery.began = delivery.began or now
+        delivery.began = delivery.began or now - self.stood
 
     def _put_back(self, delivery: Delivery) -> None:
         """Let a delivery be chosen again."""
@@ -567,6 +635,7 @@ class Dispatcher:
         """Let a delivery go that is finished; copies that waited for it are repeats now."""
         self._lanes.finish(delivery.lane)
         self._let_go(delivery)
+        self.ended += 1
         row = Row(state, delivery.payload, delivery.attempts, run=delivery.run if delivery.live else "")
         self._settled[delivery.place] = (self._looked_up, row)
         delivery.watermark.finish(delivery.record.offset)
@@ -593,6 +662,7 @@ class Dispatcher:
 
     def _give_up(self, delivery: Delivery) -> None:
         self._let_go(delivery)
+        self.given_up += 1
         if delivery.skipped:  # the order is still to be obeyed
             self._skipped.discard(delivery.skipped)
             self._skips.add(delivery.skipped)

@@ -18,6 +18,7 @@ from trunkline.kafka.events import Member, Record, Slot
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure, Ledger
 from trunkline.ledger.deliveries import Place, Row
+from trunkline.ledger.parks import parked_keys
 
 T = TypeVar("T")
 
@@ -125,6 +126,8 @@ class Intake:
         self._durable: Mapping[Slot, int] = {}
         self._advancing = False
         self._handed = 0
+        self.met: Mapping[Slot, int] = {}
+        """Where partitions began, or met their end last; may be read from any thread."""
 
     def start(self) -> None:
         """Join the group and begin."""
@@ -174,6 +177,7 @@ class Intake:
                 lost=self._lost,
                 accepted=self._accepted,
             )
+            self.met = member.met
             try:
                 self._pump(db, member)
             finally:
@@ -209,7 +213,7 @@ class Intake:
                 self._tell(self._advance)
                 if self._number is not None:
                     number = self._core.looking()
-                    self._tell(self._desk.barred, number, deliveries.parked(db, self._number))
+                    self._tell(self._desk.barred, number, parked_keys(db, self._number))
 
     # Callbacks of the member, on the thread.
 

@@ -15,12 +15,16 @@ from typing import Any
 
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
+from trunkline.engine import spans
+from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
-from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable
+from trunkline.engine.watermark import Position
+from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable, UnknownSchema
 from trunkline.event import Headers, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of, identity_of, source_of
 from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
-from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions
+from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions, clock
+from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, size_of
 from trunkline.observe import Observed, Observer
@@ -32,17 +36,22 @@ OPENING = 60.0
 """Seconds that taking a transactional id over may take."""
 COMMITTING = 60.0
 """Seconds that a transaction's end, or leaving the group, may take."""
+ASKING = 2.0
+"""Seconds in which the fleet must have answered, else the flow is left to others."""
 
 
 @dataclass(slots=True)
 class Batch:
     """What one transaction will write, and what to count when it is committed."""
 
+    fetched: float
+    """When its records had been fetched, by `clock`."""
     writes: list[tuple[str, bytes | None, bytes | None, Headers, int]] = field(default_factory=list)
     offsets: dict[Slot, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     emitted: Counter[str] = field(default_factory=Counter)
-    dead: list[tuple[str, str]] = field(default_factory=list)
+    dead: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of each event that goes dead its id, why, and the class of the letter."""
 
 
 class Processor:
@@ -57,6 +66,7 @@ class Processor:
         forms: Mapping[str, Format],
         tables: Mapping[str, Rows],
         slot: int,
+        fleet: Fleet,
         observe: Observer,
     ) -> None:
         """Prepare; `forms` holds the format of every topic of the flow by name, `tables` the rows by table name."""
@@ -64,15 +74,20 @@ class Processor:
         self.heart = Heart(self.name)
         self.halted = ""
         """Why the flow stands still; empty while it runs."""
-        self._flow = flow
+        self._flow = timed(flow, observe)
         self._source = source_of(bus, flow)
         self._bootstrap = bootstrap
         self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
         self._forms = forms
         self._tables = tables
+        self._fleet = fleet
         self._observe = observe
         self._guard = Guard()
+        self._met: Mapping[Slot, int] = {}
+        self._finished: dict[Slot, int] = {}
+        self._held: Mapping[Slot, Record] = {}
+        """The first record of each partition that is fetched and not committed."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
@@ -86,11 +101,24 @@ class Processor:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def positions(self) -> dict[Slot, Position]:
+        """Say how far each partition is finished; may be asked from any thread."""
+        met, finished, held = dict(self._met), self._finished.copy(), self._held
+        return {
+            slot: Position(held[slot].offset, held[slot].timestamp)
+            if slot in held
+            else Position(max(at, finished.get(slot, at)), None)
+            for slot, at in met.items()
+        }
+
     def _run(self) -> None:
         """Run sessions: a transaction that fails ends one, and the next begins at the committed offsets."""
         while not self._stopping.is_set():
             try:
                 self._session()
+            except UnknownSchema as error:
+                self._see("stuck", detail=f"left to workers of another topology: {error}")
+                self._leave_to_others()
             except Halt as error:
                 self._halt(str(error))
                 break
@@ -107,6 +135,7 @@ class Processor:
         with self.heart.within(OPENING):
             transactions = Transactions(self._bootstrap, self._id)
         member = Member(self._bootstrap, self._group, self._flow.topic.name, assigned=self._joined)
+        self._met, self._finished, self._held = member.met, {}, {}
         try:
             while not self._stopping.is_set():
                 self.heart.beat()
@@ -122,7 +151,8 @@ class Processor:
         self.heart.joined = True
 
     def _prepare(self, records: list[Record]) -> Batch:
-        batch = Batch()
+        batch = Batch(clock())
+        self._held = {record.slot: record for record in reversed(records)}
         for record in records:
             while not self._stopping.is_set():
                 self.heart.beat()
@@ -143,9 +173,12 @@ class Processor:
 
     def _apply(self, record: Record, batch: Batch) -> None:
         """Run one record through the flow into the batch; nothing of it is added when it fails."""
+        span = None
         try:
             form = self._forms[record.slot.topic]
             event = from_headers(record.headers, record.key, form.decode(record.value))
+            if spans.Exporting.tracer is not None:
+                event, span = spans.carried("process", self.name, event, {"trunkline.event": event.id})
             outcome = transform(self._flow, self._source, event, self._tables)
             match outcome:
                 case Routed(made):
@@ -157,11 +190,44 @@ class Processor:
                 case Filtered():
                     batch.counts["filtered"] += 1
                 case Unrouted():
+                    self._consider_unrouted(record, form, batch.fetched)
                     batch.counts["unrouted"] += 1
             if self._guard.count:
                 self._guard = Guard()
+        except UnknownSchema as error:
+            if self._known_elsewhere(batch.fetched):
+                raise
+            self._bury(record, error, batch)
         except (Permanent, Poison) as error:
             self._bury(record, error, batch)
+        finally:
+            if span is not None:
+                span.end()
+
+    def _consider_unrouted(self, record: Record, form: Format, fetched: float) -> None:
+        """Make sure that no other topology may have a route for what ours has none for.
+
+        Raises:
+            UnknownSchema: one may.
+        """
+        if not form.is_own(record.value) and self._known_elsewhere(fetched):
+            raise UnknownSchema("no route here takes an event with another schema than ours")
+
+    def _known_elsewhere(self, fetched: float) -> bool:
+        """Say whether another worker may know what this one does not, of a record fetched by then (L5)."""
+        until = clock() + ASKING
+        while self._fleet.looked < fetched and clock() < until and not self._stopping.is_set():
+            self._fleet.asked.set()
+            self.heart.beat()
+            self._stopping.wait(0.02)
+        return self._fleet.uniform < fetched
+
+    def _leave_to_others(self) -> None:
+        """Be no member of the group until all workers run one topology: who may know what is unknown here is one."""
+        self.heart.rest()
+        since = clock()
+        while self._fleet.uniform < since and not self._stopping.wait(0.2):
+            pass
 
     def _write(
         self, topic: str, event: Any, parent: tuple[str, bytes]
@@ -193,7 +259,7 @@ class Processor:
         )
         poison = isinstance(error, Poison)
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
-        batch.dead.append((event.id, failure.message))
+        batch.dead.append((event.id, failure.message, failure.kind))
 
     def _told(self, record: Record, error: Exception) -> str:
         """Give an error's words without secrets, and without what the schema marks as sensitive."""
@@ -216,13 +282,15 @@ class Processor:
         except TrunklineError:
             transactions.abort()
             raise
+        self._finished.update(batch.offsets)
+        self._held = {}
         for what in ("read", "routed", "filtered", "unrouted"):
             if count := batch.counts[what]:
                 self._see(what, count=count)
         for topic, count in batch.emitted.items():
             self._see("emitted", topic=topic, count=count)
-        for event, why in batch.dead:
-            self._see("dead", event=event, detail=why)
+        for event, why, kind in batch.dead:
+            self._see("dead", event=event, detail=why, outcome=kind)
 
     def _halt(self, reason: str) -> None:
         self.halted = redact(reason)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from trunkline.adapters import WebhookRequest
 from trunkline.avro.codec import HEAD
+from trunkline.engine import spans
 from trunkline.errors import Permanent, Rejected, Unavailable
 from trunkline.event import Event, Headers, to_headers
 from trunkline.flow.declare import Bus, Publish
@@ -49,6 +50,7 @@ class Prepared:
     headers: Headers
     claim: bytes
     payload: bytes
+    span: spans.Span | None
 
 
 class Publisher:
@@ -111,6 +113,8 @@ class Publisher:
             raise Rejected(422, "The event is not valid", "Its id is empty.", [("id", "an event needs an id")])
         try:
             stamped = stamp(self._bus, self._flow, event)
+            about = {"trunkline.event": stamped.id, "messaging.destination.name": self._flow.to.name}
+            stamped, span = spans.carried("publish", self._flow.to.name, stamped, about)
             value = self._form.encode(stamped.data)
         except Permanent as error:
             raise Rejected(422, "The event is not valid", f"{error}.") from None
@@ -119,7 +123,7 @@ class Publisher:
             why = f"It has {size} bytes with key and headers; {RECORD_BYTES} are allowed."
             raise Rejected(413, "The event is too large", why)
         return Prepared(
-            stamped, key, value, headers, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:])
+            stamped, key, value, headers, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:]), span
         )
 
     async def _claim(self, prepared: Sequence[Prepared]) -> list[claims.Answer]:
@@ -171,6 +175,8 @@ class Publisher:
             await self._release([item.claim])
             raise
         await self._writer.write(lambda db: claims.publish(db, item.claim))
+        if item.span is not None:
+            item.span.end()
         return Accepted(item.event.id, "published", self._flow.to.name, written.partition, written.offset)
 
     async def _release(self, ours: Sequence[bytes]) -> None:

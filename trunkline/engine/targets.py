@@ -1,39 +1,229 @@
-"""Targets: every sink that names one shares its connections, its credentials and its limit."""
+"""Targets: every sink that names one shares its connections, its credentials, its limit and its breaker.
 
-import time
-from collections.abc import Iterable
+dispatch ─ room? ─▶ Gate (a flow's share of the limit) ─▶ Access (stops, breaker, orders) ─▶ Transport
+
+`Access` and `Gate` decide, with the clock as an argument; `Targets` has the connections and wakes who waits.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+
+import httpx
 
 from trunkline.adapters import Idempotency, Request, Response
-from trunkline.errors import UsageError
-from trunkline.flow.declare import Limit, Target
+from trunkline.engine.breaker import Circuit, State
+from trunkline.engine.limits import Limiter, Throttle
+from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
+from trunkline.flow.declare import Bus, Target, targets_of
 from trunkline.http import transport
-from trunkline.http.transport import Pace, Transport, is_address
-from trunkline.redact import keep_secret
+from trunkline.http.client import client_of
+from trunkline.http.guard import Network
+from trunkline.http.opening import open_to
+from trunkline.http.transport import Transport
+from trunkline.kafka import events
+from trunkline.kafka.orders import Command, Orders
+from trunkline.observe import Observed, Observer
+from trunkline.verdict import Verdict
 
-SECONDS = {"second": 1.0, "minute": 60.0}
+NOTHING: Mapping[str, str] = MappingProxyType({})
+SOONEST = 0.002
+"""Seconds after which room is looked for again at the earliest: less costs more than it gains."""
+NO_CREDENTIALS = 5.0
+"""Seconds after which credentials are asked for again, where nobody says how long it may take."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """One request that is being made."""
+
+    at: float
+    epoch: int
+
+
+class Access:
+    """Whether a target may be called from this process: by its breaker, by its own word and by order of a person."""
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.name
+        self.throttle = Throttle()
+        self.circuit = None if target.breaker is None else Circuit(target.breaker)
+        self.paused = False
+        self.gates: list[Gate] = []
+        self._stood = 0.0
+        self._seen = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is known against the target: its failures count towards its events' patience."""
+        return self.circuit is None or self.circuit.state is State.CLOSED
+
+    def stood(self, now: float) -> float:
+        """Give the seconds for which the target has stood still so far: they count towards no event's patience."""
+        since, self._seen = self._seen, now
+        if self.paused or not self.closed:
+            self._stood += now - since
+        elif self.throttle.until > since:
+            self._stood += min(now, self.throttle.until) - since
+        return self._stood
+
+    def room(self, now: float) -> int:
+        """Say how many calls may begin now, of all flows."""
+        if self.paused:
+            return 0
+        room = self.throttle.room(now)
+        return room if self.circuit is None or room <= 0 else min(room, self.circuit.room(now))
+
+    def wait(self, now: float) -> float:
+        """Give the seconds until there may be room by itself."""
+        wait = self.throttle.wait(now)
+        if self.circuit is not None and self.circuit.state is State.OPEN:
+            wait = max(wait, self.circuit.until - now)
+        return wait
+
+    def begin(self, now: float) -> Begun:
+        """Make a call."""
+        self.throttle.begin(now)
+        return Begun(now, 0 if self.circuit is None else self.circuit.begin(now))
+
+    def unmade(self, call: Begun, now: float) -> None:
+        """Take a call back that was not made."""
+        self.throttle.unmade()
+        if self.circuit is not None:
+            self.circuit.ended(call.epoch, now, failed=None)
+
+    def ended(self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: datetime) -> None:
+        """Take the end of a call: what became of it, and the answer if there was one."""
+        self.stood(now)
+        status, headers = (None, NOTHING) if response is None else (response.status, response.headers)
+        self.throttle.ended(call.at, status, headers, now, wall)
+        if self.circuit is not None:
+            self.circuit.ended(call.epoch, now, failed=is_failure(verdict, status))
+
+    def stop(self, now: float, seconds: float, why: str) -> None:
+        """Let nothing begin for so long."""
+        self.stood(now)
+        self.throttle.stop(now, seconds, why)
+
+    def pause(self, now: float, *, paused: bool) -> None:
+        """Obey an order to stand still, or its end."""
+        self.stood(now)
+        self.paused = paused
+
+    def go_on(self, now: float) -> None:
+        """Obey an order to go on: no stop holds any more, and a breaker that is open tries at once."""
+        self.stood(now)
+        self.throttle.go_on(now)
+        if self.circuit is not None:
+            self.circuit.try_now(now)
+
+    def divide(self, now: float) -> None:
+        """Know what share of the target is this process's."""
+        self.throttle.divide(sum(gate.share for gate in self.gates), now)
+
+    def says(self, now: float) -> tuple[str, float]:
+        """Say in a word how the target stands, and for how many seconds more if that ends by itself."""
+        if self.paused:
+            return "paused", 0.0
+        if self.circuit is not None and self.circuit.state is State.OPEN:
+            return "down", max(0.0, self.circuit.until - now)
+        if now < self.throttle.until:
+            return "stopped", self.throttle.until - now
+        return "running" if self.closed else "probing", 0.0
+
+
+class Gate:
+    """What one flow may do at one target: its own share of the limit, and what holds for all flows there."""
+
+    def __init__(self, access: Access, target: Target, weight: float) -> None:
+        """Give the flow `weight`, a share of the target beside all other flows that call it."""
+        self.access = access
+        self.share = 0.0
+        self.limiter = None if target.limit is None else Limiter(target.limit)
+        self.wake: Callable[[], None] = lambda: None
+        """Called on the loop when there may be room again."""
+        self._weight = weight
+        self._timer: asyncio.TimerHandle | None = None
+        access.gates.append(self)
+
+    def divide(self, owned: float, now: float) -> None:
+        """Have the share that belongs to so much of the flow's partitions: nothing for none, all of it for 1."""
+        self.share = self._weight * owned
+        if self.limiter is not None:
+            self.limiter.divide(self.share, now)
+        self.access.divide(now)
+
+    def room(self, now: float) -> int:
+        """Say how many calls of the flow may begin now."""
+        room = self.access.room(now)
+        return room if self.limiter is None or room <= 0 else min(room, self.limiter.room(now))
+
+    def begin(self, now: float) -> Begun:
+        """Make a call; even where there is no room, for an event whose other calls are made already."""
+        if self.limiter is not None:
+            self.limiter.take(now)
+        return self.access.begin(now)
+
+    def wait(self, now: float) -> float:
+        """Give the seconds until there may be room by itself; infinite when nothing but a message brings it."""
+        wait = self.access.wait(now)
+        return wait if self.limiter is None else max(wait, self.limiter.wait(now))
+
+    def rest(self, now: float) -> None:
+        """Be woken when there may be room by itself, unless that is so already."""
+        if self._timer is None and (wait := self.wait(now)) < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(SOONEST, wait), self._woken)
+
+    def stir(self) -> None:
+        """Be woken at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._woken()
+
+    def _woken(self) -> None:
+        self._timer = None
+        self.wake()
 
 
 class Targets:
     """The open targets of one worker, an async context manager."""
 
-    def __init__(self, declared: Iterable[Target], *, connections: int) -> None:
-        """Read addresses and secrets.
+    def __init__(
+        self,
+        bus: Bus,
+        flows: Collection[str],
+        *,
+        allow: Sequence[Network],
+        connections: int,
+        observe: Observer = lambda _: None,
+    ) -> None:
+        """Read the addresses and secrets of what these flows call; targets may be in the networks `allow`.
 
         Raises:
             UsageError: an address or secret is not set, or cannot be used.
         """
         self._stack = AsyncExitStack()
         self._transports: dict[str, Transport] = {}
-        self._paces: dict[str, Pace] = {}
-        for target in declared:
-            if target.name in self._transports:
-                continue
-            self._transports[target.name] = open_to(target, connections=connections, deadline=transport.DEADLINE)
-            if target.limit is not None:
-                self._paces[target.name] = Pace(per_second(target.limit), time.monotonic)
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._accesses: dict[str, Access] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._resumed: Mapping[str, Command] | None = None
+        self._observe = observe
+        self._told: dict[str, str] = {}
+        weights = weights_of(bus)
+        for flow in flows:
+            for target in targets_of(bus.delivering[flow].to):
+                if target.name not in self._transports:
+                    one = open_to(target, allow=allow, connections=connections, deadline=transport.DEADLINE)
+                    self._transports[target.name] = one
+                    self._accesses[target.name] = Access(target)
+                gate = Gate(self._accesses[target.name], target, weights[flow, target.name])
+                self._gates[flow, target.name] = gate
 
     async def __aenter__(self) -> Self:
         for one in self._transports.values():
@@ -43,45 +233,139 @@ class Targets:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def turn(self, target: Target) -> None:
-        """Wait until the target's limit allows one more call."""
-        if (pace := self._paces.get(target.name)) is not None:
-            await pace.turn()
+    def gate(self, flow: str, target: Target) -> Gate:
+        """Give what stands between a flow and a target."""
+        return self._gates[flow, target.name]
+
+    def client(self, target: Target) -> httpx.AsyncClient:
+        """Give the client with which a hand-written sink calls a target."""
+        if target.name not in self._clients:
+            self._clients[target.name] = client_of(self._transports[target.name])
+        return self._clients[target.name]
+
+    def divide(self, flow: str, owned: float) -> None:
+        """Let a flow have so much of its partitions, at every target that it calls."""
+        now = events.clock()
+        for (name, _), gate in self._gates.items():
+            if name == flow:
+                gate.divide(owned, now)
+                asyncio.get_running_loop().call_soon(gate.stir)
 
     async def send(
         self, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
     ) -> Response:
-        """Make one call, with the idempotency key as the target takes it; without when `under` is None.
+        """Make one call that has begun, with the idempotency key as the target takes it; without when `under` is None.
 
         `again` says that it is not the first one for its event.
 
         Raises:
             Retryable, Unknown, Permanent: as `Transport.send`.
+            Unavailable: there are no credentials now; nothing was sent, and the target stands still for a while.
         """
-        return await self._transports[target.name].send(request, key, under, again=again)
+        try:
+            return await self._transports[target.name].send(request, key, under, again=again)
+        except Unavailable as error:
+            access, now = self._accesses[target.name], events.clock()
+            access.stop(now, getattr(error, "after", NO_CREDENTIALS), str(error))
+            self._changed(access, now)
+            raise
+
+    async def call(
+        self, flow: str, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
+    ) -> Response:
+        """Make one of several calls for an event: begin it, send it, and take its end.
+
+        Raises:
+            Retryable, Unknown, Permanent: as `Transport.send`.
+            Unavailable: the target stands still, and nothing was sent.
+        """
+        gate, now = self.gate(flow, target), events.clock()
+        if gate.access.room(now) <= 0:
+            word, _ = gate.access.says(now)
+            raise Unavailable(f"target {target.name} is not called now: it is {word}")
+        call = gate.begin(now)
+        try:
+            response = await self.send(target, request, key, under, again=again)
+        except (Retryable, Unknown) as error:
+            self.ended(gate, call, error, None)
+            raise
+        except BaseException:
+            self.unmade(gate, call)
+            raise
+        self.ended(gate, call, meaning(response), response)
+        return response
+
+    def ended(self, gate: Gate, call: Begun, verdict: Verdict, response: Response | None) -> None:
+        """Take the end of a call that was begun, and wake who waits for it."""
+        access, now = gate.access, events.clock()
+        access.ended(call, verdict, response, now, datetime.now(UTC))
+        if not access.closed or access.throttle.limited or now < access.throttle.until or access.name in self._told:
+            self._changed(access, now)
+
+    def unmade(self, gate: Gate, call: Begun) -> None:
+        """Take a call back that was begun and not made."""
+        now = events.clock()
+        gate.access.unmade(call, now)
+        if not gate.access.closed:
+            self._changed(gate.access, now)
+
+    def obey(self, orders: Orders) -> None:
+        """Bring the orders that hold into force (L5)."""
+        now = events.clock()
+        before, self._resumed = self._resumed, orders.resumed
+        for name, access in self._accesses.items():
+            known = order_name(name)
+            access.pause(now, paused=known in orders.paused)
+            resumed = orders.resumed.get(known)
+            if before is not None and resumed is not None and resumed != before.get(known):
+                access.go_on(now)
+            self._changed(access, now)
+
+    def standing(self) -> dict[str, str]:
+        """Say in a word how each target stands that is not simply called."""
+        return dict(self._told)
+
+    def _changed(self, access: Access, now: float) -> None:
+        """Wake whoever waits for a target, and tell how it stands when that is news."""
+        for gate in access.gates:
+            asyncio.get_running_loop().call_soon(gate.stir)
+        word, seconds = access.says(now)
+        if word == self._told.get(access.name, "running"):
+            return
+        if word == "running":
+            del self._told[access.name]
+        else:
+            self._told[access.name] = word
+        circuit = State.CLOSED if access.circuit is None else access.circuit.state
+        self._observe(Observed("circuit", "", target=access.name, outcome=circuit.value, detail=word))
+        if word == "stopped":
+            why = access.throttle.why
+            self._observe(Observed("told to wait", "", target=access.name, seconds=seconds, detail=why))
 
 
-def open_to(target: Target, *, connections: int, deadline: float) -> Transport:
-    """Prepare calls to a target.
-
-    Raises:
-        UsageError: its address or secret is not set, or cannot be used; the secret itself is never shown.
-    """
-    url, auth = target.url.read(), target.auth
-    if not is_address(url):
-        told = f"{target.url.name} is no address that target {target.name} can be called at"
-        raise UsageError(f"{told}. Set it to one such as https://api.example.com/v1, without a query.")
-    if password := urlsplit(url).password:
-        keep_secret(password)
-        keep_secret(unquote(password))
-    headers = {} if auth is None else {auth.header: auth.secret.read()}
-    try:
-        return Transport(url, headers, connections=connections, deadline=deadline)
-    except ValueError:
-        told = f"the secret of target {target.name} cannot be sent in a header: it holds a line break or the like"
-        raise UsageError(f"{told}. Set {'' if auth is None else auth.secret.name} again.") from None
+def weights_of(bus: Bus) -> dict[tuple[str, str], float]:
+    """Divide each target among the flows that call it, in this process or another, by their declared weight (D13)."""
+    calling = [
+        (name, target.name, flow.weight) for name, flow in bus.delivering.items() for target in targets_of(flow.to)
+    ]
+    total: dict[str, float] = {}
+    for _, target, weight in calling:
+        total[target] = total.get(target, 0.0) + weight
+    return {(flow, target): weight / total[target] for flow, target, weight in calling}
 
 
-def per_second(limit: Limit) -> float:
-    """Give a limit as calls per second."""
-    return limit.events / SECONDS[limit.per]
+def order_name(target: str) -> str:
+    """Give the name under which orders speak of a target; no sink has such a one."""
+    return f"target:{target}"
+
+
+def is_failure(verdict: Verdict, status: int | None) -> bool | None:
+    """Say whether a call failed by the target's fault; None when its end says nothing of that."""
+    if status is None:
+        return True if isinstance(verdict, Retryable | Unknown) else None
+    return isinstance(verdict, Retryable) and (status >= 500 or status == 408)
+
+
+def meaning(response: Response) -> Verdict:
+    """Give what an answer says of its target, whatever it means for the event."""
+    return Retryable("", status=response.status) if response.status >= 500 else Permanent("", status=response.status)

@@ -1,6 +1,17 @@
 """Up to where a partition is finished. Sans-I/O."""
 
 from collections import deque
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """How far a partition is finished: every record below `offset` is.
+
+    `published` is when the oldest fetched record that is not was published, in epoch milliseconds; None without one.
+    """
+
+    offset: int
+    published: int | None
 
 
 class Watermark:

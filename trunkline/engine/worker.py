@@ -11,9 +11,18 @@ from trunkline.engine.tables import TableReader
 from trunkline.engine.targets import Targets
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, flow_name, schemas_of, tables_of
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Process,
+    Publish,
+    flow_name,
+    results_of,
+    schemas_of,
+    tables_of,
+)
 from trunkline.kafka.events import Sender
-from trunkline.kafka.orders import ControlReader, Full, Orders, this_worker
+from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
 from trunkline.kafka.registry import Format, Registry
 from trunkline.kafka.topics import LETTERS_KEPT, control_of
 from trunkline.ledger import reach
@@ -63,13 +72,19 @@ class Worker:
         for flow in self._flows:  # a missing secret stops the start, not the first event
             if isinstance(flow, Publish):
                 flow.source.verify.sign("check", b"")
+        delivering = [flow_name(flow) for flow in self._flows if isinstance(flow, Deliver)]
         self._targets = Targets(
-            [flow.to.target for flow in self._flows if isinstance(flow, Deliver)], connections=WIDTH
+            self._bus,
+            delivering,
+            allow=self._settings.targets.allow,
+            connections=WIDTH,
+            observe=self._observe,
         )
         await self._targets.__aenter__()
         ledger = reach(self._settings.ledger)
         self._writer = Writer(ledger)
         self._sender = Sender(self._bootstrap)
+        fleet = Fleet()
         forms = await asyncio.to_thread(self._register)
         await asyncio.to_thread(self._read_tables, forms)
         for flow in self._flows:
@@ -92,6 +107,7 @@ class Worker:
                             forms=forms,
                             tables={name: reader.rows for name, reader in self._tables.items()},
                             slot=self._settings.worker.slot,
+                            fleet=fleet,
                             observe=self._observe,
                         )
                     )
@@ -101,11 +117,12 @@ class Worker:
                             self._bus,
                             flow,
                             bootstrap=self._bootstrap,
-                            form=forms[flow.topic.name],
+                            forms=forms,
                             targets=self._targets,
                             sender=self._sender,
                             ledger=ledger,
                             writer=self._writer,
+                            fleet=fleet,
                             observe=self._observe,
                         )
                     )
@@ -115,6 +132,7 @@ class Worker:
             control_of(self._bus),
             this_worker(self._bus, [flow_name(flow) for flow in self._flows]),
             sender=self._sender,
+            fleet=fleet,
             obey=self._obey,
             status=self._status,
             observe=self._observe,
@@ -149,15 +167,25 @@ class Worker:
         """The signs of life of the flows that read."""
         return [*(flow.heart for flow in self._processors), *(flow.heart for flow in self._deliverers)]
 
+    @property
+    def reading(self) -> Sequence[Processor | Deliverer]:
+        """The flows that read, as they run here."""
+        return [*self._processors, *self._deliverers]
+
+    @property
+    def orders(self) -> Orders:
+        """What holds, and what the workers of the bus said last."""
+        return self._control.orders
+
     def stopped(self) -> Mapping[str, str]:
         """Name the flows that have halted, with the reason."""
-        reading: list[Processor | Deliverer] = [*self._processors, *self._deliverers]
-        return {flow.name: flow.halted for flow in reading if flow.halted}
+        return {flow.name: flow.halted for flow in self.reading if flow.halted}
 
     def _obey(self, orders: Orders) -> None:
         """Bring orders into force; called in a thread."""
 
         async def obey() -> None:
+            self._targets.obey(orders)
             for deliverer in self._deliverers:
                 deliverer.obey(orders)
 
@@ -178,7 +206,9 @@ class Worker:
                     used.update({topic.name: topic.schema for topic in (flow.topic, *flow.to)})
                     used.update({table.name: table.schema for step in flow.steps for table in tables_of(step)})
                 case Deliver():
-                    used[flow.topic.name] = flow.topic.schema
+                    used.update(
+                        {topic.name: topic.schema for topic in (flow.topic, results_of(flow.to)) if topic is not None}
+                    )
         return {name: Format(self.registry, schema) for name, schema in used.items()}
 
     def _read_tables(self, forms: Mapping[str, Format]) -> None:

@@ -7,6 +7,7 @@ What depends on a value of a wrong type is not judged; everything else still is.
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from trunkline.errors import Fault, TopologyError
@@ -28,6 +29,7 @@ from trunkline.flow.declare import (
     sink_identity,
 )
 from trunkline.flow.functions import variable
+from trunkline.flow.kits import kit_faults
 from trunkline.flow.records import record_faults
 from trunkline.flow.values import bus_faults, flow_name_faults, is_sound, parts_of, type_faults, value_faults
 
@@ -93,7 +95,7 @@ def body_faults(flow: Flow) -> Faults:
         case Process():
             return process_faults(flow)
         case Deliver():
-            return sink_faults(flow)
+            return chain(sink_faults(flow), kit_faults(flow))
 
 
 def title(flow: Flow) -> str:

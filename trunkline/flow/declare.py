@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trunkline.adapters import Sink, Source
 from trunkline.avro.files import Schema, schema_of
 from trunkline.event import Drop, Event
+from trunkline.flow.credentials import Credentials
 from trunkline.settings import Env, Secret
 from trunkline.verdict import Retry
 
@@ -54,29 +55,61 @@ class Declared:
 
 
 @dataclass(frozen=True)
-class ApiKey:
-    """Send a secret in a header."""
-
-    secret: Secret
-    header: str = "X-Api-Key"
-
-
-@dataclass(frozen=True)
 class Limit:
-    """At most `events` calls per second or minute, by each process, with up to a tenth of a period's worth at once."""
+    """At most `events` calls per second or minute, by all workers together (D13).
+
+    Calls are spread evenly, but for the fiftieth of a second that makes up for a late timer. `burst` is how many may
+    come at once after a rest, in addition to what its time allows.
+    """
 
     events: float
     per: Literal["second", "minute"] = "second"
+    burst: float | None = None
+
+
+@dataclass(frozen=True)
+class Breaker:
+    """When to leave a target alone that fails: connections refused, timeouts and 5xx, never a refused event or a 429.
+
+    It opens when `failures` of the last calls failed, and seven in ten of twice as many. Then nothing is called for
+    `pause`, and after each trial that fails twice as long, up to a minute. A trial is the next event: one call, and one
+    more with each that succeeds; after `probes` of them in a row all is as before.
+    """
+
+    failures: int = 10
+    pause: timedelta = timedelta(seconds=5)
+    probes: int = 5
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificates of a target, as PEM.
+
+    `ca` is of those whose signature under the target's certificate counts, besides those that the system trusts, and
+    `certificate` with its `key` shows the target who we are (mTLS). Nothing switches the check of its certificate off.
+    """
+
+    ca: Env | None = None
+    certificate: Env | None = None
+    key: Secret | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Target(Declared):
-    """A remote system: every sink that names it shares one connection pool and one limit."""
+    """A remote system: all sinks that name it share one connection pool, one limit and one breaker.
+
+    Addresses that are not public are not called, unless they lie in one of the networks that `allow` names or that the
+    operator allows for all targets. Calls go through `proxy` if there is one, and then those rules are for its address.
+    """
 
     name: str
     url: Env
-    auth: ApiKey | None = None
+    auth: Credentials | None = None
     limit: Limit | None = None
+    breaker: Breaker | None = field(default_factory=Breaker)
+    allow: Sequence[str] = ()
+    tls: Tls | None = None
+    proxy: Env | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +187,8 @@ class Deliver(Declared):
     `after_dead` says what becomes of the later events of a key whose event died, until that one is replayed or
     discarded: they are delivered all the same ("continue"), become parked dead letters beside it ("park_key"), or wait
     in the topic ("block"), where enough of them stop their partition. `was` is the name that the flow had before: what
-    Kafka knows it by stays as it was (I1); a sink that was renamed says so itself.
+    Kafka knows it by stays as it was (I1); a sink that was renamed says so itself. `weight` is the flow's share of a
+    target's limit, beside those of the other flows that call the target.
     """
 
     topic: Topic
@@ -163,6 +197,7 @@ class Deliver(Declared):
     name: str = ""
     after_dead: Literal["continue", "park_key", "block"] = "continue"
     was: str = ""
+    weight: float = 1.0
 
 
 Flow = Publish | Process | Deliver
@@ -271,6 +306,8 @@ class Bus(Declared):
                         used.setdefault(topic.name, topic)
                 case Deliver():
                     used.setdefault(flow.topic.name, flow.topic)
+                    if (results := results_of(flow.to)) is not None:
+                        used.setdefault(results.name, results)
         return list(used.values())
 
     @property
@@ -278,6 +315,18 @@ class Bus(Declared):
         """Every table that a step enriches from, in order of first use."""
         found = (table for flow in self.processing.values() for step in flow.steps for table in tables_of(step))
         return list({table.name: table for table in found}.values())
+
+
+def results_of(sink: Sink) -> Topic | None:
+    """Give the topic that a sink publishes what came of its deliveries to; None when it tells nobody."""
+    topic: Topic | None = getattr(sink, "results", None)
+    return topic
+
+
+def targets_of(sink: Sink) -> list[Target]:
+    """Give every target that a sink calls, its own first."""
+    others: Mapping[str, Target] = getattr(sink, "others", {})
+    return list({target.name: target for target in (sink.target, *others.values())}.values())
 
 
 def group_of(bus: Bus, identity: str) -> str:
@@ -295,7 +344,7 @@ def replay_of(identity: str) -> str:
     return f"{identity}.replay"
 
 
-def source_of(bus: Bus, flow: Publish | Process) -> str:
+def source_of(bus: Bus, flow: Flow) -> str:
     """Give the source of the events that a flow writes: half of their identity (I2)."""
     return f"{bus.identity}/{identity_of(flow)}"
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from trunkline.flow.credentials import settings_of
 from trunkline.flow.declare import (
     Bus,
     Deliver,
@@ -21,6 +22,7 @@ from trunkline.flow.declare import (
     tables_of,
 )
 from trunkline.flow.functions import name_of
+from trunkline.settings import Secret
 
 SHAPES = {
     "source": ("[/", "/]"),
@@ -188,5 +190,5 @@ def stored(part: Topic | Table) -> dict[str, Any]:
 def target_data(target: Target) -> dict[str, Any]:
     """Describe a target by the names of its variables, never by their values."""
     limit = None if target.limit is None else {"events": target.limit.events, "per": target.limit.per}
-    secret = None if target.auth is None else target.auth.secret.name
-    return {"name": target.name, "url": target.url.name, "secret": secret, "limit": limit}
+    secrets = [one.name for one in settings_of(target.auth) if isinstance(one, Secret)]
+    return {"name": target.name, "url": target.url.name, "secrets": secrets, "limit": limit}

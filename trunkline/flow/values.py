@@ -6,14 +6,25 @@ A value of a wrong type is a fault and never a traceback, so everything is read 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
 
 from trunkline.adapters import Idempotency
 from trunkline.errors import Fault
+from trunkline.flow.credentials import (
+    Alone,
+    ApiKey,
+    ClientCredentials,
+    Credentials,
+    RefreshToken,
+    Rotation,
+    SignedWebhook,
+)
 from trunkline.flow.declare import (
     LIBRARY,
-    ApiKey,
+    Breaker,
     Bus,
     Declared,
     Deliver,
@@ -40,6 +51,7 @@ LONGEST_FLOW = 200
 """A flow's name is the head of its topics' and its group's names."""
 AFTER_DEAD = ("continue", "park_key", "block")
 WRITES = ("each", "latest")
+SENT_IN = ("header", "body")
 ASKED = ("request", "verdict", "batch", "verdicts")
 """What a sink is asked."""
 SAID = ("idempotency", "writes", "together", "was")
@@ -61,7 +73,9 @@ def parts_of(flow: Flow) -> Iterator[Declared]:
             tables = [table for step in steps if isinstance(step, Enrich) for table in step.tables]
             inside = [flow.topic, *steps, *tables, *(flow.to if isinstance(flow.to, Mapping) else [])]
         case Deliver():
-            inside = [flow.topic, attribute(flow.to, "target")]
+            others = attribute(flow.to, "others")
+            inside = [flow.topic, *(attribute(flow.to, name) for name in ("results", "target"))]
+            inside += others.values() if isinstance(others, Mapping) else []
     yield from (part for part in inside if isinstance(part, Topic | Table | Enrich | Target))
 
 
@@ -121,6 +135,7 @@ def type_faults(part: Declared) -> Faults:
             yield from sink_types(where, part.to)
             yield from retry_types(where, part.retry)
             yield from expect(where, "Deliver's after_dead", part.after_dead, str, listed(AFTER_DEAD))
+            yield from expect(where, "Deliver's weight", part.weight, (int, float), "a number")
 
 
 def name_types(where: str, kind: str, name: Any, was: Any) -> Faults:
@@ -156,15 +171,49 @@ def target_types(where: str, part: Target, url: Any, auth: Any, limit: Any) -> F
         yield Fault(where, 'Target\'s address is written out, but differs from place to place. Name it: env("NAME").')
     else:
         yield from expect(where, "Target's address", url, Env, 'env("NAME")')
-    if isinstance(auth, ApiKey):
-        yield from expect(where, "ApiKey's header", auth.header, str, "the name of a header")
-        yield from secret_types(where, "ApiKey's secret", auth.secret)
+    if isinstance(auth, Credentials):
+        yield from auth_types(where, auth)
     elif auth is not None:
-        yield from expect(where, "Target's auth", auth, ApiKey, 'ApiKey(Secret("NAME"))')
+        yield from expect(where, "Target's auth", auth, Credentials, 'ApiKey(Secret("NAME"))')
     if isinstance(limit, Limit):
         yield from expect(where, "Limit's events", limit.events, (int, float), "a number")
+        if limit.burst is not None:
+            yield from expect(where, "Limit's burst", limit.burst, (int, float), "a number, or leave it out")
     elif limit is not None:
         yield from expect(where, "Target's limit", limit, Limit, 'Limit(100, per="second")')
+    yield from breaker_types(where, part.breaker)
+    yield from expect(where, "Target's allow", part.allow, (list, tuple), 'a list of networks: ["10.0.0.0/8"]')
+    for network in part.allow if isinstance(part.allow, list | tuple) else ():
+        yield from expect(where, "a network in Target's allow", network, str, 'a text such as "10.0.0.0/8"')
+
+
+def breaker_types(where: str, breaker: Any) -> Faults:
+    """Find the wrongly typed values of a Breaker."""
+    if isinstance(breaker, Breaker):
+        yield from expect(where, "Breaker's failures", breaker.failures, int, "a whole number")
+        yield from expect(where, "Breaker's pause", breaker.pause, timedelta, "a duration such as minutes(1)")
+        yield from expect(where, "Breaker's probes", breaker.probes, int, "a whole number")
+    elif breaker is not None:
+        yield from expect(where, "Target's breaker", breaker, Breaker, "Breaker() or None")
+
+
+def auth_types(where: str, auth: Credentials) -> Faults:
+    """Find the wrongly typed values of credentials: each is a secret, a setting or a text."""
+    for one in fields(auth):
+        value, what = getattr(auth, one.name), f"{type(auth).__name__}'s {one.name}"
+        if isinstance(value, Alone):
+            yield from auth_types(where, value)
+        elif isinstance(auth, Rotation):
+            yield from expect(where, what, value, Alone, 'what is used alone: Bearer(Secret("NAME")) or the like')
+        elif one.type is Secret or (one.type == Secret | None and value is not None):
+            yield from secret_types(where, what, value)
+        elif one.type is Env:
+            if isinstance(value, str):
+                yield Fault(where, f'{what} is written out, but differs from place to place. Name it: env("NAME").')
+            else:
+                yield from expect(where, what, value, Env, 'env("NAME")')
+        elif one.type != Secret | None:
+            yield from expect(where, what, value, str, "the name of a header" if one.name == "header" else "a text")
 
 
 def secret_types(where: str, what: str, secret: Any) -> Faults:
@@ -279,10 +328,11 @@ def value_faults(part: Declared) -> Faults:
             yield from name_faults(part.where, "Target", part.name, LONGEST_FLOW)
             if part.limit is not None:
                 yield from limit_faults(part, part.limit)
-            if part.auth is not None and not TOKEN.fullmatch(part.auth.header):
-                yield Fault(
-                    part.where, f'{part.name}: "{part.auth.header}" is no name of a header. Write the target\'s.'
-                )
+            if part.breaker is not None:
+                yield from breaker_faults(part, part.breaker)
+            yield from allow_faults(part)
+            if part.auth is not None:
+                yield from auth_faults(part.where, part.name, part.auth)
         case Publish():
             yield from name_faults(part.where, "source", part.source.name, LONGEST_FLOW)
             yield from was_name_faults(part.where, part.was)
@@ -294,7 +344,9 @@ def value_faults(part: Declared) -> Faults:
             yield from was_name_faults(part.where, part.to.was)
             yield from retry_faults(part, part.retry)
             yield from after_dead_faults(part)
+            yield from weight_faults(part)
             yield from contract_faults(part)
+            yield from webhook_faults(part)
 
 
 def name_faults(where: str, kind: str, name: str, longest: int) -> Faults:
@@ -326,6 +378,58 @@ def limit_faults(part: Target, limit: Limit) -> Faults:
         yield Fault(part.where, f"the Limit of {part.name} is {limit.events}. Give a number above 0, or leave it out.")
     if limit.per not in ("second", "minute"):
         yield Fault(part.where, f'the Limit of {part.name} is per {limit.per!r}. Write per="second" or per="minute".')
+    if limit.burst is not None and not (math.isfinite(limit.burst) and limit.burst >= 1):
+        yield Fault(part.where, f"the burst of {part.name}'s Limit is {limit.burst}. Give at least 1, or leave it out.")
+
+
+def breaker_faults(part: Target, breaker: Breaker) -> Faults:
+    """Find what is wrong with a Breaker."""
+    for name in ("failures", "probes"):
+        if getattr(breaker, name) < 1:
+            yield Fault(
+                part.where, f"the {name} of {part.name}'s Breaker is {getattr(breaker, name)}. Give at least 1."
+            )
+    if breaker.pause <= timedelta(0):
+        yield Fault(part.where, f"the pause of {part.name}'s Breaker is {breaker.pause}. Give a duration above 0.")
+
+
+def allow_faults(part: Target) -> Faults:
+    """Find that what a target may be is no network."""
+    for network in part.allow:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            yield Fault(part.where, f'{part.name} allows "{network}", which is no network: {error}.')
+
+
+def weight_faults(flow: Deliver) -> Faults:
+    """Find that a flow's share of its target's limit is none."""
+    if not (math.isfinite(flow.weight) and flow.weight > 0):
+        yield Fault(flow.where, f"the weight of {flow_name(flow)} is {flow.weight}. Give a number above 0.")
+
+
+def auth_faults(where: str, name: str, auth: Credentials) -> Faults:
+    """Find what is wrong with the credentials of a target."""
+    match auth:
+        case ApiKey(header=header) if not TOKEN.fullmatch(header):
+            yield Fault(where, f'{name}: "{header}" is no name of a header. Write the target\'s.')
+        case ClientCredentials(sent_in=place) | RefreshToken(sent_in=place) if place not in SENT_IN:
+            yield Fault(where, f'{name}: the client\'s secret is sent in "{place}". Write {listed(SENT_IN)}.')
+        case Rotation(first, second):
+            for one in (first, second):
+                yield from auth_faults(where, name, one)
+                if isinstance(one, ApiKey) and one.query:
+                    told = f"{name}: a key in the query stands in the target's address, which does not change"
+                    yield Fault(where, f"{told}. Rotate a key in a header, or give one ApiKey alone.")
+
+
+def webhook_faults(flow: Deliver) -> Faults:
+    """Find that a signed webhook would have no id."""
+    sink, auth = flow.to, flow.to.target.auth
+    header = None if sink.idempotency is None else sink.idempotency.header
+    if isinstance(auth, SignedWebhook) and (header or "").lower() != "webhook-id":
+        told = f"{type(sink).__name__} sends signed webhooks, whose id is our idempotency key"
+        yield Fault(flow.where, f'{told}. Add to the class: idempotency = Idempotency(header="webhook-id").')
 
 
 def after_dead_faults(flow: Deliver) -> Faults:
@@ -349,7 +453,7 @@ def contract_faults(flow: Deliver) -> Faults:
         yield Fault(flow.where, f"{kind} takes {sink.together} events together. Give at least 1.")
     elif sink.together > 1 and is_kits(sink.batch):
         yield Fault(flow.where, f"{kind} takes {sink.together} events together and has no batch(items). Write it.")
-    elif is_kits(sink.request) and is_kits(sink.batch):
+    elif is_kits(sink.request) and is_kits(sink.batch) and not any(has(sink, way) for way in ("deliver", "calls")):
         yield Fault(flow.where, f"{kind} does not say what to send. Write request(event).")
     if sink.idempotency is None:
         return

@@ -3,6 +3,7 @@
 Serves users' tests, explanations and documentation; the engine runs the same functions.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,40 @@ from typing import Any
 
 from trunkline.adapters import Item, Request, Response, Sink, Source, WebhookRequest, judged
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.errors import TrunklineError, UsageError
+from trunkline.errors import Permanent, Poison, TrunklineError, UsageError
 from trunkline.event import Event, idempotency_key
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, flow_name, sink_identity, source_of
+from trunkline.flow.composite import (
+    Close,
+    Composite,
+    Course,
+    End,
+    Ended,
+    GiveUp,
+    Made,
+    Make,
+    State,
+    advance,
+    call_of,
+    kept_of,
+    noted,
+    result_of,
+    undoes,
+    write,
+)
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Process,
+    Publish,
+    Table,
+    Topic,
+    flow_name,
+    results_of,
+    sink_identity,
+    source_of,
+)
 from trunkline.flow.transform import Filtered, Routed, Rows, stamp, transform
-from trunkline.verdict import Bury, Verdict, decide, of_exception
+from trunkline.verdict import Bury, Delivered, Superseded, Verdict, decide, of_exception
 
 OK = Response(200)
 EXAMPLES = Path("producers/examples")
@@ -33,7 +63,7 @@ class Journey:
     unrouted: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
     """Events of which a flow's routes made nothing."""
     requests: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
-    """Requests by sink: one for each event, or for each batch."""
+    """Requests by sink: one for each event, for each batch, or for each call of a composite."""
     verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
     """What each sink made of the answers, for each event."""
     dead: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
@@ -51,7 +81,8 @@ def walk(
     """Follow one request of `source`: an example's file name, a body, or a whole request; its signature is not checked.
 
     `tables` holds rows by key for every table that a step uses (absent: empty); `answers` what a target would answer,
-    by sink (absent: 200).
+    by sink, or by "sink/call" for a composite's (absent: 200, and of what a call keeps the name). Of a sink that makes
+    its calls itself nothing is known.
 
     Raises:
         Rejected: the request is wrong, as the sender would be told.
@@ -69,6 +100,11 @@ def walk(
             case Process():
                 for event in journey.events.get(flow.topic.name, ()):
                     process(journey, bus, flow, event, rows)
+            case Deliver() if isinstance(flow.to, Composite):
+                for event in journey.events.get(flow.topic.name, ()):
+                    compose(journey, bus, flow, flow.to, event, answers or {})
+            case Deliver() if hasattr(flow.to, "deliver"):
+                pass
             case Deliver():
                 answer = (answers or {}).get(flow.to.name, OK)
                 for batch in batches(journey.events.get(flow.topic.name, ()), flow.to.together):
@@ -153,6 +189,7 @@ def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer:
     verdicts: Sequence[Verdict]
     try:
         request = sink.batch(items)
+        request.encode()  # as it would be written: what cannot be is found here
     except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
         if len(items) > 1:
             for item in items:
@@ -163,8 +200,64 @@ def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer:
         journey.requests[sink.name].append(request)
         verdicts = judged(sink, replace(answer, method=request.method), items)
     for verdict in verdicts:
-        journey.verdicts[sink.name].append(verdict)
-        keyed = sink.idempotency is not None
-        action = decide(verdict, attempt=1, elapsed=0.0, retry=flow.retry, random=lambda: 0.0, keyed=keyed)
-        if isinstance(action, Bury):
-            journey.dead[sink.name].append(verdict)
+        conclude(journey, flow, verdict)
+
+
+def compose(
+    journey: Journey, bus: Bus, flow: Deliver, sink: Composite, event: Event[Any], answers: Mapping[str, Response]
+) -> None:
+    """Make the calls of a composite one after the other, as far as one attempt comes, and note what came of it."""
+    course, tried = Course(), dict[str, Verdict]()
+    while True:
+        match advance(sink, course, busy=(), tried=tried, now=0.0):
+            case Make(steps):
+                for step in steps:
+                    verdict, made = call(journey, flow, sink, step, event, course, answers)
+                    if made is None:
+                        tried[step] = verdict
+                    else:
+                        course = noted(course, Ended(course.round, step, made))
+            case GiveUp() | Close() as change:
+                course = noted(course, change)
+            case End(verdict, outcome):
+                topic = results_of(flow.to)
+                if topic is not None and outcome is not None:
+                    told = result_of(bus, flow, topic, event, course.round, outcome)
+                    journey.events[topic.name].append(through(topic, told))
+                return conclude(journey, flow, verdict)
+            case _:
+                return conclude(journey, flow, next(iter(tried.values())))
+
+
+def call(
+    journey: Journey,
+    flow: Deliver,
+    sink: Composite,
+    step: str,
+    event: Event[Any],
+    course: Course,
+    answers: Mapping[str, Response],
+) -> tuple[Verdict, Made | None]:
+    """Make one call of a composite; None when it has no end yet."""
+    made = next(one for one in sink.calls if one.name == call_of(step))
+    canned = Response(200, body=json.dumps({name: f"{made.name}.{name}" for name in made.keep}).encode())
+    try:
+        request = write(sink, step, event, course.answers)
+        request.encode()
+        journey.requests[flow.to.name].append(request)
+        answer = answers.get(f"{flow.to.name}/{step}", answers.get(flow.to.name, canned))
+        verdict = sink.verdict(replace(answer, method=request.method))
+        if isinstance(verdict, Delivered | Superseded):
+            return verdict, Made(State.DONE, {} if undoes(step) else kept_of(made, answer))
+    except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+        verdict = of_exception(error)
+    return verdict, Made(State.FAILED, why=str(verdict)) if isinstance(verdict, Permanent | Poison) else None
+
+
+def conclude(journey: Journey, flow: Deliver, verdict: Verdict) -> None:
+    """Note what an answer means for an event, and whether it becomes a dead letter."""
+    journey.verdicts[flow.to.name].append(verdict)
+    keyed = flow.to.idempotency is not None
+    action = decide(verdict, attempt=1, elapsed=0.0, retry=flow.retry, random=lambda: 0.0, keyed=keyed)
+    if isinstance(action, Bury):
+        journey.dead[flow.to.name].append(verdict)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trunkline.adapters import WebhookRequest
+from trunkline.engine import spans
 from trunkline.engine.publish import Publisher
 from trunkline.errors import Rejected, Unavailable
 from trunkline.gateway.problems import of_rejected, of_unavailable, problem
@@ -98,7 +99,13 @@ def build(
 
     async def receive(request: Request) -> Response:
         with door.posting():
-            return await take(request)
+            name = request.path_params["source"]
+            span = spans.receiving(name if name in publishers else "nobody", request.headers.get("traceparent"))
+            answer = await take(request)
+            if span is not None:
+                status = answer.status_code
+                span.end(str(status) if status >= 400 else "", {"http.response.status_code": status})
+            return answer
 
     async def take(request: Request) -> Response:
         name = request.path_params["source"]

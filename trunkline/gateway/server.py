@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 import structlog
 import uvicorn
 
+from trunkline.engine.spans import exporting
+from trunkline.engine.survey import Survey
 from trunkline.engine.watchdog import Watchdog
 from trunkline.engine.worker import Worker
 from trunkline.errors import UsageError
@@ -78,13 +80,14 @@ async def serve(
     url = "http://{}:{}".format(*ports[0].getsockname()[:2])
     serving = loop.create_task(server.serve(sockets=list(ports)))
     try:
-        with Watchdog() as watchdog:
+        with exporting(bus.name), Watchdog() as watchdog:
             async with worker:
                 watchdog.watch(worker.hearts)
-                door.state = "open"
-                ready(url)
-                await stopping.wait()
-                await door.emptied(REQUEST_SECONDS)
+                async with Survey(bus, worker, settings, bootstrap, metrics):
+                    door.state = "open"
+                    ready(url)
+                    await stopping.wait()
+                    await door.emptied(REQUEST_SECONDS)
     finally:
         server.should_exit = True
         await serving

@@ -1,59 +1,125 @@
-"""Calls to one target over one connection pool: bounded, never redirected, with a deadline over the whole call."""
+"""Calls to one target: only where they may go, bounded, never redirected, with a deadline over the whole call."""
 
 import asyncio
 import contextlib
+import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
 
-import orjson
-from pyreqwest.client import ClientBuilder
+from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PoolTimeoutError, PyreqwestError
+from pyreqwest.http import Url
+from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response as Answer
+from pyreqwest.response import Response as HttpResponse
 from pyreqwest.response import ResponseBodyReader
 
 from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Permanent, Retryable, Unknown
+from trunkline.flow.declare import Tls
+from trunkline.http import certificates
+from trunkline.http.guard import Guard, resolve
+from trunkline.http.pool import PATIENCE, Pool, Resolve
+from trunkline.http.proofs import NO_SIGNATURE, NoToken, Proof, Signature
+from trunkline.observe import TRACE
 
 DEADLINE = 20.0
 """Seconds from the first byte of a call to the last of its answer."""
 KEPT = 64 * 1024
-"""Bytes of an answer that are read; the connection is closed on the rest."""
+"""Bytes of an answer's body that are kept."""
+READ = 1024 * 1024
+"""Bytes of an answer's body that are read, decompressed: the connection is closed on the rest."""
 CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
+DISTRUST = "invalid peer certificate: "
+"""How it begins to say what is wrong with the target's certificate."""
+NEGLIGIBLE = 0.01
+"""Seconds of its deadline that a call may have used before its request is written, without being cut for it."""
+ODD = re.compile(r"[\x00-\x1f\x7f\\#.%]")
+"""What a path has in it that may be ASTRAY, found sooner."""
+ASTRAY = re.compile(r"[\x00-\x1f\x7f#]|^[^?]*(?:\\|/(?:\.|%2e){1,2}(?:[/?]|$))", re.IGNORECASE)
+"""What in a path would be left out or resolved away on the way, so that another address would be called."""
+
+
+class Answer(NamedTuple):
+    """What came back: the headers that are text, the body as far as it is kept, and whether that is all of it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
 
 
 class Transport:
-    """One pool of connections to one target; an async context manager."""
+    """The way to one target; an async context manager. Every call of every sink that names the target takes it."""
 
-    def __init__(self, url: str, headers: dict[str, str], *, connections: int, deadline: float = DEADLINE) -> None:
-        """Prepare calls below `url`; `headers` are sent with each and never shown, `deadline` is in seconds.
+    def __init__(
+        self,
+        url: str,
+        proof: Proof,
+        *,
+        guard: Guard,
+        connections: int,
+        tls: Tls | None = None,
+        proxy: str | None = None,
+        deadline: float = DEADLINE,
+        resolve: Resolve = resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare calls below `url`; nothing of what `proof` adds is ever shown, `deadline` is in seconds.
+
+        Calls go through `proxy` when one is given, never because the environment names one: then it is the proxy's
+        address that `guard` checks, and the proxy that decides what it reaches.
 
         Raises:
+            UsageError: a certificate or key is not set, or is none.
             ValueError: a header cannot be sent; the message does not show it.
         """
-        self._url = url.rstrip("/")
+        place = Url.parse(url)
+        self._url = str(place).rstrip("/")
+        self.url = str(place.with_username("").with_password(None)).rstrip("/")
+        """The address below which everything is called, as the HTTP client reads it, without a password."""
+        self._query = urlencode(proof.query)
+        self._proof = proof
+        self._deadline = deadline
+        self._clock = clock
+        pem = certificates.read(tls)
+
+        def build() -> ClientBuilder:
+            builder = (
+                ClientBuilder()
+                .default_headers(dict(proof.fixed))
+                .user_agent("trunkline")
+                .follow_redirects(False)
+                .referer(False)
+                .no_proxy()
+                .http2(True)
+                .min_tls_version("TLSv1.2")
+                .timeout(timedelta(seconds=deadline))
+                .connect_timeout(timedelta(seconds=PATIENCE))
+                .pool_max_idle_per_host(connections)
+            )
+            if proxy is not None:
+                builder = builder.proxy(ProxyBuilder.all(proxy))
+            for authority in pem.authorities:
+                builder = builder.add_root_certificate_pem(authority)
+            return builder if pem.identity is None else builder.identity_pem(pem.identity)
+
         try:
-            builder = ClientBuilder().default_headers(headers)
+            build()
         except ValueError:
             raise ValueError("a header cannot be sent") from None
-        self._client = (
-            builder.follow_redirects(False)
-            .no_proxy()
-            .timeout(timedelta(seconds=deadline))
-            .connect_timeout(timedelta(seconds=5))
-            .pool_max_idle_per_host(connections)
-            .build()
-        )
+        self._pool = Pool(place if proxy is None else Url.parse(proxy), guard, build, resolve, clock)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self._pool.close()
+        await self._proof.close()
 
     async def send(self, request: Request, key: str, under: Idempotency | None, *, again: bool = False) -> Response:
         """Make one call, with the idempotency key as the target takes it; without when `under` is None.
@@ -67,56 +133,153 @@ class Transport:
             Retryable: no connection, so the target has not seen it.
             Unknown: sent, and no status came back: the target may have acted on it.
             Permanent: no such request can be made.
+            NoToken: there are no credentials to call with now, so the target has not seen it.
+            Halt: nothing may be called, or nothing can be until a person has acted.
         """
-        careful = again or under is None
-        call = self._build(request, {} if under is None else under.headers(key), careful=careful)
-        try:
-            async with call as answer:
-                body, whole = await read(answer.body_reader, careful=careful)
-                return Response(answer.status, headers_of(answer), body, request.method, whole)
-        except PyreqwestError as error:
-            if unsent(error):
-                raise Retryable(f"no connection to the target: {reason(error)}") from None
-            raise Unknown(f"no answer from the target: {reason(error)}") from None
+        content, headers = request.encode()
+        if under is not None:  # a header of ours replaces the sink's of that name
+            for name, value in under.headers(key).items():
+                headers[name.lower()] = value
+        answer = await self.call(request.method, request.path, headers, content, careful=again or under is None)
+        return Response(answer.status, answer.headers, answer.body, request.method, answer.whole)
 
-    def _build(self, request: Request, ours: Mapping[str, str], *, careful: bool) -> StreamRequest:
-        """Write a request; a header of ours replaces the sink's of that name."""
-        if not request.path.startswith("/"):
-            raise Permanent("the request cannot be made: its path does not begin with a slash")
+    async def call(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        *,
+        careful: bool = True,
+        kept: int = KEPT,
+    ) -> Answer:
+        """Make one call to a path below the target's address; header names are in lower case.
+
+        With `careful` a body that breaks is cut there, without it the outcome is Unknown. All that one call takes, a
+        token, a second address, the same once more with a new token, has the one deadline.
+
+        Raises:
+            Retryable, Unknown, Permanent, NoToken, Halt: as `send`.
+        """
+        if path[:1] != "/" or (ODD.search(path) and ASTRAY.search(path)):
+            raise Permanent("the request cannot be made: its path would not be called as it is written")
+        if self._query:
+            path += f"{'&' if '?' in path else '?'}{self._query}"
+        if (trace := TRACE.get()) is not None:
+            headers = {**headers, "traceparent": trace}
+        ends = self._clock() + self._deadline
+        tried, renewed = 0, False
+        while True:
+            client = self._pool.ready() or await self._client(ends)
+            sent, signature = headers, NO_SIGNATURE
+            if self._proof.signs:
+                signature = await self._sign(ends, method, path, headers, content or b"")
+                sent = {**headers, **signature.headers}
+            call = self._build(client, ends, method, path, sent, content, careful=careful)
+            try:
+                async with call as got:
+                    body, whole = await read(got.body_reader, kept, careful=careful)
+                    answer = Answer(got.status, headers_of(got), body, whole)
+            except PyreqwestError as error:
+                if not unsent(error):
+                    raise Unknown(f"no answer from the target: {reason(error)}") from None
+                tried += 1
+                if tried >= self._pool.leave(client):
+                    raise Retryable(f"no connection to the target: {reason(error)}") from None
+                continue
+            if answer.status != 401 or renewed or not await self._refused(ends, signature):
+                return answer
+            renewed = True
+
+    async def _client(self, ends: float) -> Client:
+        """Wait for a client."""
         try:
-            builder = self._client.request(request.method, self._url + request.path)
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            if request.json is not None:
-                headers.setdefault("content-type", "application/json")
-                builder = builder.body_bytes(body_of(request.json))
-            headers |= {name.lower(): value for name, value in ours.items()}
+            async with asyncio.timeout(ends - self._clock()):
+                return await self._pool.client()
+        except TimeoutError:
+            raise Retryable("no connection to the target: its name has no address in time") from None
+
+    async def _sign(self, ends: float, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
+        """Ask for what proves a call."""
+        try:
+            line = Url.parse(self._url + path)
+        except ValueError as error:
+            raise Permanent(f"the request cannot be made: {reason(error)}") from None
+        query = "" if line.query_string is None else f"?{line.query_string}"
+        try:
+            async with asyncio.timeout(ends - self._clock()):
+                return await self._proof.sign(method, line.path + query, headers, body)
+        except TimeoutError:
+            raise NoToken("there are no credentials in time", after=1.0) from None
+
+    async def _refused(self, ends: float, signature: Signature) -> bool:
+        """After a 401, ask for other credentials."""
+        try:
+            async with asyncio.timeout(ends - self._clock()):
+                return await self._proof.refused(signature)
+        except TimeoutError:
+            raise NoToken("there are no new credentials in time", after=1.0) from None
+
+    def _build(
+        self,
+        client: Client,
+        ends: float,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        *,
+        careful: bool,
+    ) -> StreamRequest:
+        """Write a request."""
+        if (left := ends - self._clock()) <= 0:
+            raise Retryable("no time was left to call the target")
+        try:
+            builder = client.request(method, self._url + path)
+            if content is not None:
+                builder = builder.body_bytes(content)
             if careful:  # nothing of the answer's body is read ahead: an error in it must not hide the status
                 builder = builder.streamed_read_buffer_limit(0)
+            if left < self._deadline - NEGLIGIBLE:
+                builder = builder.timeout(timedelta(seconds=left))
             return builder.headers(headers).build_streamed()
         except (BuilderError, TypeError, ValueError) as error:
             raise Permanent(f"the request cannot be made: {reason(error)}") from None
 
 
-async def read(body: ResponseBodyReader, *, careful: bool) -> tuple[bytes, bool]:
-    """Read what is kept of a body and say whether that is all of it; no more is decoded than that and one chunk."""
+async def read(body: ResponseBodyReader, kept: int, *, careful: bool) -> tuple[bytes, bool]:
+    """Read a body, so that its connection can be used again, and give what is kept of it and whether that is all.
+
+    No more is decoded than `READ` and one chunk.
+    """
+    found = bytearray()
     if not careful:
-        found = bytes(await body.read(KEPT + 1) or b"")
-        return found[:KEPT], len(found) <= KEPT
-    kept = bytearray()
+        begun = bytes(await body.read(kept + 1) or b"")
+        if len(begun) <= kept:
+            return begun, True
+        found += begun
+    size = len(found)
     try:
-        while len(kept) <= KEPT and (chunk := await body.read_chunk()) is not None:
-            kept += chunk
+        while size <= READ and (chunk := await body.read_chunk()) is not None:
+            size += len(chunk)
+            if len(found) <= kept:
+                found += chunk
     except PyreqwestError:
-        return bytes(kept[:KEPT]), False
-    return bytes(kept[:KEPT]), len(kept) <= KEPT
+        return bytes(found[:kept]), False
+    return bytes(found[:kept]), len(found) <= kept
 
 
-def headers_of(answer: Answer) -> dict[str, str]:
+def headers_of(answer: HttpResponse) -> dict[str, str]:
     """Give the headers of an answer: several of one name as one list (RFC 9110 §5.3), none whose value is no text."""
+    headers = answer.headers
     found: dict[str, str] = {}
-    for name in answer.headers:
-        with contextlib.suppress(ValueError):
-            found[name.lower()] = ", ".join(answer.headers.getall(name))
+    try:
+        for name, value in headers.items():
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    except ValueError:  # one of them is no text
+        for name in headers:
+            with contextlib.suppress(ValueError):
+                found[name] = ", ".join(headers.getall(name))
     return found
 
 
@@ -130,55 +293,23 @@ def is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
 
 
-def body_of(value: Any) -> bytes:
-    """Write a JSON body; a Decimal becomes its exact digits in a string.
-
-    Raises:
-        Permanent: the value holds something that JSON has not.
-    """
-    try:
-        return orjson.dumps(value, default=digits)
-    except (TypeError, ValueError) as error:
-        raise Permanent(f"the body is no JSON: {error}") from None
-
-
-def digits(value: object) -> str:
-    """Write what JSON has no form for, if it is a Decimal."""
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"it holds a value of type {type(value).__name__}")
-
-
 def unsent(error: PyreqwestError) -> bool:
     """Say whether a call certainly failed before the request was sent.
 
     The exception's type does not say so: a connection that is reset after the request is a ConnectError too.
     """
-    causes = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
-    return isinstance(error, PoolTimeoutError) or any(cause["message"] == CONNECTING for cause in causes)
+    return isinstance(error, PoolTimeoutError) or CONNECTING in causes(error)
 
 
 def reason(error: Exception) -> str:
-    """Name an error without the address, which may hold what is not for a log."""
+    """Name an error without the address, which may hold what is not for a log; of a certificate say what is wrong."""
+    for cause in causes(error):
+        if cause.startswith(DISTRUST):
+            return f"its certificate is not trusted: {re.split('[;:]', cause.removeprefix(DISTRUST))[0]}"
     return type(error).__name__
 
 
-class Pace:
-    """At most `rate` calls a second, a tenth of a second's worth at once; waits in order of arrival."""
-
-    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
-        self._gap = 1.0 / rate
-        self._burst = max(1.0, rate / 10) * self._gap
-        self._clock = clock
-        self._next = clock()
-
-    def book(self) -> float:
-        """Take the next turn and say how many seconds it is away."""
-        now = self._clock()
-        self._next = max(self._next, now - self._burst) + self._gap
-        return max(0.0, self._next - self._gap - now)
-
-    async def turn(self) -> None:
-        """Wait for the next turn."""
-        if (wait := self.book()) > 0:
-            await asyncio.sleep(wait)
+def causes(error: Exception) -> list[str]:
+    """Give what an error says of its causes, the outermost first."""
+    found = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
+    return [cause["message"] for cause in found or ()]

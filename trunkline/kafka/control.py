@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import socket
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self, TypeVar, assert_never
@@ -18,6 +18,7 @@ from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of
 from trunkline.kafka.events import Slot
+from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
 T = TypeVar("T")
@@ -159,6 +160,10 @@ class Control:
         """Give the offset after the last one that may be read: records of open transactions are not counted."""
         return self._offsets(self._slots(topics), OffsetSpec.LATEST)
 
+    def ends_of(self, slots: Collection[Slot]) -> dict[Slot, int]:
+        """Give what `ends` gives, of these partitions: one question, however many topics there are."""
+        return self._offsets(slots, OffsetSpec.LATEST)
+
     def last_times(self, topics: Collection[str]) -> dict[str, datetime]:
         """Give the newest record time of each topic that has records."""
         slots = self._slots(topics)
@@ -199,11 +204,18 @@ class Control:
         found = self._ask(lambda: self._admin.describe_groups([group]))[group]
         return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
 
-    def start_offsets(self, bus: Bus, flows: Collection[str], start: Start | None) -> None:
+    def start_offsets(
+        self,
+        bus: Bus,
+        flows: Collection[str],
+        start: Start | None,
+        note: Callable[[Sequence[Passed]], None] = lambda _: None,
+    ) -> None:
         """Commit where reading flows begin, for every partition that has no committed offset, or one that is gone (I1).
 
         A partition with nothing to read begins at its end. On any other the person who starts the flow decides with
         `start`: a rename, a new flow on an old topic, or expired records never deliver or skip anything silently.
+        `note` is told what flows will never read (L6), before anything is committed.
 
         Raises:
             UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
@@ -214,6 +226,7 @@ class Control:
                 "Run `trunkline topics apply`."
             )
         commits: dict[str, dict[Slot, int]] = {}
+        gaps: list[Passed] = []
         undecided: list[str] = []
         for name, flow in reading(bus).items():
             if name not in flows:
@@ -225,6 +238,7 @@ class Control:
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 begin |= self._chosen([*open_, *cut], start)
+                gaps += passed(identity_of(flow), low, begin, known)
             elif open_:
                 records = sum(high[slot] - low[slot] for slot in open_)
                 undecided.append(f"{name} has not read {flow.topic.name} yet, where up to {records} records wait")
@@ -237,6 +251,8 @@ class Control:
                 commits[group] = begin
         if undecided:
             raise UsageError(f"{'; '.join(undecided)}. Say where to begin: --start earliest|latest|TIME.")
+        if gaps:
+            note(gaps)
         for group, begin in commits.items():
             try:
                 self.commit(group, begin)
@@ -404,6 +420,18 @@ def beginning(
     new = [slot for slot in low if slot not in committed]
     cut = [slot for slot in low if slot in committed and not low[slot] <= committed[slot] <= high[slot]]
     return {slot: low[slot] for slot in new if low[slot] == high[slot]}, [s for s in new if low[s] < high[s]], cut
+
+
+def passed(
+    flow: str, low: Mapping[Slot, int], begin: Mapping[Slot, int], committed: Mapping[Slot, int]
+) -> Iterator[Passed]:
+    """Say what a flow never reads that begins there: what was deleted before it came so far, and what it leaves out."""
+    for slot, offset in begin.items():
+        was = committed.get(slot, low[slot])
+        if was < low[slot]:
+            yield Passed(flow, slot.partition, was, low[slot], expired=True)
+        if low[slot] < offset:
+            yield Passed(flow, slot.partition, low[slot], offset, expired=False)
 
 
 def said(error: Exception) -> str:

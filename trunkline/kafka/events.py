@@ -186,6 +186,8 @@ class Member:
         self._lost = lost
         self._accepted = accepted
         self._ours: set[Slot] = set()
+        self.met: dict[Slot, int] = {}
+        """Where partitions that we have began, or met their end last: past the mark of a transaction too."""
         self._paused: set[Slot] = set()
         self._at: dict[Slot, TopicPartition] = {}
         self._sent: deque[float] = deque()
@@ -203,6 +205,7 @@ class Member:
                 "queued.max.messages.kbytes": 4096,
                 "fetch.wait.max.ms": 100,
                 "fetch.message.max.bytes": 1_048_576,
+                "enable.partition.eof": True,
                 "on_commit": self._on_commit,
             }
         )
@@ -226,6 +229,8 @@ class Member:
         for message in (first, *rest):
             if (error := message.error()) is None:
                 records.append(record_of(message))
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self.met[Slot(message.topic() or "", message.partition() or 0)] = message.offset() or 0
             else:
                 self._consider(error, message)
         # A rebalance between the two calls above has given back the partition of what the first of them brought.
@@ -297,6 +302,7 @@ class Member:
         self._assigned([slot_of(place) for place in wanted], worked)
         consumer.incremental_assign(wanted)
         self._ours.update(map(slot_of, wanted))
+        self.met.update((slot_of(place), place.offset) for place in wanted if place.offset >= 0)
         self._next_heartbeat = 0.0
 
     def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
@@ -332,6 +338,7 @@ class Member:
         self._paused.difference_update(slots)
         for slot in slots:
             self._at.pop(slot, None)
+            self.met.pop(slot, None)
         consumer.incremental_unassign(partitions(slots))
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:

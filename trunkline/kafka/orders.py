@@ -7,15 +7,18 @@ It is compacted and has one partition: the last record of a key holds, and one w
     skip/<sink>/<event>    send this event to the dead letters instead of to the target
     worker/<worker>        what a worker says of itself, every few seconds
     ledger                 the id and epoch of the ledger that holds (L3)
+    passed/<flow>/<partition>/<offset>   from there a flow has not read, and never will (L6)
 """
 
 import hashlib
+import math
 import os
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +30,7 @@ from confluent_kafka import KafkaException
 from trunkline.errors import Unavailable
 from trunkline.flow import draw
 from trunkline.flow.declare import Bus
-from trunkline.kafka.events import Follower, Record, Sender, Written
+from trunkline.kafka.events import Follower, Record, Sender, Written, clock
 from trunkline.observe import Observed, Observer
 
 V = TypeVar("V")
@@ -82,6 +85,23 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Offsets that a flow never reads: deleted unread (`expired`), or left out where a person let it begin."""
+
+    flow: str
+    """What it is known by."""
+    partition: int
+    begin: int
+    end: int
+    """The first one that is not of them."""
+    expired: bool
+
+    def has(self, offset: int) -> bool:
+        """Say whether an offset is one of them."""
+        return self.begin <= offset < self.end
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """What a worker says of itself."""
 
@@ -108,6 +128,12 @@ class Orders:
     ledger: Trusted | None = None
     workers: Mapping[str, Announcement] = field(default_factory=dict)
     position: int = 0
+    passed: Mapping[str, Passed] = field(default_factory=dict)
+    """By key."""
+
+    def never_read(self, flow: str) -> list[Passed]:
+        """Give the offsets that the flow known by this never reads."""
+        return [one for one in self.passed.values() if one.flow == flow]
 
     def skips(self, sink: str) -> frozenset[str]:
         """Give the ids of the events that a sink skips."""
@@ -139,6 +165,11 @@ def trusting(ledger: Trusted) -> list[Change]:
     return [("ledger", orjson.dumps(ledger._asdict()))]
 
 
+def passing(gap: Passed) -> list[Change]:
+    """Note that a flow never reads these."""
+    return [(f"passed/{gap.flow}/{gap.partition}/{gap.begin}", orjson.dumps(gap))]
+
+
 def announcing(said: Announcement) -> list[Change]:
     """Say how a worker stands; the broker adds the time."""
     content = {name: value for name, value in asdict(said).items() if name != "at"}
@@ -154,6 +185,7 @@ def applied(orders: Orders, records: Iterable[Record]) -> Orders:
     """Give what holds after further records; what cannot be read changes nothing."""
     paused, resumed, skips = dict(orders.paused), dict(orders.resumed), dict(orders.skipped)
     workers, ledger, position = dict(orders.workers), orders.ledger, orders.position
+    passed = dict(orders.passed)
     for record in records:
         position = record.offset + 1
         what, _, about = (record.key or b"").decode(errors="replace").partition("/")
@@ -172,11 +204,13 @@ def applied(orders: Orders, records: Iterable[Record]) -> Orders:
                     put(workers, about, said and replace(said, at=at))
                 case "ledger":
                     ledger = read(record.value, trusted_of)
+                case "passed":
+                    put(passed, about, read(record.value, passed_of))
                 case _:
                     pass
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
-    return Orders(paused, resumed, skips, ledger, workers, position)
+    return Orders(paused, resumed, skips, ledger, workers, position, passed)
 
 
 K = TypeVar("K")
@@ -203,6 +237,11 @@ def command_of(found: dict[str, Any]) -> Command:
 def trusted_of(found: dict[str, Any]) -> Trusted:
     """Read which ledger holds."""
     return Trusted(found["id"], found["epoch"])
+
+
+def passed_of(found: dict[str, Any]) -> Passed:
+    """Read which offsets a flow never reads."""
+    return Passed(found["flow"], found["partition"], found["begin"], found["end"], found["expired"])
 
 
 def announcement_of(found: dict[str, Any]) -> Announcement:
@@ -239,7 +278,7 @@ def mixed(orders: Orders, now: datetime) -> bool:
 
 def commands_differ(before: Orders, after: Orders) -> bool:
     """Tell whether there is anything new to obey; what workers say of themselves is not."""
-    return replace(before, workers={}, position=0) != replace(after, workers={}, position=0)
+    return replace(before, workers={}, position=0, passed={}) != replace(after, workers={}, position=0, passed={})
 
 
 def topology_of(bus: Bus) -> str:
@@ -295,12 +334,40 @@ def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
     return orders
 
 
+class Fleet:
+    """Whether the live workers of the bus run one topology, as one of them knows it; asked from any thread (L5).
+
+    A worker announces itself before it writes anything. So who fetches a record, and then reads the control topic to
+    its end, has heard of the topology that the record comes from. Times are seconds by `events.clock`.
+    """
+
+    def __init__(self) -> None:
+        self.looked = -math.inf
+        """As of when it was known last what the workers run."""
+        self.uniform = -math.inf
+        """As of when it was known last that all of them run the same."""
+        self.asked = threading.Event()
+        """Somebody wants to know it as of now."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether they ran different topologies when it was known last."""
+        return self.uniform < self.looked
+
+    def saw(self, at: float, *, mixed: bool) -> None:
+        """Take what was known as of a time."""
+        if not mixed:
+            self.uniform = at
+        self.looked = at
+
+
 class ControlReader:
     """Follows the orders for one worker, and says how the worker stands.
 
     `obey` gets everything that holds: once before `wait` returns, then whenever a command has changed. What it returns
     from is announced as applied, so it returns when the orders are in force. It and `status` (the halted flows with
-    their reasons, and the partitions that are full) are called in a thread of the reader's own.
+    their reasons, and the partitions that are full) are called in a thread of the reader's own. `fleet` is kept: as
+    of each announcement that has come back, every few seconds and when it is asked.
     """
 
     def __init__(
@@ -310,6 +377,7 @@ class ControlReader:
         worker: Worker,
         *,
         sender: Sender,
+        fleet: Fleet,
         obey: Callable[[Orders], None],
         status: Callable[[], tuple[Mapping[str, str], Sequence[Full]]],
         observe: Observer,
@@ -320,6 +388,7 @@ class ControlReader:
         self._topic = topic
         self._worker = worker
         self._sender = sender
+        self._fleet = fleet
         self._obey = obey
         self._status = status
         self._observe = observe
@@ -327,6 +396,7 @@ class ControlReader:
         self._stopping = threading.Event()
         self._failure = "not read to its end"
         self._halted: Mapping[str, str] = {}
+        self._echo: tuple[float, Future[Written]] | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -378,8 +448,12 @@ class ControlReader:
             while not self._stopping.is_set():
                 records = follower.fetch(0.2)
                 before, self.orders = self.orders, applied(self.orders, records)
+                self._look()
                 if commands_differ(before, self.orders):
                     self._take(self.orders)
+                elif self._fleet.asked.is_set() and self._echo is None:
+                    self._fleet.asked.clear()
+                    self._announce()
                 elif time.monotonic() >= due:
                     self._announce()
                     self._forget()
@@ -396,8 +470,23 @@ class ControlReader:
         self._announce()
 
     def _announce(self) -> None:
+        at = clock()
         for key, value in announcing(self._now(self.orders.position)):
-            self._sender.send(self._topic, key.encode(), value, ())
+            future = self._sender.send(self._topic, key.encode(), value, ())
+            if self._echo is None:
+                self._echo = at, future
+
+    def _look(self) -> None:
+        """See who lives once an announcement has come back: as of when it was sent, by the clock that dated it."""
+        if self._echo is None or not self._echo[1].done():
+            return
+        at, written = self._echo
+        if written.exception() is not None:
+            self._echo = None
+        elif written.result().offset < self.orders.position:
+            self._echo = None
+            if (ours := self.orders.workers.get(self._worker.id)) is not None:
+                self._fleet.saw(at, mixed=mixed(self.orders, ours.at))
 
     def _now(self, position: int) -> Announcement:
         halted, full = self._status()

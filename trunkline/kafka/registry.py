@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.files import Schema, fingerprint
-from trunkline.errors import Poison, Unavailable, UsageError
+from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
 
 PATIENCE = 10.0
 NOT_FOUND_FOR = 5.0
@@ -69,13 +69,14 @@ class Registry:
         """Give the codec of the schema with this id.
 
         Raises:
-            Poison: no schema has this id, or what has it is no Avro.
+            UnknownSchema: no schema has this id.
+            Poison: what has it is no Avro.
             Unavailable: the broker does not answer.
         """
         if (codec := self._codecs.get(schema_id)) is not None:
             return codec
         if (text := self.text_of(schema_id)) is None:
-            raise Poison(f"the value names schema {schema_id}, which nobody registered")
+            raise UnknownSchema(f"the value names schema {schema_id}, which nobody registered")
         try:
             return self._codecs.setdefault(schema_id, Codec(text))
         except UsageError as error:
@@ -158,11 +159,16 @@ class Format:
         """
         return self._codec.encode(data, self._id)
 
+    def is_own(self, value: bytes | None) -> bool:
+        """Say whether a value that can be decoded was written with this very schema."""
+        return split(value)[0] == self._id
+
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """Read a value, whatever version of the schema wrote it.
 
         Raises:
-            Poison: it is no Avro in Confluent wire format of a known schema, or bytes are left over.
+            UnknownSchema: its schema is not registered, or cannot be read as the topic's.
+            Poison: it is no Avro in Confluent wire format, or bytes are left over.
             Unavailable: its schema is unknown here and the broker does not answer.
         """
         writer, body = split(value)

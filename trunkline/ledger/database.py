@@ -24,6 +24,10 @@ class Connection(Protocol):
     Every method raises Failure when the database does. The next use of a lost connection makes a new one.
     """
 
+    @property
+    def number(self) -> int:
+        """A number that no other connection has which may write at the same time; asked inside a transaction."""
+
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement and give its rows."""
 

@@ -6,14 +6,16 @@ nothing, for events may be years old. An event that keeps its key parked never g
 
 import asyncio
 import enum
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from trunkline.errors import Unavailable
+from trunkline.ledger import calls, delivered
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import HOUR, milliseconds
+from trunkline.ledger.deliveries import HOUR, State, milliseconds
 from trunkline.ledger.writer import Writer
 
 EVERY = timedelta(hours=1)
@@ -66,13 +68,25 @@ def sweep(db: Connection, now: datetime, keep: Keep) -> bool:
 def take(db: Connection, day: int, what: Due) -> bool:
     """Take a step on a day; say whether it took anything."""
     if what is Due.DONE:
-        return bool(db.join(DELIVERED, "integer", [(day,)]))
+        return remove(db, DELIVERED, day)
     if db.run(ATTEMPTS, day, day, day):
         return True
-    if not db.run("SELECT 1 FROM parks WHERE day = ? AND freed IS NULL LIMIT 1", day) and db.end_day(day):
-        db.run("DELETE FROM days WHERE day = ?", day)
+    parked = db.run("SELECT 1 FROM parks WHERE day = ? AND freed IS NULL LIMIT 1", day)
+    if not parked and calls.forget(db, day):
         return True
-    return bool(db.join(DELIVERIES, "integer", [(day,)]))
+    if not parked and db.end_day(day):
+        db.run("DELETE FROM days WHERE day = ?", day)
+        delivered.end_day(db, day)
+        return True
+    return remove(db, DELIVERIES, day)
+
+
+def remove(db: Connection, statement: str, day: int) -> bool:
+    """Remove some deliveries of a day; say whether there were any."""
+    gone = db.join(statement, "integer", [(day,)])
+    fewer = Counter((sink, day) for sink, state in gone if state == State.DONE)
+    delivered.add(db, Counter({one: -many for one, many in fewer.items()}))
+    return bool(gone)
 
 
 def forget(db: Connection, now: datetime, keep: Keep) -> bool:
@@ -97,14 +111,14 @@ DELETE FROM :deliveries WHERE day IN (SELECT day FROM given) AND id IN (
     SELECT d.id FROM given CROSS JOIN :deliveries d WHERE d.day = given.day
         AND d.id NOT IN (SELECT p.id FROM given CROSS JOIN parks p WHERE p.day = given.day AND p.freed IS NULL)
     LIMIT 500
-) RETURNING 1
+) RETURNING sink, state
 """
 
 DELIVERED = """
 WITH given (day) AS (:rows)
 DELETE FROM :deliveries WHERE day IN (SELECT day FROM given) AND id IN (
     SELECT d.id FROM given CROSS JOIN :deliveries d WHERE d.day = given.day AND d.state = 1 LIMIT 500
-) RETURNING 1
+) RETURNING sink, state
 """
 
 CLAIMS = """

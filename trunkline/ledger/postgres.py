@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from trunkline.errors import UsageError
+from trunkline.ledger import calls, delivered
 from trunkline.ledger.database import Failure, outdated
 
 SETUP = """
@@ -127,6 +128,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE identity (one integer PRIMARY KEY CHECK (one = 1), id text NOT NULL, epoch integer NOT NULL)",
         "CREATE TABLE writers (id text PRIMARY KEY, commits bigint NOT NULL, at bigint NOT NULL)",
     ),
+    calls.POSTGRES,
+    delivered.POSTGRES,
 )
 
 
@@ -237,6 +240,11 @@ class Connection:
         self._raw: psycopg.Connection[tuple[Any, ...]] | None = None
         self._inside = False
         self._days: set[int] = set()
+
+    @property
+    def number(self) -> int:
+        """Give the number of the server's process for this connection."""
+        return 0 if self._raw is None else self._raw.info.backend_pid
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement and give its rows."""

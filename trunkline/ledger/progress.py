@@ -24,6 +24,11 @@ def advance(db: Connection, sink: str, positions: Mapping[Slot, int]) -> None:
     )
 
 
+def sinks(db: Connection) -> set[str]:
+    """Name every sink of which the ledger knows anything."""
+    return {name for (name,) in db.run("SELECT name FROM sinks UNION SELECT sink FROM progress")}
+
+
 def read(db: Connection, sink: str) -> dict[tuple[str, int], int]:
     """Give the positions that the ledger knows of a sink."""
     rows = db.run('SELECT topic, partition, "offset" FROM progress WHERE sink = ?', sink)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from trunkline.ledger import calls, delivered
 from trunkline.ledger.database import Failure, outdated
 
 PATIENCE = 10.0
@@ -121,6 +122,8 @@ MIGRATIONS = (
         "ALTER TABLE runs ADD COLUMN overwrite INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE runs ADD COLUMN keys TEXT NOT NULL DEFAULT ''",  # digests of the keys it replays, in hex
     ),
+    calls.SQLITE,
+    delivered.SQLITE,
 )
 
 LOGGED = 8_000
@@ -222,6 +225,11 @@ class Connection:
         self._raw = raw
         self._path = path
         self._inode = inode
+
+    @property
+    def number(self) -> int:
+        """Give 0: one transaction writes at a time."""
+        return 0
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement and give its rows."""

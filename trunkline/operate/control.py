@@ -110,9 +110,9 @@ class Desk:
     def _give(self, sink: str, changes: Iterable[Change]) -> Answer:
         topic = topic_of(self.bus, self.control)
         last = orders.send(self.sender, topic, changes)[-1].offset
-        return self._wait(topic, flows_of(self.bus, sink), last)
+        return self.wait(topic, flows_of(self.bus, sink), last)
 
-    def _wait(self, topic: str, flows: Collection[str], offset: int) -> Answer:
+    def wait(self, topic: str, flows: Collection[str], offset: int) -> Answer:
         """Follow what the workers say. The clock is the broker's: at its own record it shows how far ours is off."""
         groups = [group_of(self.bus, identity_of(self.bus.delivering[flow])) for flow in flows]
         until = time.monotonic() + self.patience

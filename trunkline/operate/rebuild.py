@@ -25,12 +25,13 @@ from trunkline.kafka import audit, orders
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Sender, Slot
-from trunkline.kafka.orders import Orders, Trusted
+from trunkline.kafka.orders import Orders, Passed, Trusted
 from trunkline.kafka.topics import control_of, outcomes_of, reading
 from trunkline.ledger import deliveries, identity, progress
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import REOPENED, Outcome, Place, State
 from trunkline.ledger.identity import Identity
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Create, Fine, distrust, state_of_ledger, trust, worked
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class Part:
     low: dict[Slot, int]
     high: dict[Slot, int]
     committed: dict[Slot, int]
+    passed: list[Passed]
+    """What it never reads of its topic, where it stands below the committed offset."""
 
     @property
     def name(self) -> str:
@@ -96,7 +99,7 @@ class Restored:
     """Events that the ledger knows now of the sink, by state."""
 
 
-def survey(bus: Bus, control: Control) -> list[Part]:
+def survey(bus: Bus, control: Control, held: Orders) -> list[Part]:
     """Ask where every flow that delivers stands."""
     found = []
     for flow in bus.delivering.values():
@@ -105,7 +108,7 @@ def survey(bus: Bus, control: Control) -> list[Part]:
         committed = {
             slot: at for slot, (at, _) in control.committed(group_of(bus, identity_of(flow))).items() if slot in low
         }
-        found.append(Part(flow, low, high, committed))
+        found.append(Part(flow, low, high, committed, held.never_read(identity_of(flow))))
     return found
 
 
@@ -158,7 +161,7 @@ class Rebuild:
         here = identity.read(self.db)
         if here is not None and held.ledger is not None and here != Identity(*held.ledger):
             raise UsageError(str(state_of_ledger(here, held.ledger, {}, {})))
-        parts = survey(self.bus, self.control)
+        parts = survey(self.bus, self.control, held)
         if choice is None and (doubtful := {part.sink: part.doubtful for part in parts if part.doubtful}):
             told = ", ".join(f"{sink} (up to {count} events)" for sink, count in doubtful.items())
             raise UsageError(
@@ -184,7 +187,7 @@ class Rebuild:
         trust(self.db, made)
         for one in found.values():
             one.states = deliveries.count(self.db, one.sink)
-            one.parked = len(deliveries.parked(self.db, deliveries.number_of(self.db, one.sink)))
+            one.parked = len(parked_keys(self.db, deliveries.number_of(self.db, one.sink)))
         return made, list(found.values())
 
     def _take_outcomes(self, parts: Sequence[Part], found: dict[str, Restored]) -> None:
@@ -208,7 +211,13 @@ class Rebuild:
             if slot.topic != part.flow.topic.name or end <= part.low[slot]:
                 continue
             self.tell(f"reading {slot.topic} partition {slot.partition} up to {end}")
-            for records in chunks(self._between(slot, part.low[slot], end)):
+            gaps = [gap for gap in part.passed if gap.partition == slot.partition]
+            read = (
+                record
+                for record in self._between(slot, part.low[slot], end)
+                if not any(gap.has(record.offset) for gap in gaps)
+            )
+            for records in chunks(read):
                 events = [one for record in records if (one := known_as(part, record))]
                 found.foreign += len(records) - len(events)
                 rows = deliveries.look_up(self.db, (place for one in events for place in one.places))

@@ -19,7 +19,9 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Slot
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure
-from trunkline.ledger.deliveries import FINAL, Intent, Place, State
+from trunkline.ledger.deliveries import FINAL, Place, State
+from trunkline.ledger.intents import Intent, delivered_latest
+from trunkline.ledger.parks import parked_keys
 from trunkline.operate import browse
 from trunkline.operate.browse import Dead
 from trunkline.redact import hashed
@@ -189,13 +191,11 @@ def survey(flow: Deliver, control: Control, db: Connection) -> Known:
     overtaken: set[Place] = set()
     where = browse.places(flow, dead)
     if flow.to.writes == "latest":
-        overtaken = deliveries.delivered_latest(
-            db, [asking(one, place, number) for one, place in zip(dead, where, strict=True)]
-        )
+        overtaken = delivered_latest(db, [asking(one, place, number) for one, place in zip(dead, where, strict=True)])
     return Known(
         dead=dead,
         states={one.who: state for one, state in states if state is not None},
-        held=deliveries.parked(db, number) if flow.after_dead != "continue" else (),
+        held=parked_keys(db, number) if flow.after_dead != "continue" else (),
         overtaken={one.who for one, place in zip(dead, where, strict=True) if place in overtaken},
         ends=ends,
     )
@@ -324,7 +324,7 @@ class Replay:
         progress.unsent += sorted(new, key=lambda dead: dead.origin)
         if not keys or progress.unsent or progress.open:
             return bool(keys)
-        return bool(keys & deliveries.parked(self._db, deliveries.number_of(self._db, self._sink)))
+        return bool(keys & parked_keys(self._db, deliveries.number_of(self._db, self._sink)))
 
 
 def is_later(newer: Dead, dead: Dead) -> bool:

@@ -9,11 +9,11 @@ from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of, ide
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Full, Orders, running
+from trunkline.kafka.retention import ALARMING, kept_for, unread
 from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
-from trunkline.operate.retention import ALARMING, kept_for, unread
 
 Kind = Literal["publish", "process", "deliver"]
 
@@ -39,7 +39,9 @@ class Standing:
     progress: datetime | None = None
     """When it last committed; for a flow that publishes, the time of the newest record on its topic."""
     expired: int = 0
-    """Offsets that its topic deleted before they were read."""
+    """Offsets that its topic deleted before they were read, ever."""
+    gone: int = 0
+    """Those of them about which nobody has decided yet: it stands still until it is told where to go on."""
     unread: float = 0.0
     """Age of the oldest record that it has not finished, as a share of the time for which its topic keeps records."""
     delivered: int | None = None
@@ -99,7 +101,8 @@ def reading(bus: Bus, name: str, flow: Process | Deliver, control: Control, held
         lag=sum(high[slot] - at[slot] for slot in first),
         behind=max(0.0, (now - min(written.values(), default=now)).total_seconds()),
         progress=last_progress(committed, topic),
-        expired=risk.expired,
+        gone=risk.expired,
+        expired=risk.expired + sum(gap.end - gap.begin for gap in held.never_read(identity_of(flow)) if gap.expired),
         unread=risk.share,
         halted=tuple(dict.fromkeys(said.halted[name] for said in workers if name in said.halted)),
         held_up=tuple(full for said in workers for full in said.full if full.flow == name),
@@ -146,7 +149,7 @@ def badness(standing: Standing) -> tuple[float, ...]:
     stuck = standing.lag > 0 and standing.workers == 0
     for_a_person = sum(count or 0 for count in (standing.dead, standing.parked, standing.ambiguous))
     return (
-        *(bool(standing.missing), not standing.started, standing.expired, bool(standing.halted)),
+        *(bool(standing.missing), not standing.started, standing.gone, bool(standing.halted)),
         *(standing.unread > ALARMING, stuck, standing.behind, for_a_person, standing.lag),
     )
 

@@ -33,8 +33,9 @@ from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import outcomes_of, reading
 from trunkline.ledger import claims, deliveries, history, runs
+from trunkline.ledger.attempts import Attempt, attempts_of
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import Attempt, Place, State
+from trunkline.ledger.deliveries import Place, State
 from trunkline.ledger.history import Claim
 from trunkline.operate.browse import Dead, gather
 
@@ -173,7 +174,7 @@ class Tracer:
             source, topic = wanted[place.id]
             if (source, topic) not in found:
                 found[source, topic] = self._node(source, event_id, Slot(topic, fate.partition), fate.offset)
-        for source, topic in {wanted[tried.place.id] for tried in deliveries.attempts_of(self._db, places)}:
+        for source, topic in {wanted[tried.place.id] for tried in attempts_of(self._db, places)}:
             if (source, topic) not in found and (record := self._lagging(topic, named(event_id, source))) is not None:
                 found[source, topic] = self._of(record, source)
         posted = {claims.id_of(source, event_id): source for source in self._publishing}
@@ -313,7 +314,7 @@ class Tracer:
             if node.event is None
             else [deliveries.place_of(sink, node.event)]
         )
-        failed = tuple(deliveries.attempts_of(self._db, places))
+        failed = tuple(attempts_of(self._db, places))
         fate = next(iter(history.fates(self._db, places).values()), None)
         if fate is None:
             before = 0 if node.record is None else self._before(flow, node.record)

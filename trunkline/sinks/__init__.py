@@ -1,6 +1,26 @@
 """Kits for sinks: what a consumer builds on."""
 
 from trunkline.adapters import Idempotency, Item, Request, Response
-from trunkline.sinks.http import HttpSink
+from trunkline.flow.composite import Answers, Call, Outcome
+from trunkline.formats.json import Number
+from trunkline.formats.multipart import Part
+from trunkline.formats.xml import Xsd
+from trunkline.sinks.composite import CompositeSink
+from trunkline.sinks.http import Calls, HttpSink, if_match
 
-__all__ = ["HttpSink", "Idempotency", "Item", "Request", "Response"]
+__all__ = [
+    "Answers",
+    "Call",
+    "Calls",
+    "CompositeSink",
+    "HttpSink",
+    "Idempotency",
+    "Item",
+    "Number",
+    "Outcome",
+    "Part",
+    "Request",
+    "Response",
+    "Xsd",
+    "if_match",
+]

@@ -1,13 +1,16 @@
-"""A sink for one HTTP API: one request per event, or per batch of events."""
+"""Sinks for one HTTP API: one request per event or per batch of events, or whatever a hand-written one does."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from trunkline.adapters import Idempotency, Item, Request, Response
 from trunkline.event import Event
 from trunkline.flow.declare import Target
 from trunkline.verdict import Verdict, judge
+
+if TYPE_CHECKING:  # importing a topology loads no HTTP client
+    import httpx
 
 
 class HttpSink:
@@ -18,6 +21,12 @@ class HttpSink:
     knows no such keys: then an event whose outcome is unknown is not sent again, but becomes a dead letter. Say
     `writes = "latest"` where the target stores the last state of a key, so that an older event is superseded. After a
     rename, `was` keeps the former name: keys and ledger rows go on under it.
+
+    A topic may hold records without a value, which say that a key is no more: write `delete` where the target is to
+    hear of that. Without it such a record is poison.
+
+    Where one request isn't enough, name several calls (`CompositeSink`), or write `async def deliver(self, event,
+    call)` instead of `request`: see `Calls`.
 
     A bulk API takes up to `together` events in one call: write `batch` instead of `request`, and `verdicts` where it
     answers for each event apart. An item's key goes into the body where the API takes one for each
@@ -65,3 +74,52 @@ class HttpSink:
     def verdicts(self, response: Response, items: Sequence[Item[Any]]) -> Sequence[Verdict]:
         """Say what an answer means for each event, in their order; override it where the API tells them apart."""
         return [self.verdict(response)] * len(items)
+
+
+@runtime_checkable
+class Deletes(Protocol):
+    """A sink that tells its target when a key is no more."""
+
+    def delete(self, event: Event[Any]) -> Request:
+        """Say what to send for an event without a value: it has its key and no data. Pure, as `request` is."""
+        ...
+
+
+class Calls(Protocol):
+    """What a hand-written `deliver` makes its calls with.
+
+    It is called again after every failure, restart and replay, from its beginning: each call that writes must carry its
+    key, `key` where there is one, else `key_for` its name. It returns the answer that decides, judged by the sink's
+    `verdict`, or a verdict; an answer that `raise_for_status` raises is judged too. All of it has 20 s.
+    """
+
+    @property
+    def key(self) -> str:
+        """The idempotency key of the delivery."""
+        ...
+
+    def key_for(self, name: str) -> str:
+        """Give the idempotency key of a named call."""
+        ...
+
+    @property
+    def http(self) -> "httpx.AsyncClient":
+        """A client bound to the sink's target, with its address, credentials and connections."""
+        ...
+
+
+@runtime_checkable
+class Written(Protocol):
+    """A sink that makes its calls itself."""
+
+    async def deliver(self, event: Event[Any], call: Calls) -> "Verdict | httpx.Response":
+        """Deliver one event."""
+        ...
+
+
+def if_match(version: object) -> dict[str, str]:
+    """Give the header of a write that counts only while the target holds this version of it (RFC 9110 §13.1.1).
+
+    A target that holds another answers 412, which says of a sink with `writes = "latest"` that the event is superseded.
+    """
+    return {"If-Match": f'"{version}"'}

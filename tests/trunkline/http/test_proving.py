@@ -1,0 +1,148 @@
+"""Credentials that a call is signed with, and the one deadline of everything that a call takes."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from tests.trunkline.http.served import LOOPBACK, Served, answer
+from tests.trunkline.http.ways import KEY, Way, each_way, first
+from trunkline.adapters import Request, Response
+from trunkline.errors import Halt, Retryable
+from trunkline.http.proofs import NOTHING, NoToken, Signature
+from trunkline.http.transport import Transport
+
+
+class Tokens:
+    """Signs with one token after the other."""
+
+    fixed = query = NOTHING
+    signs = True
+
+    def __init__(self, *tokens: str, slow: float = 0.0) -> None:
+        self.seen: list[tuple[str, str, Mapping[str, str], bytes]] = []
+        self.refusals: list[object] = []
+        self.closed = False
+        self._tokens = tokens
+        self._slow = slow
+
+    async def sign(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
+        await asyncio.sleep(self._slow)
+        self.seen.append((method, path, dict(headers), body))
+        if not self._tokens:
+            raise NoToken("the token endpoint is down", after=3.0)
+        return Signature({"authorization": self._tokens[0]}, self._tokens[0])
+
+    async def refused(self, signature: Signature) -> bool:
+        self.refusals.append(signature.by)
+        if len(self._tokens) == 1:
+            return False
+        self._tokens = self._tokens[1:]
+        return True
+
+    async def recover(self) -> None:
+        """Never asked here."""
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def call(
+    served: Served, proof: Tokens, way: Way, *, deadline: float = 10.0, request: Request | None = None
+) -> Response:
+    async def run() -> Response:
+        async with (
+            served,
+            Transport(served.url + "/v1", proof, guard=LOOPBACK, connections=1, deadline=deadline) as transport,
+        ):
+            return await way(transport, request or Request.post("/a b/{x}?q=ü", path={"x": "1/2"}, json={"n": 1}))
+
+    return asyncio.run(run())
+
+
+@each_way
+def test_what_is_signed_is_what_is_sent(way: Way) -> None:
+    proof, served = Tokens("one"), Served(answer(200))
+    assert call(served, proof, way).status == 200
+    [(method, path, headers, body)] = proof.seen
+    assert served.heads[0].split("\r\n")[0] == f"{method} {path} HTTP/1.1"
+    assert path == "/v1/a%20b/1%2F2?q=%C3%BC"
+    assert served.bodies == [body]
+    assert {name: served.sent[name] for name in headers} == dict(headers)
+    assert served.sent["authorization"] == "one"
+    assert headers.get("idempotency-key", KEY) == KEY
+    assert proof.closed
+
+
+@each_way
+def test_after_a_401_a_call_is_made_once_more_with_another_token(way: Way) -> None:
+    proof, served = Tokens("old", "new"), Served(answer(401, "connection: close"))
+    assert call(served, proof, way).status == 401
+    assert [head.split("authorization: ")[1].split("\r\n")[0].lower() for head in map(str.lower, served.heads)] == [
+        "old",
+        "new",
+    ]
+    assert proof.refusals == ["old"]
+
+
+@each_way
+def test_without_other_credentials_a_401_is_the_answer(way: Way) -> None:
+    proof, served = Tokens("only"), Served(answer(401))
+    assert call(served, proof, way).status == 401
+    assert len(served.heads) == 1
+
+
+@each_way
+def test_without_a_token_nothing_is_sent(way: Way) -> None:
+    served = Served(answer(200))
+    with pytest.raises(NoToken) as error:
+        call(served, Tokens(), way)
+    assert error.value.after == 3.0
+    assert served.heads == []
+
+
+@each_way
+def test_a_token_that_takes_too_long_is_none(way: Way) -> None:
+    served = Served(answer(200))
+    with pytest.raises(NoToken, match="no credentials in time"):
+        call(served, Tokens("one", slow=5.0), way, deadline=0.1)
+    assert served.heads == []
+
+
+def test_the_time_for_a_token_is_part_of_the_deadline() -> None:
+    served = Served(None)
+    began: list[float] = []
+
+    async def timed(transport: Transport, request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        began.append(loop.time())
+        try:
+            return await first(transport, request)
+        finally:
+            began.append(loop.time())
+
+    with pytest.raises(Exception, match="no answer from the target"):
+        call(served, Tokens("one", slow=0.8), timed, deadline=1.0)
+    assert began[1] - began[0] < 1.7, "the deadline does not begin anew after the token"
+
+
+@each_way
+def test_a_proof_that_needs_a_person_halts(way: Way) -> None:
+    class Barred(Tokens):
+        async def sign(self, *_: object) -> Signature:
+            raise Halt("the token endpoint refuses us")
+
+    with pytest.raises(Halt, match="refuses us"):
+        call(Served(answer(200)), Barred("x"), way)
+
+
+def test_a_connection_that_cannot_be_made_is_told_apart() -> None:
+    with pytest.raises(Retryable):
+        asyncio.run(refused_port())
+
+
+async def refused_port() -> None:
+    async with Served() as served:
+        url = served.url
+    async with Transport(url, Tokens("x"), guard=LOOPBACK, connections=1) as transport:
+        await first(transport, Request.get("/"))

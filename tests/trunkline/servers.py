@@ -1,0 +1,116 @@
+"""Servers that other people wrote, run as processes on the JVM: what they take for right does not come from us.
+
+Maven fetches each once into the user's cache; a test that needs one which cannot be had is skipped by its name.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.trunkline.support import wait_for
+
+GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
+OAUTH = "no.nav.security:mock-oauth2-server:2.1.10"
+WIREMOCK = "org.wiremock:wiremock-standalone:3.13.2"
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>trunkline</groupId><artifactId>test-server</artifactId><version>1</version><dependencies><dependency>
+<groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency></dependencies></project>"""
+
+
+def jars(coordinates: str) -> Path:
+    """Give the folder of a server's jars, or skip the test."""
+    group, name, version = coordinates.split(":")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trunkline"
+    libs = cache / f"{name}-{version}"
+    if not shutil.which("java") or not (libs.is_dir() or shutil.which("mvn")):
+        pytest.skip(f"{name} {version} cannot be had here: it needs Java, and Maven to fetch it")
+    if not libs.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as partial:
+            Path(partial, "pom.xml").write_text(POM.format(group, name, version))
+            arguments = (f"{GOAL}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}/libs")
+            done = subprocess.run(["mvn", "-q", "-B", *arguments], cwd=partial, capture_output=True, check=False)
+            if done.returncode != 0:
+                pytest.skip(f"{name} {version} cannot be had here: Maven did not fetch it")
+            if not libs.is_dir():
+                Path(partial, "libs").rename(libs)
+    return libs
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], environment: Mapping[str, str], log: Path, ready: str) -> Iterator[None]:
+    """Run a server until the end; it is ready when it answers at this address."""
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            return httpx.get(ready, timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)
+    try:
+        wait_for(answers, seconds=60, why=log.read_text)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def oauth(folder: Path, lives: Mapping[str, int]) -> Iterator[str]:
+    """Run mock-oauth2-server with an issuer for each name, whose tokens live for so many seconds; give its address."""
+    port = free_port()
+    mapping = {"requestParam": "scope", "match": ".*", "claims": {"sub": "trunkline", "aud": ["erp"]}}
+    callbacks = [{"issuerId": name, "tokenExpiry": life, "requestMappings": [mapping]} for name, life in lives.items()]
+    settings = {"SERVER_PORT": str(port), "JSON_CONFIG": json.dumps({"tokenCallbacks": callbacks})}
+    main = "no.nav.security.mock.oauth2.StandaloneMockOAuth2ServerKt"
+    command = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars(OAUTH)}/*", main]
+    with running(command, settings, folder / "oauth.log", f"http://127.0.0.1:{port}/isalive"):
+        yield f"http://127.0.0.1:{port}"
+
+
+class WireMock:
+    """A server that answers what each test tells it, and remembers what it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._admin = f"{url}/__admin"
+
+    def answer(self, request: Mapping[str, Any], response: Mapping[str, Any], **more: Any) -> None:
+        """Answer requests like this one so, before what was said earlier."""
+        stub = {"request": request, "response": response, **more}
+        httpx.post(f"{self._admin}/mappings", json=stub).raise_for_status()
+
+    def asked(self, path: str) -> list[dict[str, Any]]:
+        """Give the requests to a path, in the order in which they came."""
+        found = httpx.get(f"{self._admin}/requests").raise_for_status().json()["requests"]
+        return [one["request"] for one in reversed(found) if one["request"]["url"] == path]
+
+
+@contextmanager
+def wiremock(folder: Path) -> Iterator[WireMock]:
+    """Run WireMock."""
+    port, root = free_port(), folder / "wiremock"
+    root.mkdir()
+    java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars(WIREMOCK)}/*"]
+    main = ["wiremock.Run", "--port", str(port), "--bind-address", "127.0.0.1", "--root-dir", str(root)]
+    with running([*java, *main], {}, folder / "wiremock.log", f"http://127.0.0.1:{port}/__admin/mappings"):
+        yield WireMock(f"http://127.0.0.1:{port}")

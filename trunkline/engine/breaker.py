@@ -1,0 +1,105 @@
+"""When a target that fails is left alone, and how it is found well again: decisions only, the clock is an argument.
+
+CLOSED ─ most calls fail ─▶ OPEN ─ pause ─▶ PROBING ─ trials succeed ─▶ CLOSED
+                             ▲──── a trial fails ────┘
+"""
+
+import enum
+from collections import deque
+
+from trunkline.flow.declare import Breaker
+
+SHARE = 0.7
+"""Of the last calls so many must have failed."""
+LONGEST = 60.0
+"""Seconds to which the pauses between trials grow."""
+ANY = 1 << 30
+"""As many calls as anybody wants."""
+
+
+class State(enum.Enum):
+    """How a target is thought to be."""
+
+    CLOSED = "closed"
+    """Well: it is called."""
+    OPEN = "open"
+    """Down: it is not called."""
+    PROBING = "probing"
+    """Perhaps well again: a few events are tried."""
+
+
+class Circuit:
+    """The breaker of one target in one process.
+
+    What ended counts only for the state in which it began: late ends of calls from before say nothing new.
+    """
+
+    def __init__(self, declared: Breaker) -> None:
+        self.state = State.CLOSED
+        self.until = 0.0
+        """When the next trial begins, while it is open."""
+        self._declared = declared
+        self._epoch = 0
+        self._failed: deque[bool] = deque(maxlen=2 * declared.failures)
+        self._failures = 0
+        self._pause = 0.0
+        self._flying = self._succeeded = 0
+
+    def room(self, now: float) -> int:
+        """Say how many calls may begin now."""
+        if self.state is State.CLOSED:
+            return ANY
+        if self.state is State.OPEN:
+            if now < self.until:
+                return 0
+            self._become(State.PROBING)
+        return min(1 + self._succeeded, self._declared.probes) - self._flying
+
+    def begin(self, now: float) -> int:
+        """Take note that a call begins and give what `ended` asks for."""
+        if self.state is not State.CLOSED and self.room(now) > 0:
+            self._flying += 1
+            return self._epoch
+        return self._epoch if self.state is State.CLOSED else -1
+
+    def ended(self, begun: int, now: float, *, failed: bool | None) -> None:
+        """Take the end of a call; `failed` is None when it says nothing of the target, or was not made."""
+        if begun != self._epoch:
+            return
+        if self.state is State.PROBING:
+            self._flying -= 1
+            if failed:
+                self._open(now)
+            elif failed is False:
+                self._succeeded += 1
+                if self._succeeded >= self._declared.probes:
+                    self._become(State.CLOSED)
+        elif failed is not None:
+            self._count(now, failed=failed)
+
+    def try_now(self, now: float) -> None:
+        """End the pause: a person says that the target is well."""
+        self.until = min(self.until, now)
+
+    def _count(self, now: float, *, failed: bool) -> None:
+        last = self._failed
+        if len(last) == last.maxlen:
+            self._failures -= last[0]
+        last.append(failed)
+        self._failures += failed
+        if failed and self._failures >= max(self._declared.failures, SHARE * len(last)):
+            self._open(now)
+
+    def _open(self, now: float) -> None:
+        longest = max(LONGEST, self._declared.pause.total_seconds())
+        self._pause = min(longest, 2 * self._pause) if self._pause else self._declared.pause.total_seconds()
+        self.until = now + self._pause
+        self._become(State.OPEN)
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        self._epoch += 1
+        self._flying = self._succeeded = self._failures = 0
+        self._failed.clear()
+        if state is State.CLOSED:
+            self._pause = 0.0

@@ -1,0 +1,69 @@
+"""One attempt of a hand-written sink: what it is given, and what becomes of what it raises."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from trunkline.adapters import Response
+from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
+from trunkline.event import Event
+from trunkline.http import transport
+from trunkline.sinks.http import Calls, HttpSink, Written
+from trunkline.verdict import Verdict, of_exception
+
+
+@dataclass(frozen=True)
+class Calling:
+    """What a hand-written sink makes its calls with, as `trunkline.sinks.Calls` promises."""
+
+    http: httpx.AsyncClient
+    key_for: Callable[[str], str]
+
+    @property
+    def key(self) -> str:
+        """The idempotency key of the delivery."""
+        return self.key_for("")
+
+
+async def attempt(sink: HttpSink, deliver: Written, event: Event[Any], call: Calls) -> tuple[Verdict, int | None]:
+    """Let a sink deliver an event; give its verdict, and the status that decided.
+
+    Raises:
+        Unavailable: the target stands still, so this counts for nothing.
+    """
+    try:
+        async with asyncio.timeout(transport.DEADLINE):
+            found = await deliver.deliver(event, call)
+        if isinstance(found, httpx.Response):
+            return sink.verdict(response_of(found)), found.status_code
+    except TimeoutError:
+        return Unknown("it had not ended at the deadline"), None
+    except httpx.HTTPStatusError as error:
+        return sink.verdict(response_of(error.response)), error.response.status_code
+    except Unavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+        return verdict_of(error), None
+    return found, None
+
+
+def response_of(answer: httpx.Response) -> Response:
+    """Give a client's answer as sinks know one."""
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(answer.status_code, headers, answer.content[: transport.KEPT], answer.request.method)
+
+
+def verdict_of(error: Exception) -> Verdict:
+    """Say what an exception of the client means: whether the target may have acted on the request."""
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
+            return Retryable(f"no connection to the target: {type(error).__name__}")
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():
+            return Permanent(f"the request cannot be made: {type(error).__name__}")
+        case httpx.HTTPError():
+            return Unknown(f"no answer from the target: {type(error).__name__}")
+        case _:
+            return of_exception(error)

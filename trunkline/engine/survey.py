@@ -1,0 +1,321 @@
+"""What a worker says of its flows besides what it counts.
+
+What the engine knows is read at every scrape; what only broker and ledger know, a thread asks them every few seconds,
+with a number of questions that does not grow with topics, records or deliveries.
+"""
+
+import asyncio
+import importlib.metadata
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Self
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trunkline.engine.deliver import Deliverer
+from trunkline.engine.process import Processor
+from trunkline.engine.watermark import Position
+from trunkline.engine.worker import Worker
+from trunkline.errors import TrunklineError
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Flow,
+    Process,
+    Publish,
+    dead_letters_of,
+    identity_of,
+    replay_of,
+    sink_identity,
+    targets_of,
+)
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Slot
+from trunkline.kafka.orders import Orders, running, topology_of
+from trunkline.kafka.retention import kept_for
+from trunkline.ledger import deliveries, reach
+from trunkline.ledger.database import Connection, Failure
+from trunkline.observe import Metrics
+from trunkline.settings import Settings
+
+EVERY = 5.0
+"""Seconds between two looks at the ends of the topics."""
+SELDOM = 60.0
+"""Seconds between two looks at dead letters, retention and what has expired."""
+ENDING = 2.0
+LASTING = 0.1
+"""The share of its time that the thread may spend asking: when answers are slow it asks less often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """The dead letters of a flow that wait for a person."""
+
+    open: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What broker and ledger said last."""
+
+    at: float = 0.0
+    """Epoch seconds; 0 before the first answer."""
+    ends: Mapping[Slot, int] = field(default_factory=dict)
+    since: Mapping[Slot, float] = field(default_factory=dict)
+    """Of each partition that has something to read: when that was seen first, in epoch seconds."""
+    starts: Mapping[Slot, int] = field(default_factory=dict)
+    retention: Mapping[str, float] = field(default_factory=dict)
+    """By topic, in seconds; one that keeps its records for ever is not there."""
+    letters: Mapping[str, Letters] = field(default_factory=dict)
+    """By flow."""
+
+
+class Survey(Collector):
+    """Figures of the flows of one worker, for Prometheus; an async context manager that runs the thread."""
+
+    def __init__(self, bus: Bus, worker: Worker, settings: Settings, bootstrap: str, metrics: Metrics) -> None:
+        self._bus = bus
+        self._flows = dict(bus.named())
+        self._worker = worker
+        self._reading = worker.reading
+        self._bootstrap = bootstrap
+        self._ledger = reach(settings.ledger)
+        self._metrics = metrics
+        self._version = importlib.metadata.version("trunkline")
+        self._topology = topology_of(bus)
+        self._seen = Seen()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="survey", daemon=True)
+
+    async def __aenter__(self) -> Self:
+        for flow in self._reading:
+            self._metrics.progressed(flow.name)
+            self._metrics.halted.labels(flow.name).set(0)
+        for name in sorted({target.name for sink in self._bus.sinks for target in targets_of(sink)}):
+            self._metrics.circuits.labels(name).set(0)
+            self._metrics.waits.labels(name).set(0)
+        self._metrics.registry.register(self)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._metrics.registry.unregister(self)
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join, ENDING)  # it may wait for a broker that does not answer
+
+    # At every scrape, on the loop.
+
+    def describe(self) -> Iterator[Metric]:
+        """Give nothing: what is collected is known only while the flows run."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what is known now."""
+        seen, orders, now = self._seen, self._worker.orders, time.time()
+        yield from self._constants(seen)
+        yield from self._by_partition(seen, now)
+        yield from self._by_flow(orders, now)
+        yield from self._dead(seen, orders)
+
+    def _constants(self, seen: Seen) -> Iterator[Metric]:
+        build = family("build_info", "What runs here; workers of one bus with two topologies are a mixed fleet.")
+        build.add(1, bus=self._bus.name, version=self._version, topology=self._topology)
+        yield build
+        info = family("flow_info", "Every flow of the bus: what it reads or writes, where it ends.")
+        for name, flow in self._flows.items():
+            for labels in described(flow):
+                info.add(1, flow=name, **labels)
+        yield info
+        asked = family("survey_timestamp_seconds", "When broker and ledger were last asked for what is shown here.")
+        asked.add(seen.at)
+        yield asked
+        kept = family("topic_retention_seconds", "For how long a topic keeps its records.")
+        for topic, seconds in sorted(seen.retention.items()):
+            kept.add(seconds, topic=topic)
+        yield kept
+
+    def _by_partition(self, seen: Seen, now: float) -> Iterator[Metric]:
+        records = family("flow_lag_records", "Offsets from where a flow is to the end of the partition.")
+        seconds = family("flow_lag_seconds", "Age of the oldest record of the partition that is not finished.")
+        blocker = family("flow_blocker_offset", "The oldest unfinished record: no offset beyond it is committed.")
+        for flow in self._reading:
+            for slot, position in sorted(flow.positions().items()):
+                where = {"flow": flow.name, "topic": slot.topic, "partition": str(slot.partition)}
+                if slot not in seen.ends:
+                    continue
+                records.add(lag := behind(position, seen.ends[slot]), **where)
+                seconds.add(age(position, lag, seen.since.get(slot, now), now), **where)
+                if position.published is not None:
+                    blocker.add(position.offset, **where)
+        yield from (records, seconds, blocker)
+
+    def _by_flow(self, orders: Orders, now: float) -> Iterator[Metric]:
+        workers = family("flow_workers", "Live workers of the bus that run the flow.")
+        paused = family("flow_paused", "1 while the flow's sink is paused by order.")
+        alive = datetime.fromtimestamp(now, UTC)
+        for name, flow in self._flows.items():
+            workers.add(len(running(orders, [name], alive)), flow=name)
+            if isinstance(flow, Deliver):
+                paused.add(sink_identity(flow.to) in orders.paused, flow=name)
+        yield from (workers, paused)
+        stages = family("flow_deliveries", "Events held by the worker, by how far they are.")
+        full = family("flow_full_partitions", "Partitions that are not read from, because one key fills them up.")
+        gap = family("flow_accounting_gap", "Events of which nobody knows any more; anything but 0 is a bug.")
+        for reader in self._reading:
+            name = reader.name
+            match reader:
+                case Deliverer():
+                    held = reader.core.stages()
+                    for stage in STAGES:
+                        stages.add(held.get(stage, 0), flow=name, stage=stage)
+                    full.add(len(reader.filled()), flow=name)
+                    gap.add(reader.core.gap(), flow=name)
+                case Processor():
+                    gap.add(self._lost(name), flow=name)
+        yield from (stages, full, gap)
+
+    def _lost(self, flow: str) -> int:
+        """Count the input events of a process flow that came to no end."""
+        samples = (sample for found in self._metrics.process.collect() for sample in found.samples)
+        counts = {one.labels["outcome"]: one.value for one in samples if one.labels["flow"] == flow}
+        return round(counts.pop("read", 0) - sum(counts.values()))
+
+    def _dead(self, seen: Seen, orders: Orders) -> Iterator[Metric]:
+        many = family("deadletter_open", "Dead letters that wait for a person.")
+        oldest = family("deadletter_oldest_timestamp_seconds", "When the oldest of them was written.")
+        kept = family("deadletter_retention_seconds", "For how long dead letters are kept.")
+        gone = family("flow_expired_records", "Offsets that a topic deleted before the flow had read them.")
+        for name, letters in seen.letters.items():
+            many.add(letters.open, flow=name)
+            if letters.oldest is not None:
+                oldest.add(letters.oldest.timestamp(), flow=name)
+            topic = dead_letters_of(identity_of(self._flows[name]))
+            if topic in seen.retention:
+                kept.add(seen.retention[topic], flow=name)
+        for flow in self._reading:
+            unread = (seen.starts.get(slot, 0) - position.offset for slot, position in flow.positions().items())
+            passed = orders.never_read(identity_of(self._flows[flow.name]))
+            decided = sum(gap.end - gap.begin for gap in passed if gap.expired)
+            gone.add(decided + sum(count for count in unread if count > 0), flow=flow.name)
+        yield from (many, oldest, kept, gone)
+
+    # On the thread.
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with suppress(TrunklineError, Failure), ExitStack() as stack:  # what is shown grows old, and says so
+                control = stack.enter_context(Control(self._bootstrap))
+                db = stack.enter_context(self._ledger.connect())
+                seldom = 0.0
+                while not self._stopping.is_set():
+                    began = time.monotonic()
+                    if began >= seldom:
+                        seldom = began + SELDOM
+                        self._seen = self._look_closely(control, db)
+                    self._seen = self._look(control)
+                    took = time.monotonic() - began
+                    self._stopping.wait(max(EVERY, took / LASTING))
+            self._stopping.wait(EVERY)
+
+    def _look(self, control: Control) -> Seen:
+        """Ask for the ends of the partitions that are ours, and see who has nothing left to do."""
+        before = self._seen
+        ends = control.ends_of({slot for flow in self._reading for slot in flow.positions()})
+        now = time.time()
+        since: dict[Slot, float] = {}
+        for flow in self._reading:
+            left = {slot: behind(position, ends[slot]) for slot, position in flow.positions().items() if slot in ends}
+            since |= {slot: before.since.get(slot, now) for slot, lag in left.items() if lag}
+            if left and not any(left.values()):
+                self._metrics.progressed(flow.name)
+        return replace(before, at=now, ends=ends, since=since)
+
+    def _look_closely(self, control: Control, db: Connection) -> Seen:
+        """Ask for what changes slowly."""
+        topics = control.existing({topic for flow in self._flows.values() for topic in touched(flow)})
+        keep = {
+            name: kept.total_seconds() for name, found in topics.items() if (kept := kept_for(found.config)) is not None
+        }
+        starts = control.beginnings([name for flow in self._flows.values() for name in read_by(flow) if name in topics])
+        waiting = deliveries.letters(db)
+        letters = {}
+        for name, flow in self._flows.items():
+            match flow:
+                case Deliver():
+                    letters[name] = Letters(*waiting.get(sink_identity(flow.to), (0, None)))
+                case Process() if (topic := dead_letters_of(identity_of(flow))) in topics:
+                    letters[name] = written(control, topic)
+                case _:
+                    pass
+        return replace(self._seen, starts=starts, retention=keep, letters=letters)
+
+
+class Family(GaugeMetricFamily):
+    """A gauge whose samples name their labels."""
+
+    def add(self, value: float, **labels: str) -> None:
+        """Add a sample."""
+        self.add_sample(self.name, labels, value)
+
+
+def family(name: str, text: str) -> Family:
+    """Begin a gauge of ours."""
+    return Family(f"trunkline_{name}", text)
+
+
+STAGES = ("queued", "started", "preparing", "calling", "waiting", "burying", "recording")
+
+
+def behind(position: Position, end: int) -> int:
+    """Count the offsets from where a flow is to the end of a partition."""
+    return max(0, end - position.offset)
+
+
+def age(position: Position, lag: int, since: float, now: float) -> float:
+    """Say in seconds how old the oldest unfinished record is: since when it was seen, where it is not fetched yet."""
+    if position.published is not None:
+        return max(0.0, now - position.published / 1000)
+    return max(0.0, now - since) if lag else 0.0
+
+
+def described(flow: Flow) -> Iterator[dict[str, str]]:
+    """Give the labels that tell flows apart, once for each target of one that delivers."""
+    match flow:
+        case Publish():
+            yield {"kind": "publish", "topic": flow.to.name, "sink": "", "target": ""}
+        case Process():
+            yield {"kind": "process", "topic": flow.topic.name, "sink": "", "target": ""}
+        case Deliver():
+            for target in targets_of(flow.to):
+                yield {"kind": "deliver", "topic": flow.topic.name, "sink": flow.to.name, "target": target.name}
+
+
+def read_by(flow: Flow) -> Collection[str]:
+    """Name the topics that a flow reads."""
+    match flow:
+        case Publish():
+            return ()
+        case Process():
+            return (flow.topic.name,)
+        case Deliver():
+            return (flow.topic.name, replay_of(identity_of(flow)))
+
+
+def touched(flow: Flow) -> Collection[str]:
+    """Name the topics of which it matters how long they keep their records."""
+    return () if isinstance(flow, Publish) else (*read_by(flow), dead_letters_of(identity_of(flow)))
+
+
+def written(control: Control, topic: str) -> Letters:
+    """Count what a process flow's dead-letter topic holds: nothing takes a letter off it but time."""
+    starts, ends = control.beginnings([topic]), control.ends([topic])
+    filled = {slot: start for slot, start in starts.items() if start < ends[slot]}
+    first = control.first(filled) if filled else {}
+    many = sum(ends[slot] - record.offset for slot, record in first.items())
+    return Letters(many, min((record.timestamp for record in first.values()), default=None))

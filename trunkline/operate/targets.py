@@ -1,0 +1,78 @@
+"""Pause a target and let it go on, with every flow that calls it; and see what each may do there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trunkline.engine.targets import order_name, weights_of
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Bus, Target, targets_of
+from trunkline.kafka import orders
+from trunkline.kafka.orders import Change, Command, Orders
+from trunkline.operate.control import Answer, Desk, topic_of
+
+
+def targets_in(bus: Bus) -> dict[str, Target]:
+    """Give every target that a sink calls, by name."""
+    return {target.name: target for sink in bus.sinks for target in targets_of(sink)}
+
+
+def target_of(bus: Bus, name: str) -> Target:
+    """Find a target.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    known = targets_in(bus)
+    if name not in known:
+        raise UsageError(f"there is no target {name}. The targets are: {', '.join(known)}.")
+    return known[name]
+
+
+def callers(bus: Bus, name: str) -> list[str]:
+    """Name the flows that call a target."""
+    return [flow for flow, target in weights_of(bus) if target == name]
+
+
+def pause(desk: Desk, name: str, command: Command) -> Answer:
+    """Let no call to a target begin; those in flight end as they would.
+
+    Raises:
+        UsageError: the control topic is missing.
+        Unavailable: the command was not acknowledged by the broker.
+    """
+    return give(desk, name, orders.pausing(order_name(name), command))
+
+
+def resume(desk: Desk, name: str, command: Command) -> Answer:
+    """Let a target be called that was paused, has asked to wait, or was found down; raises as `pause` does."""
+    return give(desk, name, orders.resuming(order_name(name), command))
+
+
+def give(desk: Desk, name: str, changes: Iterable[Change]) -> Answer:
+    """Write changes and wait for the workers of every flow that calls the target."""
+    topic = topic_of(desk.bus, desk.control)
+    last = orders.send(desk.sender, topic, changes)[-1].offset
+    return desk.wait(topic, callers(desk.bus, name), last)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is declared of one target, and whether a person has paused it."""
+
+    target: Target
+    shares: dict[str, float]
+    """Of its limit, by flow."""
+    paused: Command | None
+
+
+def standings(bus: Bus, held: Orders) -> list[Standing]:
+    """Say how every target stands."""
+    weights = weights_of(bus)
+    return [
+        Standing(
+            target,
+            {flow: weights[flow, name] for flow in callers(bus, name)},
+            held.paused.get(order_name(name)),
+        )
+        for name, target in targets_in(bus).items()
+    ]
