@@ -1,0 +1,115 @@
+"""What a running worker shows at /metrics besides what it counts, against what was done to it."""
+
+import time
+from collections.abc import Callable
+
+from tests.trunkline.observability.buses import guarded_bus
+from tests.trunkline.observability.figures import Figures, figures
+from tests.trunkline.support import Stage, deliver_bus, note, process_bus, wait_for, whole_bus
+from trunkline.dev.target import Behaviour
+
+
+def until(url: str, holds: Callable[[Figures], object]) -> Figures:
+    """Give the first figures of which it holds."""
+    found = figures(url)
+
+    def look() -> bool:
+        nonlocal found
+        found = figures(url)
+        return bool(holds(found))
+
+    wait_for(look, why=lambda: found.samples)
+    return found
+
+
+def test_a_flow_that_is_through_has_no_lag_though_transactions_leave_their_marks(stage: Stage) -> None:
+    bus = stage.make(whole_bus(stage.prefix))
+    began = time.time()
+    stage.write(bus, [note(number, box) for number in range(5) for box in "abc"] + [note(9, "a", "drop")])
+    with stage.child("whole_bus") as child:
+        found = until(child.url, lambda now: now.total("event_age_seconds_count") == 15 and now.surveyed > began + 1)
+        found = until(child.url, lambda now: now.total("flow_lag_records") == 0 and now.surveyed > found.surveyed)
+    process, deliver = (f"{stage.prefix}.notes.inspect", f"{stage.prefix}.marks.shelf")
+    assert found.total("flow_lag_records", flow=process, topic=f"{stage.prefix}.notes") == 0
+    assert found.total("flow_lag_records", flow=deliver, topic=f"{stage.prefix}.marks") == 0
+    assert found.total("flow_lag_seconds") == 0
+    assert found.total("flow_accounting_gap") == 0
+    assert found.total("step_duration_seconds_count", flow=process, step="inspect") == 1
+    assert found.total("flow_blocker_offset") is None
+    assert found.total("flow_workers", flow=deliver) == 1
+    assert found.total("delivery_attempts_total", target="shelf", outcome="delivered", status_class="2xx") == 15
+    [age] = (value / 15 for name, _, value in found.samples if name == "trunkline_event_age_seconds_sum")
+    happened = [note(number)["written_at"].timestamp() for number in range(5)]
+    assert time.time() - max(happened) - 60 < age < time.time() - min(happened)
+    for flow in (process, deliver):
+        assert began <= (found.total("flow_progress_timestamp_seconds", flow=flow) or 0) <= time.time()
+
+
+def test_what_waits_for_its_target_is_lag_that_grows_older_and_has_a_blocker(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=503))
+    stage.write(bus, [note(number, box) for number in range(3) for box in "ba"])
+    with stage.child("deliver_bus", options={"partitions": 1}) as child:
+        found = until(child.url, lambda now: now.total("sink_events_total", outcome="delivered") == 3)
+        found = until(child.url, lambda now: (now.total("flow_lag_seconds") or 0) > 2)
+        assert found.total("flow_blocker_offset", partition="0") == 1
+        assert found.total("flow_lag_records", topic=f"{stage.prefix}.notes") == 5
+        assert found.total("flow_deliveries", stage="queued") == 2
+        assert (found.total("delivery_attempts_total", outcome="retryable", status_class="5xx") or 0) > 0
+        stage.target.control.heal(stage.prefix)
+        found = until(child.url, lambda now: now.total("flow_lag_records") == 0)
+        assert found.total("flow_blocker_offset") is None
+        assert found.total("flow_deliveries") == 0
+
+
+def test_a_flow_that_gets_on_with_nothing_shows_lag_and_no_progress(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    gone = stage.folder / "gone"
+    stage.write(bus, [note(1)])
+    with stage.child("process_bus", options={"partitions": 1}) as child:
+        found = until(child.url, lambda now: now.total("process_events_total", outcome="routed") == 1)
+        stage.write(bus, [note(2, text=f"wait:{gone}"), note(3)])
+        found = until(child.url, lambda now: now.total("flow_lag_records"))
+        progress = found.total("flow_progress_timestamp_seconds")
+        found = until(child.url, lambda now: (now.total("flow_lag_seconds") or 0) > 3 and now.total("flow_lag_records"))
+        assert found.total("flow_progress_timestamp_seconds") == progress
+        assert found.total("flow_accounting_gap") == 0
+        gone.touch()
+        until(child.url, lambda now: now.total("flow_lag_records") == 0)
+
+
+def test_dead_letters_are_counted_by_class_and_their_age_is_known(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/2", status=422))
+    began = time.time()
+    stage.write(bus, [note(1), note(2), note(3, text="unsayable")])
+    with stage.child("deliver_bus") as child:
+        until(child.url, lambda now: now.total("deadletter_events_total", reason="permanent") == 2)
+    with stage.child("deliver_bus") as child:  # what counts has gone with its process; what waits has not
+        found = until(child.url, lambda now: now.total("deadletter_open"))
+        assert found.total("deadletter_open") == 2
+        assert began - 1 < (found.total("deadletter_oldest_timestamp_seconds") or 0) < time.time()
+        assert found.total("deadletter_retention_seconds") == 14 * 86_400
+        assert found.total("deadletter_events_total") is None
+
+
+def test_a_target_that_is_down_shows_an_open_circuit_until_it_is_back(stage: Stage) -> None:
+    bus = stage.make(guarded_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=503))
+    with stage.child("tests.trunkline.observability.buses:guarded_bus") as child:
+        until(child.url, lambda now: now.total("circuit_state", target="shelf") == 0)
+        stage.write(bus, [note(number, box) for number in range(2) for box in "abcdefghijkl"])
+        until(child.url, lambda now: now.total("circuit_state", target="shelf") == 2)
+        stage.target.control.heal(stage.prefix)
+        found = until(child.url, lambda now: now.total("sink_events_total", outcome="delivered") == 24)
+        assert found.total("circuit_state", target="shelf") == 0
+        assert found.total("deadletter_events_total") is None
+
+
+def test_a_target_that_asks_for_time_shows_until_when(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=429, retry_after=60))
+    stage.write(bus, [note(1)])
+    with stage.child("deliver_bus", options={"partitions": 1}) as child:
+        found = until(child.url, lambda now: now.total("target_wait_until_timestamp_seconds", target="shelf"))
+        assert 40 < (found.total("target_wait_until_timestamp_seconds") or 0) - time.time() <= 60
