@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
 
-.PHONY: demo test check faults mutants soak bench-deliver bench-ledger lock clean
+.PHONY: demo test check faults mutants soak bench-deliver bench-ledger bench-transport lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -18,7 +18,7 @@ demo: .venv/ready  ## the main job on real input: sales in, stock movements and 
 	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
 
 test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
-	@$(BIN)/pytest -n 3 --dist loadgroup -m "not faults"
+	@$(BIN)/pytest -n 4 --dist loadgroup -m "not faults"
 
 check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/ruff check .
@@ -40,6 +40,9 @@ bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: bui
 
 bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
 	@$(BIN)/python -m benchmarks.ledger
+
+bench-transport: .venv/ready  ## the way to a target beside bare HTTP clients: build/bench/transport.json
+	@$(BIN)/python -m benchmarks.transport
 
 lock: .venv/ready  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --universal -o requirements.lock

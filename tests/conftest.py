@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 from testcontainers.core.container import DockerContainer
 
+from trunkline import redact
 from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka, answers
+
+
+@pytest.fixture(autouse=True)
+def secrets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test take out of its words what is secret in another."""
+    monkeypatch.setattr(redact, "_secrets", set(redact._secrets))
+    redact._finder.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_no_line_of_the_tree_is_cut_off_in_a_narrow_terminal(command: Command, m
 def test_check_counts_what_is_right(command: Command) -> None:
     assert command("check") == (0, "ok: 4 flows, 3 topics, 2 sinks\n", "")
     code, out, err = command("check", "--json")
-    assert (code, json.loads(out), err) == (0, {"flows": 4, "topics": 3, "sinks": 2, "faults": []}, "")
+    assert (code, json.loads(out), err) == (0, {"flows": 4, "topics": 3, "sinks": 2, "faults": [], "warnings": []}, "")
 
 
 def test_show_in_two_forms_is_wrong_use(command: Command) -> None:

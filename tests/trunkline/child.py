@@ -11,11 +11,12 @@ from collections import Counter
 from datetime import datetime, tzinfo
 from typing import Any
 
+from tests.trunkline.support import LOOPBACK
 from trunkline.cli.run import work
 from trunkline.errors import TrunklineError
 from trunkline.kafka import events
 from trunkline.observe import Observed
-from trunkline.settings import Gateway, Kafka, Ledger, Settings, Worker
+from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets, Worker
 
 
 def main() -> None:
@@ -46,6 +47,7 @@ def main() -> None:
         kafka=Kafka(bootstrap=asked["bootstrap"]),
         ledger=Ledger(**asked["ledger"]),
         gateway=Gateway(port=0),
+        targets=Targets(allow=LOOPBACK),
         worker=Worker(slot=asked["slot"], drain_seconds=asked["drain_seconds"]),
     )
     try:

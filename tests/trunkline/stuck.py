@@ -17,7 +17,7 @@ from trunkline.cli.run import work
 from trunkline.engine import watchdog
 from trunkline.kafka import events
 from trunkline.observe import Observed
-from trunkline.settings import Gateway, Kafka, Ledger, Settings
+from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
 
 
 def main() -> None:
@@ -39,7 +39,10 @@ def main() -> None:
     events.SESSION_SECONDS = 6
     watchdog.SILENT = asked["silent"]
     settings = Settings(
-        kafka=Kafka(bootstrap=asked["bootstrap"]), ledger=Ledger(path=Path(asked["ledger"])), gateway=Gateway(port=0)
+        kafka=Kafka(bootstrap=asked["bootstrap"]),
+        ledger=Ledger(path=Path(asked["ledger"])),
+        gateway=Gateway(port=0),
+        targets=Targets(allow=support.LOOPBACK),
     )
     sys.exit(
         0 if work(getattr(support, asked["bus"])(asked["prefix"]), settings, [], observe=observe, ready=tell) else 1

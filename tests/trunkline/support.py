@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
@@ -25,7 +26,22 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
-from trunkline import Bus, Deliver, Drop, Event, Limit, Permanent, Process, Publish, Retry, Secret, Target, Topic, env
+from trunkline import (
+    Breaker,
+    Bus,
+    Deliver,
+    Drop,
+    Event,
+    Limit,
+    Permanent,
+    Process,
+    Publish,
+    Retry,
+    Secret,
+    Target,
+    Topic,
+    env,
+)
 from trunkline.dev.target import RunningTarget
 from trunkline.engine.worker import Worker
 from trunkline.event import Headers, to_headers
@@ -37,7 +53,7 @@ from trunkline.kafka.registry import Format, Registry
 from trunkline.kafka.topics import plan, reading
 from trunkline.ledger.deliveries import State
 from trunkline.observe import Metrics, Observed, Observer, every
-from trunkline.settings import Gateway, Kafka, Ledger, Settings
+from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
 from trunkline.settings import Worker as WorkerSettings
 from trunkline.sinks import HttpSink, Request
 from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
@@ -45,6 +61,8 @@ from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_dHJ1bmtsaW5lLXRlc3RzLXRydW5rbGluZS10ZXN0cw=="  # noqa: S105 - signs nothing but tests
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+"""Where the targets of the tests are."""
 QUICK = Retry(give_up_after=timedelta(minutes=5), longest=timedelta(milliseconds=200), first=timedelta(milliseconds=50))
 HASTY = Retry(give_up_after=timedelta(seconds=1), longest=timedelta(milliseconds=200), first=timedelta(milliseconds=50))
 
@@ -128,12 +146,13 @@ class Shelf(HttpSink):
         return Request.post("/{box}/{number}", path=where, json={"text": event.data["text"]})
 
 
-def notes(prefix: str, partitions: int) -> Topic:
-    return Topic(f"{prefix}.notes", NoteWrittenV1, key="box", partitions=partitions)
+def notes(prefix: str, partitions: int, record: type = NoteWrittenV1) -> Topic:
+    return Topic(f"{prefix}.notes", record, key="box", partitions=partitions)
 
 
-def shelf(limit: float | None = None) -> Shelf:
-    return Shelf(Target("shelf", env("SHELF_URL"), limit=None if limit is None else Limit(limit)))
+def shelf(limit: float | None = None, breaker: Breaker | None = None) -> Shelf:
+    """Give a sink whose target has no breaker unless asked for: most tests let it fail, and want to see just that."""
+    return Shelf(Target("shelf", env("SHELF_URL"), limit=None if limit is None else Limit(limit), breaker=breaker))
 
 
 def publish_bus(prefix: str, partitions: int = 3) -> Bus:
@@ -147,8 +166,14 @@ def process_bus(prefix: str, partitions: int = 3) -> Bus:
     return Bus(prefix, [Process(notes(prefix, partitions), [inspect], to={marks: marks_of})])
 
 
-def deliver_bus(prefix: str, partitions: int = 3, retry: Retry = QUICK, limit: float | None = None) -> Bus:
-    return Bus(prefix, [Deliver(notes(prefix, partitions), to=shelf(limit), retry=retry)])
+def deliver_bus(
+    prefix: str,
+    partitions: int = 3,
+    retry: Retry = QUICK,
+    limit: float | None = None,
+    breaker: Breaker | None = None,
+) -> Bus:
+    return Bus(prefix, [Deliver(notes(prefix, partitions), to=shelf(limit, breaker), retry=retry)])
 
 
 def whole_bus(prefix: str, partitions: int = 3) -> Bus:
@@ -280,6 +305,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.environment.update(DESK_SECRET=SECRET, SHELF_URL=f"{self.target.url}/{self.prefix}")
+        self.environment["TRUNKLINE_TARGETS__ALLOW"] = "127.0.0.0/8"
 
     @property
     def ledger(self) -> Path:
@@ -299,6 +325,7 @@ class Stage:
             kafka=Kafka(bootstrap=self.bootstrap),
             ledger=Ledger(path=self.ledger),
             gateway=Gateway(port=0),
+            targets=Targets(allow=LOOPBACK),
             worker=WorkerSettings(slot=slot, drain_seconds=drain_seconds),
         )
 

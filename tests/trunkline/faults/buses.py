@@ -1,7 +1,9 @@
 """Buses whose every secret is a canary; each is a function that a worker process can be told to run."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from tests.trunkline.schemas import NoteTakenV1
 from tests.trunkline.support import HASTY, QUICK, Desk, Shelf, notes
 from trunkline import ApiKey, Bus, Deliver, Event, Publish, Retry, Secret, Target, Topic, env
 from trunkline.sinks import HttpSink, Request
@@ -46,8 +48,9 @@ def target() -> Target:
     return Target("shelf", env("SHELF_URL"), auth=ApiKey(Secret("SHELF_KEY")))
 
 
-def bus(prefix: str, topic: Topic, *delivering: Deliver) -> Bus:
-    return Bus(prefix, [Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=topic), *delivering])
+def bus(prefix: str, topic: Topic, *delivering: Deliver, retired: Sequence[str] = ()) -> Bus:
+    publish = Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=topic)
+    return Bus(prefix, [publish, *delivering], retired=retired)
 
 
 def keyed(
@@ -76,8 +79,15 @@ def board(prefix: str, partitions: int = 6, *, blind: bool = False) -> Bus:
     return bus(prefix, topic, Deliver(topic, to=(BlindBoard if blind else Board)(target()), retry=QUICK))
 
 
+def retold(prefix: str, partitions: int = 6) -> Bus:
+    """Deliver what `keyed` delivers, with a record that no worker of `keyed` can read."""
+    topic = notes(prefix, partitions, NoteTakenV1)
+    return bus(prefix, topic, Deliver(topic, to=Shelf(target()), retry=QUICK))
+
+
 def annexed(prefix: str, partitions: int = 6, *, alone: bool = False) -> Bus:
     """Deliver to a second sink besides the first, or in its place."""
     topic = notes(prefix, partitions)
     sinks = [Annex(target())] if alone else [Shelf(target()), Annex(target())]
-    return bus(prefix, topic, *(Deliver(topic, to=sink, retry=QUICK) for sink in sinks))
+    delivering = (Deliver(topic, to=sink, retry=QUICK) for sink in sinks)
+    return bus(prefix, topic, *delivering, retired=["shelf"] if alone else [])

@@ -1,4 +1,4 @@
-"""A TCP proxy before a broker that cuts, delays or swallows: all connections, or those of the group coordinator."""
+"""A TCP proxy before a broker that cuts, delays or swallows: everything, what the coordinator is asked, or commits."""
 
 import asyncio
 import struct
@@ -6,7 +6,9 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-Which = Literal["all", "group"]
+Which = Literal["all", "group", "commits"]
+
+COMMIT = 8
 
 GROUP = {8, 9, 11, 12, 13, 14}
 """OffsetCommit, OffsetFetch, JoinGroup, Heartbeat, LeaveGroup, SyncGroup: what a coordinator alone is asked."""
@@ -42,7 +44,10 @@ class Proxy:
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def swallow(self, which: Which) -> None:
-        """Let nothing through any more on these connections, new ones included, and keep them open."""
+        """Let nothing through any more on these connections, new ones included, and keep them open.
+
+        Of `commits`, only those requests: the member's heartbeats go on, so it keeps its session.
+        """
         self._swallowed = which
 
     def cut(self, which: Which) -> None:
@@ -70,7 +75,7 @@ class Proxy:
 
     async def _cut(self, which: Which) -> None:
         for link in list(self._links):
-            if which == "all" or link.group:
+            if which == "all" or link.group:  # commits go to the coordinator
                 link.cut()
 
     async def _close(self) -> None:
@@ -110,8 +115,11 @@ class Proxy:
         while True:
             size = await reader.readexactly(4)
             body = await reader.readexactly(struct.unpack(">i", size)[0])
-            link.group |= struct.unpack(">h", body[:2])[0] in GROUP
-            if await self._passes(link):
+            asked = struct.unpack(">h", body[:2])[0]
+            link.group |= asked in GROUP
+            if asked == COMMIT and self._swallowed == "commits":
+                self.swallowed += 1
+            elif await self._passes(link):
                 writer.write(size + body)
                 await writer.drain()
 

@@ -9,22 +9,12 @@ import pytest
 
 from trunkline.event import Event
 from trunkline.ledger import claims, deliveries, identity, progress, runs
+from trunkline.ledger.attempts import WORDS, Attempt, attempts_of, tried
 from trunkline.ledger.database import Connection, Ledger
-from trunkline.ledger.deliveries import (
-    GO,
-    Ambiguous,
-    Attempt,
-    Finished,
-    Intent,
-    Outcome,
-    Parked,
-    Place,
-    Row,
-    Standing,
-    State,
-    Superseded,
-    Wait,
-)
+from trunkline.ledger.deliveries import Outcome, Place, Row, State
+from trunkline.ledger.intents import GO, Ambiguous, Finished, Intent, Parked, Standing, Superseded, Wait, withdraw
+from trunkline.ledger.intents import intend as ask
+from trunkline.ledger.parks import parked_keys
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECONDS = NOW.timestamp()
@@ -58,7 +48,7 @@ def record(db: Connection, *outcomes: Outcome) -> set[bytes]:
 
 def intend(db: Connection, intent: Intent) -> Standing:
     with db.transaction():
-        return deliveries.intend(db, [intent])[intent.place]
+        return ask(db, [intent])[intent.place]
 
 
 def state_of(db: Connection, event: str) -> State | None:
@@ -162,10 +152,10 @@ def test_a_call_that_was_not_made_is_taken_back(db: Connection, first: State | N
     assert intend(db, call("a", run="r")) is GO
     assert state_of(db, "a") is State.INTENT
     with db.transaction():
-        deliveries.withdraw(db, place("a"), "another")
+        withdraw(db, place("a"), "another")
     assert state_of(db, "a") is State.INTENT
     with db.transaction():
-        deliveries.withdraw(db, place("a"), "a:1")
+        withdraw(db, place("a"), "a:1")
     assert state_of(db, "a") is first
     if first is not None:
         assert deliveries.look_up(db, [place("a")])[place("a")] == Row(first, PAYLOAD, 2)
@@ -198,8 +188,8 @@ def test_a_replay_does_not_bring_an_older_state_back(db: Connection) -> None:
 def test_a_key_is_parked_until_its_last_unfinished_event_has_ended(db: Connection) -> None:
     assert record(db, ended("a", State.DEAD, 1, park=True), ended("b", State.DEAD, 2, key=OTHER)) == set()
     record(db, ended("c", State.PARKED, 3), ended("d", State.PARKED, 4))
-    assert deliveries.parked(db, 1) == {KEY}
-    assert (deliveries.parked(db, 2), deliveries.parked(db, 1, {1}), deliveries.parked(db, 1, {0})) == (
+    assert parked_keys(db, 1) == {KEY}
+    assert (parked_keys(db, 2), parked_keys(db, 1, {1}), parked_keys(db, 1, {0})) == (
         *(set(), set()),
         {KEY},
     )
@@ -209,35 +199,35 @@ def test_a_key_is_parked_until_its_last_unfinished_event_has_ended(db: Connectio
     assert record(db, ended("a", State.DONE, 1, owner="a:1")) == set()
     assert record(db, ended("c", State.DISCARDED, 3)) == set()
     assert intend(db, call("d", offset=4, run="r")) is GO
-    assert deliveries.parked(db, 1) == {KEY}, "what is being sent again keeps its key"
+    assert parked_keys(db, 1) == {KEY}, "what is being sent again keeps its key"
     last = ended("d", State.DONE, 4, owner="a:1")
     assert record(db, last) == {KEY}
-    assert deliveries.parked(db, 1) == set()
+    assert parked_keys(db, 1) == set()
     assert record(db, last) == {KEY}, "the answer may have been lost"
     record(db, ended("e", State.DEAD, 5, park=True))
-    assert deliveries.parked(db, 1) == {KEY}
+    assert parked_keys(db, 1) == {KEY}
 
 
 def test_an_outcome_that_came_too_late_frees_nothing(db: Connection) -> None:
     record(db, ended("a", State.DEAD, 1, park=True))
     assert intend(db, call("a", offset=1, run="r")) is GO
     assert record(db, ended("a", State.DISCARDED, 1)) == set(), "it is being sent again"
-    assert (state_of(db, "a"), deliveries.parked(db, 1)) == (State.INTENT, {KEY})
+    assert (state_of(db, "a"), parked_keys(db, 1)) == (State.INTENT, {KEY})
 
 
 def test_an_outcome_that_came_too_late_parks_nothing(db: Connection) -> None:
     record(db, ended("a", State.DONE))
     record(db, ended("a", State.DEAD, park=True), ended("b", State.DEAD, key=None, park=True))
-    assert deliveries.parked(db, 1) == set()
+    assert parked_keys(db, 1) == set()
 
 
 def test_failed_attempts_are_kept_for_whoever_asks(db: Connection) -> None:
     first = Attempt(place("a"), NOW, 503, 0.25, "answered 503")
     second = Attempt(place("a"), NOW + timedelta(seconds=2), None, 20.0, "no answer\0" + "!" * 600)
-    deliveries.tried(db, [second, first])
-    deliveries.tried(db, [first])
-    told = replace(second, words=("no answer" + "!" * 600)[: deliveries.WORDS])
-    assert deliveries.attempts_of(db, [place("a"), place("b")]) == [first, told]
+    tried(db, [second, first])
+    tried(db, [first])
+    told = replace(second, words=("no answer" + "!" * 600)[:WORDS])
+    assert attempts_of(db, [place("a"), place("b")]) == [first, told]
 
 
 def test_positions_only_advance(db: Connection) -> None:
@@ -288,4 +278,15 @@ def test_deliveries_are_counted_by_sink_and_state(db: Connection) -> None:
     number = deliveries.number_of(db, "store")
     record(db, *(ended(event, State.DONE, sink=number) for event in "abc"), ended("d", State.DEAD, sink=number))
     assert deliveries.count(db, "store") == {State.DONE: 3, State.DEAD: 1}
+    record(db, ended("a", State.DONE, sink=number), ended("a", State.DEAD, sink=number))
+    record(db, *(ended("d", State.DONE, sink=number, offset=offset) for offset in range(2)))
+    assert deliveries.count(db, "store") == {State.DONE: 4}, "what is recorded twice counts once"
     assert not deliveries.count(db, "other")
+
+
+def test_what_two_connections_record_is_counted_together(ledger: Ledger) -> None:
+    with ledger.connect() as one, ledger.connect() as two:
+        number = deliveries.number_of(one, "store")
+        record(one, ended("a", State.DONE, sink=number))
+        record(two, ended("b", State.DONE, sink=number))
+        assert deliveries.count(one, "store") == deliveries.count(two, "store") == {State.DONE: 2}

@@ -10,9 +10,11 @@ import pytest
 
 from trunkline.event import Event
 from trunkline.ledger import claims, deliveries, expiry
+from trunkline.ledger.attempts import Attempt, attempts_of, tried
 from trunkline.ledger.database import Connection, Ledger
-from trunkline.ledger.deliveries import Attempt, Outcome, Place, State
+from trunkline.ledger.deliveries import Outcome, Place, State
 from trunkline.ledger.expiry import Due, Keep, due, sweep
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.writer import Writer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -74,13 +76,13 @@ def test_what_may_go_follows_from_the_last_write_alone() -> None:
 def test_the_rows_of_a_day_go_together_when_the_window_has_passed_since_its_last_write(db: Connection) -> None:
     record(db, ended("first"), ended("other day", time=NOW + timedelta(days=1)))
     record(db, ended("last", State.DEAD, at=NOW + timedelta(days=9)))
-    deliveries.tried(db, [Attempt(place("last"), NOW, 422, 0.1, "answered 422")])
+    tried(db, [Attempt(place("last"), NOW, 422, 0.1, "answered 422")])
     assert sweep_all(db, NOW + WINDOW) > 0
     assert known(db, place("first"), place("last")) == {place("first"), place("last")}
     assert known(db, place("other day", NOW + timedelta(days=1))) == set()
     assert sweep_all(db, NOW + timedelta(days=9) + WINDOW) > 0
     assert known(db, place("first"), place("last")) == set()
-    assert deliveries.attempts_of(db, [place("last")]) == []
+    assert attempts_of(db, [place("last")]) == []
     assert db.run("SELECT count(*) FROM days") == [(0,)]
     assert sweep_all(db, NOW + timedelta(days=9) + WINDOW) == 0
 
@@ -98,29 +100,34 @@ def test_an_event_of_years_ago_is_kept_as_long_as_one_of_today(db: Connection) -
 
 def test_a_day_goes_in_small_steps(db: Connection) -> None:
     many = [ended(f"{number}") for number in range(1_100)]
+    assert deliveries.number_of(db, "store") == 1
     record(db, *many)
-    deliveries.tried(db, [Attempt(one.place, NOW, None, 1.0, "no answer") for one in many])
+    assert deliveries.count(db, "store") == {State.DONE: 1_100}
+    tried(db, [Attempt(one.place, NOW, None, 1.0, "no answer") for one in many])
     assert sweep_all(db, NOW + WINDOW) >= 4
     assert known(db, *(one.place for one in many)) == set()
+    assert not deliveries.count(db, "store")
 
 
 def test_what_is_delivered_may_go_before_the_rest(db: Connection) -> None:
     keep = Keep(rest=timedelta(days=14), done=timedelta(days=2))
+    assert deliveries.number_of(db, "store") == 1
     record(db, *(ended(f"{number}") for number in range(700)), ended("dead", State.DEAD))
     assert sweep_all(db, NOW + timedelta(days=3), keep) == 2
+    assert deliveries.count(db, "store") == {State.DEAD: 1}
     assert db.run("SELECT state FROM deliveries") == [(State.DEAD,)]
 
 
 def test_an_event_that_keeps_its_key_parked_never_goes(db: Connection) -> None:
     record(db, ended("dead", State.DEAD, park=True), ended("parked", State.PARKED), ended("done"))
-    deliveries.tried(db, [Attempt(place("dead"), NOW, 422, 0.1, "answered 422")])
+    tried(db, [Attempt(place("dead"), NOW, 422, 0.1, "answered 422")])
     years = NOW + timedelta(days=2_000)
     assert sweep_all(db, years) > 0
     assert known(db, place("dead"), place("parked"), place("done")) == {place("dead"), place("parked")}
-    assert len(deliveries.attempts_of(db, [place("dead")])) == 1
-    assert deliveries.parked(db, 1) == {KEY}
+    assert len(attempts_of(db, [place("dead")])) == 1
+    assert parked_keys(db, 1) == {KEY}
     record(db, ended("dead", at=years), ended("parked", State.DISCARDED, at=years))
-    assert deliveries.parked(db, 1) == set()
+    assert parked_keys(db, 1) == set()
     assert sweep_all(db, years + WINDOW) > 0
     assert known(db, place("dead"), place("parked")) == set()
     assert db.run("SELECT count(*) FROM parks") == [(0,)]

@@ -15,6 +15,7 @@ from trunkline.errors import UsageError
 from trunkline.ledger import deliveries, reach
 from trunkline.ledger.database import Failure
 from trunkline.ledger.deliveries import Outcome, Place, State
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.postgres import Server
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -138,7 +139,7 @@ def test_a_table_that_somebody_removed_is_the_servers_trouble(url: SecretStr) ->
             deliveries.record(db, [done(1)])
         db.run("DROP TABLE parks")
         with pytest.raises(Failure, match="lacks a table"):
-            deliveries.parked(db, 1)
+            parked_keys(db, 1)
         db.run("DROP TABLE deliveries")
         with pytest.raises(Failure, match="lacks a table"), db.transaction():
             deliveries.record(db, [done(1)._replace(attempts=2)])

@@ -11,7 +11,8 @@ import pytest
 
 from trunkline.ledger import claims, deliveries
 from trunkline.ledger.database import Connection, Failure, Ledger
-from trunkline.ledger.deliveries import GO, Intent, Outcome, Place, Row, Standing, State, Wait
+from trunkline.ledger.deliveries import Outcome, Place, Row, State
+from trunkline.ledger.intents import GO, Intent, Standing, Wait, intend
 from trunkline.ledger.writer import Rewound, Writer
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def test_of_many_that_announce_the_same_call_one_may_make_it(ledger: Ledger) -> 
         with ledger.connect() as db:
             together.wait(10)
             with db.transaction():
-                standings.append(deliveries.intend(db, [intent])[intent.place])
+                standings.append(intend(db, [intent])[intent.place])
 
     threads = [threading.Thread(target=process, args=(f"{number}",)) for number in range(6)]
     for thread in threads:

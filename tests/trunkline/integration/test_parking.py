@@ -17,6 +17,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.deliveries import State
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.sqlite import File
 from trunkline.operate.browse import Dead, behind
 from trunkline.operate.replay import Known, Plan, Progress, Replay, plan, survey
@@ -77,7 +78,7 @@ class Case:
 
     def held(self) -> set[bytes]:
         with closing(File(self.stage.ledger).connect()) as db:
-            return deliveries.parked(db, deliveries.number_of(db, "shelf"))
+            return parked_keys(db, deliveries.number_of(db, "shelf"))
 
     def live(self) -> set[str]:
         with closing(File(self.stage.ledger).connect()) as db:

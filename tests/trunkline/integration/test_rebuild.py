@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Place
+from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from tests.trunkline.integration.test_operate import Project, order
 from tests.trunkline.support import Shelf, Stage, header, note, notes, stamped
 from trunkline import Bus, Deliver, Target, deadletter, env
 from trunkline.avro.codec import HEAD
+from trunkline.cli.run import note as note_passed
 from trunkline.deadletter import REFERENCE, Failure, Origin, replayed, stray
 from trunkline.errors import UsageError
 from trunkline.event import Event, to_headers
@@ -30,8 +32,10 @@ from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.orders import Announcement, Trusted, current, this_worker
 from trunkline.kafka.topics import control_of, outcomes_of
 from trunkline.ledger import deliveries, identity, progress, sqlite
-from trunkline.ledger.deliveries import Intent, Outcome, State
+from trunkline.ledger.deliveries import Outcome, State
 from trunkline.ledger.identity import Identity
+from trunkline.ledger.intents import Intent, intend
+from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Fine
 from trunkline.operate.rebuild import DOUBT, Choice, Rebuild, Restored, trusted
 
@@ -123,6 +127,24 @@ def keyless(stage: Stage) -> Iterator[Loss]:
     found = Loss(stage, keyless=True, after_dead="park_key")
     yield found
     found.sender.close()
+
+
+def test_what_a_person_left_out_is_not_taken_for_delivered(loss: Loss) -> None:
+    events = [loss.event(number) for number in range(6)]
+    loss.stage.write(loss.bus, [note(number) for number in range(4)])
+    group = group_of(loss.bus, loss.flow)
+    with closing(KafkaAdminClient(bootstrap_servers=loss.stage.bootstrap)) as admin:
+        admin.delete_groups([group])
+        admin.delete_records({TopicPartition(loss.topic, 0): 1})
+    with Control(loss.stage.bootstrap) as control:
+        noting = partial(note_passed, loss.bus, loss.stage.bootstrap)
+        control.start_offsets(loss.bus, [loss.flow], "latest", noting)
+        assert control.committed(group) == {Slot(loss.topic, 0): (4, "")}
+    loss.stage.write(loss.bus, [note(number) for number in range(4, 6)])
+    loss.commit(6)
+    _, restored = loss.rebuild()
+    assert loss.known(*events) == [None] * 4 + ["DONE"] * 2
+    assert restored.delivered == 2
 
 
 def test_what_was_committed_is_done_unless_the_outcomes_say_otherwise(loss: Loss) -> None:
@@ -264,7 +286,7 @@ def test_keys_are_parked_and_freed_as_they_were(keyless: Loss) -> None:
     assert restored.parked == 2
     digests = {name: deliveries.payload_of(name.encode()) for name in "abc"}
     with keyless.ledger() as db:
-        assert deliveries.parked(db, deliveries.number_of(db, "shelf")) == {digests["a"], digests["b"]}
+        assert parked_keys(db, deliveries.number_of(db, "shelf")) == {digests["a"], digests["b"]}
 
 
 def test_a_restored_copy_is_brought_up_to_date(loss: Loss) -> None:
@@ -285,7 +307,7 @@ def test_a_restored_copy_is_brought_up_to_date(loss: Loss) -> None:
             ],
         )
         called = deliveries.place_of("shelf", events[2])
-        deliveries.intend(db, [Intent(called, number, None, 0, 2, b"p", "me", 9e9, 1.0, keyed=False)])
+        intend(db, [Intent(called, number, None, 0, 2, b"p", "me", 9e9, 1.0, keyed=False)])
     copy = loss.stage.ledger.with_suffix(".copy")
     shutil.copy(loss.stage.ledger, copy)
     loss.commit(3)

@@ -13,7 +13,7 @@ from tests.trunkline.integration.test_operate import Project
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
-from trunkline.kafka.orders import Announcement, Command, Full, Worker
+from trunkline.kafka.orders import Announcement, Command, Full, Passed, Worker
 from trunkline.ledger.deliveries import State
 
 NOW = datetime.now(UTC)
@@ -46,11 +46,19 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
     with closing(KafkaAdminClient(bootstrap_servers=project.bootstrap)) as admin:
         admin.delete_records({TopicPartition(project.good, 0): 4})
     [worst, *_] = project.json("status")
-    assert (worst["expired"], worst["lag"]) == (3, 1)
+    assert (worst["expired"], worst["gone"], worst["lag"]) == (3, 3, 1)
     told = project.run("status")
     assert told.stdout.splitlines()[0].split()[-1] == "expired"
     assert told.stdout.splitlines()[1].split()[-1] == "3"
-    assert f"{project.flow}: 3 records of {project.good} were deleted before they were read." in told.stderr
+    assert f"{project.flow}: 3 records of {project.good} were deleted before they were read; say where" in told.stderr
+
+    lost = Passed(project.flow, 0, 1, 4, expired=True)
+    orders.send(project.sender, f"trunkline.{project.prefix}.control", orders.passing(lost))
+    with Control(project.bootstrap) as control:
+        control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 5})
+    [found] = [one for one in project.json("status") if one["flow"] == project.flow]
+    assert (found["expired"], found["gone"], found["lag"]) == (3, 0, 0), "what was lost stays counted"
+    assert "were deleted" not in project.run("status").stderr
 
 
 def test_what_waits_for_a_person_is_named(project: Project) -> None:

@@ -4,8 +4,9 @@ from datetime import UTC, date, datetime
 
 from trunkline.ledger import deliveries, identity, runs
 from trunkline.ledger.database import Ledger
-from trunkline.ledger.deliveries import Intent, Outcome, Place, State
+from trunkline.ledger.deliveries import Outcome, Place, State
 from trunkline.ledger.identity import Identity
+from trunkline.ledger.intents import Intent, intend
 from trunkline.ledger.trust import distrust, oldest_day, trust
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -25,7 +26,7 @@ def test_what_was_under_way_is_forgotten_with_the_trust(ledger: Ledger) -> None:
             deliveries.record(db, [outcome(b"dead", State.DEAD), outcome(b"done", State.DONE)])
             for name, run in ((b"new", ""), (b"dead", "r1")):
                 called = Intent(Place(20_000, name), 1, b"k", 0, 1, b"p", "me", 9e9, 1.0, run, keyed=False)
-                deliveries.intend(db, [called])
+                intend(db, [called])
         assert deliveries.count(db, "shelf") == {State.DONE: 1, State.INTENT: 2}
         with db.transaction():
             distrust(db, NOW)

@@ -50,7 +50,9 @@ def plant(mutant: Mutant, tree: Path) -> None:
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, tree / name)
-    applied = subprocess.run(["git", "apply", mutant.patch], cwd=tree, capture_output=True, text=True, check=False)
+    applied = subprocess.run(
+        ["git", "apply", "-C1", mutant.patch], cwd=tree, capture_output=True, text=True, check=False
+    )
     if applied.returncode:
         sys.exit(f"{mutant.patch.relative_to(ROOT)} does not fit the tree any more: {applied.stderr.strip()}")
 

@@ -13,6 +13,16 @@ class MarkV1(TypedDict):
     text: str
 
 
+class NoteTakenV1(TypedDict):
+    """A note was written, as a later topology says it, which an older one cannot read."""
+
+    note_id: str
+    box: str | None
+    number: int
+    text: str
+    written_at: datetime
+
+
 class NoteWrittenV1(TypedDict):
     """A note was written; what a test wants of it is in its text."""
 
@@ -25,5 +35,6 @@ class NoteWrittenV1(TypedDict):
 
 __all__ = [
     "MarkV1",
+    "NoteTakenV1",
     "NoteWrittenV1",
 ]

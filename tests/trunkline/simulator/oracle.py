@@ -5,6 +5,7 @@ checks the rules that bear on it and raises `Broken` with the rule's name.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trunkline.ledger.deliveries import State
@@ -33,6 +34,8 @@ class Calling:
     overwrite: bool
     delivery: object
     """Which of the worker's deliveries it is of."""
+    live: bool
+    """Its replay was live when it was looked up."""
     orphan: bool = False
 
 
@@ -77,12 +80,13 @@ class Standpoint:
 class Oracle:
     """The history of one schedule, and its rules."""
 
-    def __init__(self, *, keyed: bool, latest: bool, after_dead: str, width: int) -> None:
+    def __init__(self, *, keyed: bool, latest: bool, after_dead: str, width: int, together: int) -> None:
         self.keyed = keyed
         self.latest = latest
         self.parks = after_dead != "continue"
         self.parks_replays = after_dead == "park_key"
         self.width = width
+        self.together = together
         self.now = 0.0
         self.events: dict[int, Known] = {}
         self.of_key: dict[int, list[int]] = defaultdict(list)
@@ -102,6 +106,10 @@ class Oracle:
         self.parked: set[int] = set()
         self.not_before: dict[object, float] = {}
         """Until when the target wants a delivery to wait."""
+        self.apart: set[object] = set()
+        """Deliveries whose call was refused together with others."""
+        self.refused: set[object] = set()
+        """Deliveries that were refused for themselves."""
         self.order = 0
         self.began: dict[str, int] = {}
         self.over: set[str] = set()
@@ -174,7 +182,20 @@ class Oracle:
 
     # The target.
 
-    def called(self, call: Calling, *, live: bool) -> Calling:
+    def called(self, calls: Sequence[Calling]) -> None:
+        """A request goes out: no more events than it may carry, and no two of a key (D10), which `_alone` finds too."""
+        keys = [key for call in calls if (key := self.events[call.event].key) is not None]
+        names = ", ".join(f"e{call.event}" for call in calls)
+        if len(calls) > self.together:
+            raise Broken(f"too-many-together: {names}, and one call takes {self.together}")
+        if len(set(keys)) < len(keys):
+            raise Broken(f"two-of-a-key: {names} in one call")
+        if len(calls) > 1 and any(call.delivery in self.apart for call in calls):
+            raise Broken(f"not-alone: {names} in one call, although one was refused with others before")
+        for call in calls:
+            self._called(call)
+
+    def _called(self, call: Calling) -> None:
         """A call begins: everything that must hold then.
 
         A later event of a key may begin only when all earlier ones of the main topic have had an outcome.
@@ -194,11 +215,10 @@ class Oracle:
         if one.changed:
             raise Broken(f"another-content: {name}, which has another event's id")
         self._alone(call, one, name)
-        self._due(call, one, name, live=live)
+        self._due(call, one, name)
         if one.key is not None:
             self._in_turn(call, one, name)
         self.calls.append(call)
-        return call
 
     def _alone(self, call: Calling, one: Known, name: str) -> None:
         """No two calls of a key are in flight, except with orphans of other workers; nobody is wider than allowed."""
@@ -212,14 +232,14 @@ class Oracle:
         if flying >= self.width:
             raise Broken(f"too-wide: {name}, the {flying + 1}th at once of {self.width}")
 
-    def _due(self, call: Calling, one: Known, name: str, *, live: bool) -> None:
+    def _due(self, call: Calling, one: Known, name: str) -> None:
         """What is finished is never called again, what is a letter only for a live replay, and INTENT comes first."""
         unknowing = self.keyed and self._unheard(call.event, call.worker)
         if one.row in FINAL and not unknowing:
             raise Broken(f"finished-called: {name}, which is {one.row}")
         if one.row in LETTERS and not call.run and not unknowing:
             raise Broken(f"letter-called: {name}, which is {one.row}")
-        if call.run and not live:
+        if call.run and not call.live:
             raise Broken(f"stale-replay: {name}, a run that was over")
         if not self.keyed and one.row is not State.INTENT:
             raise Broken(f"unannounced: {name}, and its row is {one.row}")
@@ -261,9 +281,17 @@ class Oracle:
                 if two.applied and not two.runs and not two.unsure:
                     raise Broken(f"out-of-order: e{event} has its effect after e{other}")
 
-    def ended(self, call: Calling, *, known: bool, wait: float | None = None) -> None:
+    def refused_together(self, calls: Sequence[Calling]) -> None:
+        """Several have been refused as a whole: which of them is at fault, nobody knows."""
+        for call in calls:
+            self.calls.remove(call)
+            self.apart.add(call.delivery)
+
+    def ended(self, call: Calling, *, known: bool, refused: bool = False, wait: float | None = None) -> None:
         """A call has ended; unless it is `known` how, its effect may still come. The target may ask to `wait`."""
         self.calls.remove(call)
+        if refused:
+            self.refused.add(call.delivery)
         if wait is not None:
             self.not_before[call.delivery] = self.now + wait
         if not known:
@@ -281,14 +309,19 @@ class Oracle:
         self.order += 1
         self.skips[event] = self.order
 
-    def lettered(self, worker: int, event: int, state: State, run: str, ordered: int | None) -> None:
+    def lettered(
+        self, worker: int, event: int, state: State, run: str, ordered: int | None, condemned: object | None
+    ) -> None:
         """A dead letter is acknowledged; `ordered` is the event of the order to skip it, if one was obeyed.
 
-        No replay obeys an order that is older than itself, unless it is of a letter with another event's id.
+        `condemned` is the delivery that ends so because the target refuses it: then it has been refused for itself. No
+        replay obeys an order that is older than itself, unless it is of a letter with another event's id.
         """
         one = self.events[event]
         one.letters.add((worker, state))
         one.lettered = True
+        if condemned is not None and condemned not in self.refused:
+            raise Broken(f"condemned: e{event} was refused together with others only")
         since = 0 if one.changed else self.began.get(run, 0)
         if ordered is not None and self.skips.get(ordered, -1) < since:
             raise Broken(f"skipped-without-order: e{event}{' of ' + run if run else ''}")

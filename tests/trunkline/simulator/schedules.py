@@ -125,7 +125,11 @@ PAIRS: frozenset[Pair] = frozenset(
         *((f"answered {verdict}", owned) for verdict in VERDICTS for owned in OWNED),
         *((f"prepared {standing}", stage.value) for standing in STANDINGS for stage in Stage),
         *((f"recorded {state.name}", stage.value) for state in State for stage in Stage),
-        *((about, stage.value) for about in ("begin", "answered", "due", "buried", "unburied") for stage in Stage),
+        *(
+            (about, stage.value)
+            for about in ("begin", "answered", "refused", "due", "buried", "unburied")
+            for stage in Stage
+        ),
     ]
 )
 """Every input of the dispatcher with every stage it could meet, every verdict and every state of the ledger."""
@@ -148,7 +152,7 @@ def impossible(pair: Pair) -> str:
     match kind:
         case "prepared" if met != "preparing":
             return "the ledger is asked of deliveries that are PREPARING, which are busy and so are never given up"
-        case "answered" if not what and met != "calling":
+        case "answered" | "refused" if not what and met != "calling":
             return "a call is made of deliveries that are CALLING, which are busy and so are never given up"
         case "recorded" if met != "recording" or what in ("INTENT", "DISCARDED"):
             return "what is recorded is RECORDING, which is busy; an INTENT is announced, and a person discards"

@@ -47,12 +47,15 @@ class Simulation:
             replay=REPLAY,
             sink="simulated",
             width=1 + below(4),
+            together=2 + below(3) if chance() < 0.4 else 1,
             caps=tight if flood or chance() < 0.4 else LARGE,
         )
         partitions = 1 + below(3)
         self.slots = [Slot(topic, number) for topic in (MAIN, REPLAY) for number in range(partitions)]
         self.partitions = partitions
-        self.oracle = Oracle(keyed=keyed, latest=latest, after_dead=policy.after_dead, width=policy.width)
+        self.oracle = Oracle(
+            keyed=keyed, latest=latest, after_dead=policy.after_dead, width=policy.width, together=policy.together
+        )
         self.world = World(
             agenda=agenda,
             policy=policy,
@@ -88,6 +91,8 @@ class Simulation:
             *(self.tick, self.tick, self.fetch, self.fetch),
             *(self.commit, self.produce, self.balance),
         )
+        self.calm = False
+        """Nothing goes wrong any more."""
         self.workers: list[Worker] = []
         self.hired = 0
         for _ in range(1 + below(3)):
@@ -144,7 +149,7 @@ class Simulation:
                     self.expel(worker)
             elif worker.member:
                 worker.heard = when
-                if worker.slots and agenda.chance() < 0.9:
+                if worker.slots and (self.calm or agenda.chance() < 0.9):
                     lapsed = worker.core.lease < when
                     worker.core.renew(when + LEASE)
                     self.oracle.leased(worker.number, when + LEASE)
@@ -303,7 +308,8 @@ class Simulation:
         self.oracle.unaware.add(worker.number)
         for flight in worker.flights:
             flight.ended = True
-            self.oracle.ended(flight.call, known=False)
+            for call in flight.calls:
+                self.oracle.ended(call, known=False)
         if worker.core.stopping:
             self.disown(worker)
         self.hire()
@@ -455,6 +461,7 @@ class Simulation:
         world = self.world
         world.ledger_trouble = world.target.trouble = 0.0
         world.ledger_down = world.broker.refuses_letters = world.paused = False
+        self.calm = True
         self.heal()
         self.agenda.say("everything heals")
         for worker in self.workers:

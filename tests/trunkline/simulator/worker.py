@@ -24,10 +24,11 @@ from tests.trunkline.simulator.world import (
 from trunkline.deadletter import Origin
 from trunkline.engine.delivery import Delivery, Stage
 from trunkline.engine.dispatch import Call, Dispatcher, Later, Letter, Policy, Record, Withdraw
-from trunkline.errors import Poison, Retryable
+from trunkline.errors import Permanent, Poison, Retryable
 from trunkline.event import Event
 from trunkline.kafka.events import Slot
-from trunkline.ledger.deliveries import Finished, Place, Row, Standing, State, Wait
+from trunkline.ledger.deliveries import Place, Row, State
+from trunkline.ledger.intents import Finished, Standing, Wait
 from trunkline.verdict import Verdict
 
 SESSION = 10.0
@@ -76,11 +77,10 @@ class World:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A call on its way to the target."""
+    """A request on its way to the target: a call for each of its events."""
 
-    worker: "Worker"
-    delivery: Delivery
-    call: Calling
+    group: Sequence[Delivery]
+    calls: Sequence[Calling]
     ended: bool = False
 
 
@@ -514,20 +514,19 @@ class Worker:
 
     def call(self, chosen: Sequence[Delivery]) -> None:
         """Make a call, or ask the ledger before."""
-        asking = []
+        ready = []
         for delivery in chosen:
             self.note("begin", delivery)
             if self.core.begin(delivery, self.world.agenda.now):
-                if delivery.stage is Stage.PREPARING:
-                    asking.append(delivery)
-                else:
-                    self.send(delivery)
-        if asking:
-            self.prepare(asking)
+                ready.append(delivery)
+        if asking := [one for one in ready if one.stage is Stage.PREPARING]:
+            self.prepare(asking, ready)
+        elif ready:
+            self.send(ready)
         self.act()
 
-    def prepare(self, asking: list[Delivery]) -> None:
-        """Announce calls in the ledger."""
+    def prepare(self, asking: list[Delivery], ready: list[Delivery]) -> None:
+        """Announce calls in the ledger, and make the call of all that stays `ready`."""
         world, agenda = self.world, self.world.agenda
         wall = WALL + agenda.now
         intents = []
@@ -545,52 +544,72 @@ class Worker:
             for one, standing in zip(asking, found, strict=True):
                 self.note(f"prepared {type(standing).__name__}", one)
                 if self.core.prepared(one, standing, agenda.now, WALL + agenda.now):
-                    self.send(one)
-                elif isinstance(standing, Finished):
+                    continue
+                ready.remove(one)
+                if isinstance(standing, Finished):
                     self.found_finished += 1
                 else:
                     self.ended(one)
+            if ready:
+                self.send(ready)
             self.act()
 
         self.write(lambda: [world.ledger.intend(intent) for intent in intents], intended)
 
-    def send(self, delivery: Delivery) -> None:
+    def send(self, group: Sequence[Delivery]) -> None:
         """Send the request; it reaches the target at once, late, or after nobody waits for it any more."""
-        agenda = self.world.agenda
+        agenda, oracle = self.world.agenda, self.world.oracle
         if agenda.told is not None:
-            self.say(f"calls {delivery.event.id}{' of ' + delivery.run if delivery.run else ''}")
-        call = self.world.oracle.called(
-            Calling(self.number, number_of(delivery), delivery.record.slot, delivery.run, delivery.overwrite, delivery),
-            live=delivery in self.live,
-        )
-        flight = Flight(self, delivery, call)
+            self.say(f"calls {', '.join(one.event.id + (' of ' + one.run if one.run else '') for one in group)}")
+        calls = [
+            Calling(self.number, number_of(one), one.record.slot, one.run, one.overwrite, one, one in self.live)
+            for one in group
+        ]
+        oracle.called(calls)
+        flight = Flight(group, calls)
         self.flights.append(flight)
         if agenda.chance() < 0.7:
             agenda.soon(self.reach, None, flight)
         else:
             agenda.later(agenda.chance() * 1.2 * CALL, self.reach, None, flight)
-        agenda.later(CALL, self.answer, self, (flight, NO_ANSWER))
+        agenda.later(CALL, self.answer, self, (flight, [NO_ANSWER] * len(group)))
 
     def reach(self, flight: Flight) -> None:
         """Let the target handle a request, whatever has become of its sender."""
-        happening = self.world.happenings[number_of(flight.delivery)]
-        late = flight.ended or flight.call.orphan
-        verdict = self.world.target.handle(happening, flight.delivery.run, late=late)
+        happenings = self.world.happenings
+        given = [(happenings[call.event], call.run, flight.ended or call.orphan) for call in flight.calls]
+        verdicts = self.world.target.handle(given)
         if self.world.agenda.told is not None:
-            self.world.agenda.say(f"target handles e{happening.number} from w{self.number}: {type(verdict).__name__}")
-        self.world.agenda.soon(self.answer, self, (flight, verdict))
+            named = ", ".join(f"e{happening.number}" for happening, _, _ in given)
+            self.world.agenda.say(f"target handles {named} from w{self.number}: {verdicts or 'refused as a whole'}")
+        self.world.agenda.soon(self.answer, self, (flight, verdicts))
 
-    def answer(self, given: tuple[Flight, Verdict]) -> None:
-        """Take the answer, or give up waiting for it."""
-        flight, verdict = given
+    def answer(self, given: tuple[Flight, Sequence[Verdict]]) -> None:
+        """Take the answer, or give up waiting for it; none means that several were refused as a whole."""
+        flight, verdicts = given
         if flight.ended:
             return
         flight.ended = True
         self.flights.remove(flight)
-        core, delivery, agenda = self.core, flight.delivery, self.world.agenda
+        if verdicts:
+            for delivery, call, verdict in zip(flight.group, flight.calls, verdicts, strict=True):
+                self.answered(delivery, call, verdict)
+        else:
+            self.world.oracle.refused_together(flight.calls)
+            for delivery in flight.group:
+                self.note("refused", delivery)
+            self.core.refused(flight.group)
+            for delivery in flight.group:
+                self.ended(delivery)
+        self.act()
+
+    def answered(self, delivery: Delivery, call: Calling, verdict: Verdict) -> None:
+        """Take what an answer says of one event."""
+        core, agenda = self.core, self.world.agenda
         left = self.world.policy.retry.give_up_after.total_seconds() - (agenda.now - delivery.began)
         wait = verdict.after if isinstance(verdict, Retryable) and verdict.after and verdict.after <= left else None
-        self.world.oracle.ended(flight.call, known=verdict is not NO_ANSWER, wait=wait)
+        refused = isinstance(verdict, Permanent)
+        self.world.oracle.ended(call, known=verdict is not NO_ANSWER, refused=refused, wait=wait)
         self.note("answered", delivery)
         owned = "gone" if not core.owns(delivery) else "ours" if core._keeps(delivery) else "leaving"
         self.world.seen.add((f"answered {type(verdict).__name__}", owned))
@@ -601,7 +620,6 @@ class Worker:
         self.ended(delivery)
         if core.halted and not halted:
             self.halts()
-        self.act()
 
     def halts(self) -> None:
         """Stand still."""
@@ -622,7 +640,9 @@ class Worker:
         else:
             kind = delivery.kind or ""
             ordered = int(delivery.skipped[1:]) if delivery.skipped else None
-            self.world.oracle.lettered(self.number, number_of(delivery), effect.state, delivery.run, ordered)
+            condemned = delivery if kind == "permanent" else None
+            number = number_of(delivery)
+            self.world.oracle.lettered(self.number, number, effect.state, delivery.run, ordered, condemned)
             self.world.seen.add((f"letter {effect.state.name}", kind))
             self.say(f"writes the letter of {delivery.event.id}: {effect.state.name}, {kind}")
             self.world.agenda.soon(self.buried, self, delivery)

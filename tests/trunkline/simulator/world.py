@@ -4,14 +4,15 @@ The ledger follows SEMANTICS D2-D4, D12, R2 and L1 and is written from them, not
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tests.trunkline.simulator.oracle import LETTERS, PERSON, UNFINISHED, Oracle
-from trunkline.errors import Unknown
+from trunkline.errors import Permanent, Unknown
 from trunkline.kafka.events import Record, Slot
-from trunkline.ledger.deliveries import GO, Ambiguous, Finished, Parked, Row, Standing, State, Superseded, Wait
+from trunkline.ledger.deliveries import Row, State
+from trunkline.ledger.intents import GO, Ambiguous, Finished, Parked, Standing, Superseded, Wait
 from trunkline.verdict import Verdict, judge, of_exception
 
 MAIN = "main"
@@ -229,6 +230,10 @@ def answers(*, keyed: bool, latest: bool) -> dict[int, Verdict]:
 ANSWERS = {(keyed, latest): answers(keyed=keyed, latest=latest) for keyed in (True, False) for latest in (True, False)}
 
 
+Given = tuple[Happening, str, bool]
+"""An event of a request, the replay it is sent by, and whether nobody waits for it any more."""
+
+
 class Target:
     """Applies events, with or without idempotency keys, and answers well or badly."""
 
@@ -248,8 +253,38 @@ class Target:
         self.newest: dict[int, int] = {}
         self.answers = ANSWERS[keyed, latest]
 
-    def handle(self, happening: Happening, run: str, *, late: bool) -> Verdict:
-        """Apply an event or not, and give the verdict on what is answered."""
+    def handle(self, given: Sequence[Given]) -> Sequence[Verdict]:
+        """Apply events or not, and give the verdicts on what is answered; none when several are refused as a whole.
+
+        A bug in an adapter's verdicts is met after the fact, one in its request before.
+        """
+        if len(given) == 1:
+            return [self._handle(given[0])]
+        answers, x = self.answers, self.chance()
+        if self.down or self.refuses_all:
+            verdict = answers[self.refuses_all] if self.refuses_all else NO_CONNECTION if x < 0.5 else answers[503]
+            return [] if isinstance(verdict, Permanent) else [verdict] * len(given)
+        if self.trouble and any(happening.stubborn for happening, _, _ in given) and x < 0.5:
+            return []
+        if (x := self.chance()) >= self.trouble:
+            return [self._handle(one) for one in given]
+        x /= self.trouble
+        if x < 0.5:
+            applied = self.chance()
+            for one in given:
+                if self.chance() < applied:
+                    self._apply(one)
+            return [NO_ANSWER] * len(given)
+        if x < 0.6:
+            for one in given:
+                self._apply(one)
+            return [BUG] * len(given)
+        if x < 0.7:
+            return []
+        return [answers[503 if x < 0.8 else 429 if x < 0.9 else 401]] * len(given)
+
+    def _handle(self, given: Given) -> Verdict:
+        happening = given[0]
         answers, x = self.answers, self.chance()
         if self.down:
             return NO_CONNECTION if x < 0.5 else answers[503]
@@ -262,10 +297,10 @@ class Target:
         if self.latest and newer and not known and x < 0.5:
             return answers[412 if x < 0.3 else 409]
         if x >= self.trouble:
-            return self._apply(happening, run, late=late)
+            return self._apply(given)
         x /= self.trouble
         if x < 0.25:
-            self._apply(happening, run, late=late)
+            self._apply(given)
             return NO_ANSWER
         if x < 0.45:
             return NO_ANSWER
@@ -283,7 +318,8 @@ class Target:
             return answers[401]
         return NO_CONNECTION
 
-    def _apply(self, happening: Happening, run: str, *, late: bool) -> Verdict:
+    def _apply(self, given: Given) -> Verdict:
+        happening, run, late = given
         if not (self.keyed and happening.number in self.has):
             self.has.add(happening.number)
             if happening.key is not None:

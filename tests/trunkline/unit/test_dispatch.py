@@ -12,9 +12,21 @@ import pytest
 
 from tests.trunkline.unit.making import MAIN, OTHER, REPLAY, delivery
 from trunkline.engine.delivery import Delivery, Stage
-from trunkline.engine.dispatch import Call, Caps, Dispatcher, Effect, Later, Letter, Policy, Record, Withdraw
-from trunkline.errors import Halt, Permanent, Retryable, Unknown
-from trunkline.ledger.deliveries import GO, Ambiguous, Finished, Parked, Place, Row, Standing, State, Superseded, Wait
+from trunkline.engine.dispatch import (
+    LOOK_AGAIN,
+    Call,
+    Caps,
+    Dispatcher,
+    Effect,
+    Later,
+    Letter,
+    Policy,
+    Record,
+    Withdraw,
+)
+from trunkline.errors import Halt, Permanent, Retryable, Unknown, UnknownSchema
+from trunkline.ledger.deliveries import Place, Row, State
+from trunkline.ledger.intents import GO, Ambiguous, Finished, Parked, Standing, Superseded, Wait
 from trunkline.verdict import Delivered, Retry, Verdict
 from trunkline.verdict import Superseded as Later412
 
@@ -580,3 +592,32 @@ def test_the_key_that_fills_a_partition_up_has_a_name() -> None:
     found = desk.core.filled(MAIN)
     assert found is not None
     assert found.key == b"a"
+
+
+def test_what_another_topology_may_read_waits_until_all_run_one() -> None:
+    desk = Desk()
+    unread = delivery("a", 1)
+    unread.poison, unread.fetched = UnknownSchema("nobody registered it"), 5.0
+    desk.core.uniform = 4.0
+    assert desk.arrive(unread, delivery("a", 2), delivery("b", 3)) == ["e3"]
+    assert desk.effects[0] == Later(unread, LOOK_AGAIN)
+    desk.core.due(unread)
+    assert desk.turn() == []
+    assert desk.effects == [Later(unread, LOOK_AGAIN)]
+    desk.core.uniform = 5.0
+    desk.core.due(unread)
+    desk.turn()
+    [letter] = desk.effects
+    assert isinstance(letter, Letter)
+    assert (letter.delivery, unread.kind) == (unread, "poison")
+
+
+def test_what_another_topology_may_read_can_be_skipped() -> None:
+    desk = Desk()
+    unread = delivery("a", 1)
+    unread.poison, unread.fetched = UnknownSchema("nobody registered it"), 5.0
+    desk.core.uniform = 4.0
+    desk.arrive(unread)
+    desk.core.skip(["e1"])
+    desk.turn()
+    assert unread.kind == "skipped"

@@ -39,6 +39,7 @@ CREATE TABLE deliveries (day INTEGER NOT NULL, id BLOB NOT NULL, sink INTEGER NO
 CREATE TABLE runs (id TEXT PRIMARY KEY, sink TEXT NOT NULL, planned INTEGER NOT NULL, started TEXT NOT NULL,
     finished TEXT) WITHOUT ROWID;
 INSERT INTO deliveries VALUES (5, x'01', 1, 1, NULL, 0, 9, x'02', 1, 1000);
+INSERT INTO sinks VALUES (1, 'store');
 INSERT INTO runs VALUES ('r', 'store', 1, 'then', NULL);
 """
 
@@ -50,6 +51,7 @@ def test_a_ledger_of_the_first_layout_is_brought_up_to_date(tmp_path: Path) -> N
         with File(tmp_path / "old.db").connect() as db:
             assert deliveries.look_up(db, [Place(5, b"\1")]) == {Place(5, b"\1"): Row(State.DONE, b"\2", 1)}
             assert db.run("SELECT day, written FROM days") == [(5, 1000)]
+            assert deliveries.count(db, "store") == {State.DONE: 1}
             assert (runs.live(db, "store"), runs.overwriting(db, "store")) == ({"r"}, set())
 
 

@@ -14,6 +14,7 @@ from trunkline.kafka.orders import (
     Command,
     Full,
     Orders,
+    Passed,
     Trusted,
     Worker,
     announcing,
@@ -21,6 +22,7 @@ from trunkline.kafka.orders import (
     commands_differ,
     leaving,
     mixed,
+    passing,
     pausing,
     resuming,
     skipped,
@@ -105,6 +107,16 @@ def test_every_command_is_read_back() -> None:
     assert (held.skips("shelf"), held.skips("store")) == (frozenset({"a/b"}), frozenset())
     assert held.ledger == Trusted("abc", 4)
     assert applied(held, records([*resuming("shelf", command()), *skipped("shelf", "a/b")], start=5)).paused == {}
+
+
+def test_what_a_flow_never_reads_is_known_for_good() -> None:
+    lost, left = Passed("f", 2, 5, 9, expired=True), Passed("f", 2, 9, 12, expired=False)
+    there = applied(
+        Orders(), records([*passing(lost), *passing(left), *passing(lost), *passing(replace(lost, flow="g"))])
+    )
+    assert there.never_read("f") == [lost, left]
+    assert [offset for offset in range(15) if lost.has(offset)] == [5, 6, 7, 8]
+    assert not commands_differ(Orders(), there)
 
 
 def test_what_a_worker_says_is_dated_by_the_broker() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.operate.retention import Unread, kept_for, unread
+from trunkline.kafka.retention import Unread, kept_for, unread
 
 NOW = datetime(2026, 5, 8, tzinfo=UTC)
 WEEK = timedelta(days=7)

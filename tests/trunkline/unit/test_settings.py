@@ -1,3 +1,4 @@
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ def test_variables_set_what_they_name() -> None:
             "TRUNKLINE_KAFKA__BOOTSTRAP": "one:9092,two:9092",
             "TRUNKLINE_GATEWAY__PORT": "0",
             "TRUNKLINE_LEDGER__PATH": "/data/ledger.db",
+            "TRUNKLINE_TARGETS__ALLOW": "10.0.0.0/8, fd00::/8",
             "TRUNKLINE_WORKER__DRAIN_SECONDS": "2.5",
             "TRUNKLINE_STATE": "state",
         }
@@ -24,6 +26,8 @@ def test_variables_set_what_they_name() -> None:
     assert settings.kafka.bootstrap == "one:9092,two:9092"
     assert settings.gateway.port == 0
     assert settings.ledger.path == Path("/data/ledger.db")
+    assert settings.targets.allow == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+    assert settings.targets.model_dump(mode="json") == {"allow": "10.0.0.0/8,fd00::/8"}
     assert settings.worker.drain_seconds == 2.5
     assert settings.state == Path("state")
 
@@ -61,6 +65,8 @@ def test_a_variable_that_means_nothing_is_an_error(name: str, told: str) -> None
         ("TRUNKLINE_GATEWAY__PORT", "-1"),
         ("TRUNKLINE_KAFKA__REPLICATION", "0"),
         ("TRUNKLINE_WORKER__DRAIN_SECONDS", "0"),
+        ("TRUNKLINE_TARGETS__ALLOW", "10.0.0.1/8"),
+        ("TRUNKLINE_TARGETS__ALLOW", "shop.example"),
     ],
 )
 def test_a_wrong_value_is_told_by_its_variable(name: str, value: str) -> None:

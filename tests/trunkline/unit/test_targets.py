@@ -1,15 +1,33 @@
 import asyncio
 import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from trunkline import ApiKey, Secret, Target, env
-from trunkline.engine.targets import Targets
-from trunkline.errors import UsageError
+from tests.trunkline.schemas import NoteWrittenV1
+from tests.trunkline.support import Shelf
+from trunkline import ApiKey, Bus, Deliver, Limit, Secret, Target, Topic, env
+from trunkline.adapters import Response
+from trunkline.engine.breaker import ANY
+from trunkline.engine.targets import Access, Gate, Targets, is_failure, weights_of
+from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, UsageError
+from trunkline.verdict import Delivered, Verdict
 
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = secrets.token_hex()
 DEPOT = Target("depot", env("DEPOT_URL"), auth=ApiKey(Secret("DEPOT_KEY")))
+
+
+def bus(*, left: float = 1.0, right: float = 1.0) -> Bus:
+    """Two flows that call one target."""
+    topics = [Topic(name, NoteWrittenV1, key="box") for name in ("left", "right")]
+    return Bus(
+        "b", [Deliver(topic, to=Shelf(DEPOT), weight=one) for topic, one in zip(topics, (left, right), strict=True)]
+    )
+
+
+BUS = bus()
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -17,7 +35,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DEPOT_URL", url)
 
     async def run() -> None:
-        async with Targets([DEPOT, DEPOT], connections=1):
+        async with Targets(BUS, list(BUS.delivering), allow=(), connections=1):
             pass
 
     asyncio.run(run())
@@ -51,4 +69,114 @@ def test_a_secret_that_no_header_holds_is_said_and_never_shown(
     with pytest.raises(UsageError, match="Set DEPOT_KEY again") as error:
         opened(monkeypatch, "http://depot")
     assert SECRET not in f"{error.value}{error.value.__cause__}"
-    assert error.value.__suppress_context__
+    assert error.value.__context__ is None or error.value.__suppress_context__
+
+
+def test_flows_share_a_target_by_their_weight() -> None:
+    assert weights_of(bus()) == {("left.shelf", "depot"): 0.5, ("right.shelf", "depot"): 0.5}
+    assert weights_of(bus(left=3)) == {("left.shelf", "depot"): 0.75, ("right.shelf", "depot"): 0.25}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "failed"),
+    [
+        (Retryable("no connection"), None, True),
+        (Unknown("no answer"), None, True),
+        (Permanent("no such request can be made"), None, None),
+        (Poison("no event"), None, None),
+        (Halt("no token"), None, None),
+        (Retryable("answered 503"), 503, True),
+        (Retryable("answered 408"), 408, True),
+        (Retryable("answered 429"), 429, False),
+        (Retryable("answered 409"), 409, False),
+        (Unknown("the body cannot be read"), 200, False),
+        (Permanent("the sink says that it is the event's fault"), 500, False),
+        (Permanent("answered 422"), 422, False),
+        (Halt("answered 401"), 401, False),
+        (Delivered(200), 200, False),
+    ],
+)
+def test_a_failure_of_the_target_is_no_fault_of_the_event(
+    verdict: Verdict, status: int | None, *, failed: bool | None
+) -> None:
+    assert is_failure(verdict, status) is failed
+
+
+DOWN = Retryable("no connection")
+
+
+def fail(access: Access, now: float, times: int = 10) -> None:
+    """Let calls fail until the breaker opens."""
+    for _ in range(times):
+        access.ended(access.begin(now), DOWN, None, now, WALL)
+
+
+def test_all_flows_of_a_target_share_its_breaker_and_its_stops() -> None:
+    access = Access(DEPOT)
+    one, other = Gate(access, DEPOT, 0.5), Gate(access, DEPOT, 0.5)
+    assert one.room(100.0) == other.room(100.0) == ANY
+    fail(access, 100.0)
+    assert one.room(100.0) == other.room(100.0) == 0
+    assert one.wait(100.0) == other.wait(100.0) == 5.0
+    assert one.room(105.0) == other.room(105.0) == 1
+    trial = one.begin(105.0)
+    assert other.room(105.0) == 0
+    access.ended(trial, Delivered(200), Response(200), 105.0, WALL)
+    assert one.room(105.0) == other.room(105.0) == 2
+    access.ended(access.begin(105.0), DOWN, Response(429, {"retry-after": "7"}), 105.0, WALL)
+    assert one.room(106.0) == other.room(106.0) == 0
+    assert one.room(112.0) > 0
+
+
+def test_each_flow_has_its_share_of_the_limit() -> None:
+    target = Target("depot", env("DEPOT_URL"), limit=Limit(100, burst=100))
+    access = Access(target)
+    one, other = Gate(access, target, 0.75), Gate(access, target, 0.25)
+    one.divide(0.5, 0.0)
+    other.divide(1.0, 0.0)
+    assert (one.room(1.0), other.room(1.0)) == (37, 25)
+    assert access.throttle.share == 0.625
+    one.divide(0.0, 1.0)
+    assert (one.room(9.0), other.room(1.0)) == (0, 25)
+
+
+def test_time_in_which_a_target_stands_still_is_counted_once() -> None:
+    access = Access(DEPOT)
+    assert access.stood(100.0) == 0.0
+    access.stop(100.0, 10.0, "asked")
+    assert access.stood(104.0) == 4.0
+    fail(access, 106.0)
+    assert access.stood(120.0) == 20.0  # stopped until 110, its breaker open since 106
+    access.pause(120.0, paused=True)
+    access.go_on(125.0)
+    assert (access.room(125.0), access.says(125.0)) == (0, ("paused", 0.0))
+    access.pause(130.0, paused=False)
+    for _ in range(5):
+        assert access.room(130.0) > 0
+        access.ended(access.begin(130.0), Delivered(200), Response(200), 130.0, WALL)
+    assert access.closed
+    assert access.stood(200.0) == 30.0
+    access.stop(200.0, 10.0, "asked")
+    access.go_on(203.0)
+    assert access.room(203.0) == ANY
+    assert access.stood(300.0) == 33.0
+
+
+def test_a_target_says_how_it_stands() -> None:
+    access = Access(DEPOT)
+    assert access.says(100.0) == ("running", 0.0)
+    access.stop(100.0, 3.0, "asked")
+    assert access.says(100.0) == ("stopped", 3.0)
+    fail(access, 100.0)
+    assert access.says(101.0) == ("down", 4.0)
+    assert access.room(105.0) == 1
+    assert access.says(105.0) == ("probing", 0.0)
+    access.pause(105.0, paused=True)
+    assert access.says(105.0) == ("paused", 0.0)
+
+
+def test_a_target_without_a_breaker_is_called_whatever_happens() -> None:
+    access = Access(Target("depot", env("DEPOT_URL"), breaker=None))
+    fail(access, 100.0, 100)
+    assert access.closed
+    assert access.room(100.0) == ANY

@@ -6,8 +6,9 @@ import pytest
 from trunkline import Bus, Deliver, Enrich, Process, Publish, Table, Target, Topic, days, env
 from trunkline.errors import Fault
 from trunkline.event import Event
-from trunkline.kafka.control import beginning
+from trunkline.kafka.control import beginning, passed
 from trunkline.kafka.events import Slot
+from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import Change, Create, Differ, Existing, Grow, Refuse, names, needed, plan
 from trunkline.settings import Kafka
 from trunkline.sinks import HttpSink, Request
@@ -149,3 +150,13 @@ def test_only_a_partition_where_records_wait_or_are_gone_is_undecided() -> None:
     high = {read: 5, empty: 0, expired: 7, waiting: 9, deleted: 9, remade: 3}
     committed = {read: 5, deleted: 5, remade: 4}
     assert beginning(low, high, committed) == ({empty: 0, expired: 7}, [waiting], [deleted, remade])
+
+
+def test_what_a_start_leaves_out_and_what_was_deleted_before_it_are_told_apart() -> None:
+    new, cut, all_of_it = (Slot("t", number) for number in range(3))
+    low, begin = {new: 3, cut: 6, all_of_it: 0}, {new: 5, cut: 9, all_of_it: 0}
+    assert list(passed("f", low, begin, {cut: 2})) == [
+        Passed("f", 0, 3, 5, expired=False),
+        Passed("f", 1, 2, 6, expired=True),
+        Passed("f", 1, 6, 9, expired=False),
+    ]

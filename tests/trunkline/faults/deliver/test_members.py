@@ -143,3 +143,31 @@ def test_a_coordinator_out_of_reach(alone: Case, single: Cluster) -> None:
         case.end(child)
     found = case.settle(doubled=KEYS)
     assert found.states == {"done": 3_300}
+
+
+@pytest.mark.xdist_group("single")
+def test_commits_that_are_not_accepted(alone: Case, single: Cluster) -> None:
+    """The worker keeps its session and its partitions: only the lease tells it that nobody has heard of it."""
+    case = alone
+    [proxy] = [node.proxy for node in single.nodes]
+    case.make()
+    case.strike(latency_ms=100)
+    case.write(20_000)
+    with case.worker("unheard", bootstrap=single.proxied) as child:
+        case.until_busy(child)
+        proxy.swallow("commits")
+        wait_for(lambda: proxy.swallowed > 1, why=lambda: child.log[-3000:])
+        # Half a session after the last accepted commit was sent, with a second for what was on its way.
+        time.sleep(SESSION / 2 + 1.0)
+        before = case.target.attempts
+        conclusive(not case.finished(), "nothing was left to do when the lease ended")
+        time.sleep(SESSION / 2)
+        late = case.figures["calls after the lease"] = case.target.attempts - before
+        case.figures["commits swallowed"] = proxy.swallowed
+        proxy.heal()
+        case.until_finished(90, child)
+        case.end(child)
+    assert not late, f"invariant lease: {late} calls began although no commit was accepted"
+    found = case.settle()
+    assert found.states == {"done": 20_000}
+    assert found.attempts == 20_000, "invariant repeats: the session was never lost"

@@ -1,0 +1,74 @@
+"""`trunkline target`: with a worker that obeys."""
+
+import secrets
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.trunkline.integration.test_delivering import finished
+from tests.trunkline.support import Stage, deliver_bus, note, wait_for
+from trunkline.dev.target import Behaviour
+from trunkline.engine.targets import order_name
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Bus
+from trunkline.kafka import orders
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender
+from trunkline.kafka.orders import Command
+from trunkline.operate import targets
+from trunkline.operate.control import Desk, topic_of
+
+
+def command() -> Command:
+    return Command(secrets.token_hex(4), "ops@here", datetime.now(UTC), "maintenance")
+
+
+def test_a_paused_target_is_not_called_until_it_is_resumed(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    with (
+        stage.running(bus) as running,
+        Control(stage.bootstrap) as control,
+        closing(Sender(stage.bootstrap)) as sender,
+    ):
+        desk = Desk(bus, stage.bootstrap, control, sender, 20)
+        assert targets.pause(desk, "shelf", command()).complete
+        stage.write(bus, [note(1), note(2)])
+        wait_for(lambda: running.counted(next(iter(bus.delivering)))["read"] == 2)
+        [standing] = standings_of(bus, stage, control)
+        assert standing.paused is not None
+        assert (standing.paused.why, standing.shares) == ("maintenance", {next(iter(bus.delivering)): 1.0})
+        assert stage.attempts() == []
+        assert targets.resume(desk, "shelf", command()).complete
+        wait_for(finished(stage, bus))
+        [standing] = standings_of(bus, stage, control)
+        assert standing.paused is None
+    assert set(stage.effects().values()) == {1}
+
+
+def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/1", status=429, retry_after=10**9))
+    stage.write(bus, [note(1, "a")])
+    with (
+        stage.running(bus) as running,
+        Control(stage.bootstrap) as control,
+        closing(Sender(stage.bootstrap)) as sender,
+    ):
+        wait_for(lambda: "told to wait" in [one.what for one in running.seen])
+        stage.target.control.heal(stage.prefix)
+        stage.write(bus, [note(1, "b")])
+        wait_for(lambda: running.counted(next(iter(bus.delivering)))["read"] == 2)
+        assert stage.effects() == {}
+        assert targets.resume(Desk(bus, stage.bootstrap, control, sender, 20), "shelf", command()).complete
+        wait_for(lambda: stage.effects() == {"/b/1": 1})  # the event that was refused waits for its own time
+
+
+def test_a_target_that_nothing_calls_is_named(stage: Stage) -> None:
+    with pytest.raises(UsageError, match=r"there is no target shelves. The targets are: shelf."):
+        targets.target_of(deliver_bus(stage.prefix), "shelves")
+    assert order_name("shelf") == "target:shelf"
+
+
+def standings_of(bus: Bus, stage: Stage, control: Control) -> list[targets.Standing]:
+    return targets.standings(bus, orders.current(stage.bootstrap, topic_of(bus, control)))
