@@ -18,7 +18,7 @@ demo: .venv/ready  ## the main job on real input: sales in, stock movements and 
 	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
 
 test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
-	@$(BIN)/pytest -n 4 --dist loadgroup -m "not faults"
+	@$(BIN)/pytest -n 5 --dist loadgroup -m "not faults"
 
 check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/ruff check .
@@ -27,7 +27,7 @@ check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/lint-imports
 
 faults: .venv/ready  ## processes and broker killed under load: make faults GROUP=main
-	@$(BIN)/pytest tests/trunkline/faults tests/trunkline/simulator --group $(GROUP) -s $(if $(filter deliver,$(GROUP)),-n 2 --dist loadgroup)
+	@$(BIN)/pytest tests --group $(GROUP) -s $(if $(filter deliver targets,$(GROUP)),-n 2 --dist loadgroup)
 
 mutants: .venv/ready  ## planted defects, each caught by the fault case that is named for it
 	@$(BIN)/python -m tests.trunkline.mutants

@@ -15,6 +15,21 @@ from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka, answers
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--group", help="run the faults of this group only; every one also runs alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    group = config.getoption("--group")
+    if group is None:
+        return
+    chosen = [item for item in items if any(mark.kwargs["group"] == group for mark in item.iter_markers("faults"))]
+    if not chosen:
+        raise pytest.UsageError(f"there is no group {group}")
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
 @pytest.fixture(autouse=True)
 def secrets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test take out of its words what is secret in another."""

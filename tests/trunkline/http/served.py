@@ -45,14 +45,15 @@ class Served:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
-            if writer.transport.get_write_buffer_size():
-                writer.transport.abort()
+            if self._tls is not None or writer.transport.get_write_buffer_size():
+                writer.transport.abort()  # a shutdown of TLS would wait for the client's
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         await left(self._server)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         self._tasks.append(asyncio.create_task(self._answer(reader, writer)))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +76,6 @@ class Served:
             pass
         finally:
             writer.close()
-            self._writers.append(writer)
 
     @property
     def sent(self) -> dict[str, str]:

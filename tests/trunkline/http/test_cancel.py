@@ -58,6 +58,7 @@ def files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.faults(group="targets")
 @each_way
 def test_ten_thousand_cancelled_calls_leave_a_pool_that_works_and_no_open_files(way: Way) -> None:
     chance = random.Random(7)  # noqa: S311 - the moments at which calls are cancelled

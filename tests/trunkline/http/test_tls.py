@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import ClassVar
 
 import h2.config
 import h2.connection
@@ -164,11 +165,11 @@ def test_of_many_authorities_each_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 class Two(asyncio.Protocol):
     """Answers each request of an HTTP/2 connection with 200 and its path."""
 
-    connections = 0
+    connections: ClassVar[list[asyncio.Transport]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        Two.connections += 1
         assert isinstance(transport, asyncio.Transport)
+        Two.connections.append(transport)
         self._transport = transport
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self._http.initiate_connection()
@@ -185,7 +186,7 @@ class Two(asyncio.Protocol):
 
 @each_way
 def test_http_2_is_spoken_where_the_target_offers_it(way: Way) -> None:
-    Two.connections = 0
+    Two.connections.clear()
     context = shown(GOOD)
     context.set_alpn_protocols(["h2"])
 
@@ -195,8 +196,10 @@ def test_http_2_is_spoken_where_the_target_offers_it(way: Way) -> None:
         async with server, Transport(url, OPEN, guard=LOOPBACK, connections=1, tls=TLS, resolve=here) as transport:
             await way(transport, Request.get("/first"))
             got = await asyncio.gather(*(way(transport, Request.get(f"/{number}")) for number in range(20)))
+        for wire in Two.connections:
+            wire.abort()
         await left(server)
         return [one.body for one in got]
 
     assert asyncio.run(run()) == [f"/v1/{number}".encode() for number in range(20)]
-    assert Two.connections == 1
+    assert len(Two.connections) == 1

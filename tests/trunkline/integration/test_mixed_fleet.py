@@ -3,6 +3,8 @@
 from collections import Counter
 from contextlib import ExitStack
 
+import pytest
+
 from tests.trunkline.schemas import MarkV1, NoteTakenV1
 from tests.trunkline.support import (
     QUICK,
@@ -79,6 +81,7 @@ def test_what_nobody_can_read_is_decided_when_all_run_one_topology(stage: Stage)
     assert {dict(letter.headers)["trunkline-class"] for letter in stage.letters(flow)} == {b"poison"}
 
 
+@pytest.mark.faults(group="process")
 def test_a_flow_of_steps_leaves_what_it_cannot_read_to_who_can(stage: Stage) -> None:
     old, new = stage.make(process_bus(stage.prefix)), later_process_bus(stage.prefix)
     [flow] = old.processing
@@ -98,6 +101,7 @@ def test_a_flow_of_steps_leaves_what_it_cannot_read_to_who_can(stage: Stage) -> 
     assert not first.counted(flow)["unrouted"]
 
 
+@pytest.mark.faults(group="process")
 def test_a_flow_of_steps_decides_when_all_run_one_topology(stage: Stage) -> None:
     old, new = stage.make(process_bus(stage.prefix)), later_process_bus(stage.prefix)
     [flow] = old.processing

@@ -174,6 +174,7 @@ def test_where_one_dies_again_nothing_follows_it(stage: Stage) -> None:
     assert [header(letter, "trunkline-class") for letter in stage.letters(case.name)].count("parked") == 3
 
 
+@pytest.mark.faults(group="deliver")
 @pytest.mark.parametrize("after_dead", ["park_key", "block"])
 def test_a_worker_is_killed_in_the_middle_of_a_replay(stage: Stage, after_dead: AfterDead) -> None:
     last = 12

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from tests.trunkline.integration.test_delivering import finished, flow_of
 from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, note, wait_for
 from trunkline import Breaker
@@ -10,6 +12,7 @@ from trunkline.dev.target import Behaviour
 SOON = Breaker(failures=5, pause=timedelta(seconds=0.3), probes=2)
 
 
+@pytest.mark.faults(group="targets")
 def test_a_target_that_is_down_for_longer_than_patience_kills_no_event(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, retry=HASTY, breaker=SOON))
     stage.target.control.break_(Behaviour(name=stage.prefix, status=503))

@@ -175,6 +175,7 @@ def register(bootstrap: str, topic: str, seed: int) -> dict[int, int]:
         registry.close()
 
 
+@pytest.mark.faults(group="process")
 def test_registrars_that_race_agree_and_never_share_an_id(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
     with multiprocessing.get_context("spawn").Pool(2) as pool:

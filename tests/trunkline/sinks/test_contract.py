@@ -40,6 +40,7 @@ REFUSED: dict[Callable[[str], Bus], str] = {each: "/a/1"}
 EVENTS = [note(number, box) for number in range(4) for box in "abc"]
 
 
+@pytest.mark.faults(group="targets")
 @kinds
 def test_trouble_at_the_target_costs_no_event_and_doubles_none(stage: Stage, make: Callable[[str], Bus]) -> None:
     bus = stage.make(make(stage.prefix))
