@@ -7,7 +7,19 @@ from typing import Any
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
-from trunkline.flow.declare import Bus, Process, Publish, Table, Topic, body_of, source_of, tables_of
+from trunkline.flow.declare import (
+    Bus,
+    Enrich,
+    Process,
+    Publish,
+    Route,
+    Step,
+    Table,
+    Topic,
+    body_of,
+    source_of,
+    tables_of,
+)
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -42,34 +54,52 @@ def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str
         TrunklineError, OSError: as raised by the step or route.
     """
     for step in flow.steps:
-        body = body_of(step)
-        with_tables = [tables[table.name] for table in tables_of(step)]
-        match run(body, event, *with_tables):
+        match step_of(step, event, tables):
             case Drop(reason):
                 return Filtered(reason)
-            case Event() as event:
+            case event:
                 pass
-            case other:
-                raise Permanent(f"{body.__name__} returned {type(other).__name__}, no Event or Drop")
-    records: list[tuple[Topic, Event[Any]]] = []
-    for topic, route in flow.to.items():
-        ordinals: Counter[str | None] = Counter()
-        for data in run(route_to_list, route, event):
-            if not isinstance(data, Mapping):
-                raise Permanent(f"{route.__name__} gave a {type(data).__name__} for {topic.name}, no record")
-            key = key_of(topic, data)
-            made = Event(
-                id=derived_id(event, topic.name, key, ordinals[key]),
-                source=source,
-                type=topic.schema.event_type,
-                time=event.time,
-                key=key,
-                data=data,
-                traceparent=event.traceparent,
-            )
-            ordinals[key] += 1
-            records.append((topic, made))
+    records = [made for topic, route in flow.to.items() for made in records_of(route, topic, source, event)]
     return Routed(tuple(records)) if records else Unrouted()
+
+
+def step_of(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+    """Run one step.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `transform`.
+    """
+    body = body_of(step)
+    made = run(body, event, *[tables[table.name] for table in tables_of(step)])
+    if not isinstance(made, Event | Drop):
+        raise Permanent(f"{body.__name__} returned {type(made).__name__}, no Event or Drop")
+    return made
+
+
+def records_of(route: Route, topic: Topic, source: str, event: Event[Any]) -> list[tuple[Topic, Event[Any]]]:
+    """Run one route; `source` names its records.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `transform`.
+    """
+    records: list[tuple[Topic, Event[Any]]] = []
+    ordinals: Counter[str | None] = Counter()
+    for data in run(route_to_list, route, event):
+        if not isinstance(data, Mapping):
+            raise Permanent(f"{route.__name__} gave a {type(data).__name__} for {topic.name}, no record")
+        key = key_of(topic, data)
+        made = Event(
+            id=derived_id(event, topic.name, key, ordinals[key]),
+            source=source,
+            type=topic.schema.event_type,
+            time=event.time,
+            key=key,
+            data=data,
+            traceparent=event.traceparent,
+        )
+        ordinals[key] += 1
+        records.append((topic, made))
+    return records
 
 
 def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:
