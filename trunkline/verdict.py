@@ -160,16 +160,17 @@ def decide(
     verdict: Verdict,
     *,
     attempt: int,
-    elapsed: float,
+    elapsed: float | None,
     retry: Retry,
     random: Callable[[], float],
     keyed: bool = True,
 ) -> Action:
     """Turn a verdict into what happens next.
 
-    `attempt` counts from 1, `elapsed` is the seconds since the first one, `random` gives numbers in [0, 1). `keyed`
-    says that the target knows idempotency keys: without them an unknown outcome is never called again (D4). A wait is
-    the longer of our own and the target's wish, and the wish counts up to an hour and to what is left of the patience.
+    `attempt` counts from 1, `elapsed` is the seconds since the first one, None while time is no reason to give up, and
+    `random` gives numbers in [0, 1). `keyed` says that the target knows idempotency keys: without them an unknown
+    outcome is never called again (D4). A wait is the longer of our own and the target's wish, and the wish counts up to
+    an hour and to what is left of the patience.
     """
     match verdict:
         case Delivered():
@@ -185,9 +186,9 @@ def decide(
         case Unknown() if not keyed:
             return Bury("unknown")
         case Retryable() | Unknown():
-            left = retry.give_up_after.total_seconds() - elapsed
+            left = retry.give_up_after.total_seconds() - (elapsed or 0.0)
             wait = backoff(attempt, retry, random)
-            if wait > left:
+            if wait > left and elapsed is not None:
                 return Bury("unknown" if isinstance(verdict, Unknown) else "exhausted")
             asked = verdict.after if isinstance(verdict, Retryable) else None
             return Again(wait if asked is None else max(wait, min(asked, LONGEST_WISH, left)))

@@ -1,6 +1,7 @@
-"""Servers that other people wrote, run as processes on the JVM: what they take for right does not come from us.
+"""Servers that other people wrote, run as processes: what they take for right does not come from us.
 
-Maven fetches each once into the user's cache; a test that needs one which cannot be had is skipped by its name.
+Maven fetches each once into the user's cache, Go builds one there; a test that needs one which cannot be had is skipped
+by its name.
 """
 
 import json
@@ -21,21 +22,28 @@ from tests.trunkline.support import wait_for
 
 GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
 OAUTH = "no.nav.security:mock-oauth2-server:2.1.10"
+TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 WIREMOCK = "org.wiremock:wiremock-standalone:3.13.2"
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>trunkline</groupId><artifactId>test-server</artifactId><version>1</version><dependencies><dependency>
 <groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency></dependencies></project>"""
 
 
+def cache_of_ours() -> Path:
+    """Give the folder where what was fetched stays."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trunkline"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
 def jars(coordinates: str) -> Path:
     """Give the folder of a server's jars, or skip the test."""
     group, name, version = coordinates.split(":")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trunkline"
+    cache = cache_of_ours()
     libs = cache / f"{name}-{version}"
     if not shutil.which("java") or not (libs.is_dir() or shutil.which("mvn")):
         pytest.skip(f"{name} {version} cannot be had here: it needs Java, and Maven to fetch it")
     if not libs.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as partial:
             Path(partial, "pom.xml").write_text(POM.format(group, name, version))
             arguments = (f"{GOAL}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}/libs")
@@ -114,3 +122,51 @@ def wiremock(folder: Path) -> Iterator[WireMock]:
     main = ["wiremock.Run", "--port", str(port), "--bind-address", "127.0.0.1", "--root-dir", str(root)]
     with running([*java, *main], {}, folder / "wiremock.log", f"http://127.0.0.1:{port}/__admin/mappings"):
         yield WireMock(f"http://127.0.0.1:{port}")
+
+
+class Toxiproxy:
+    """A TCP proxy whose connections are harmed as each test says, with toxiproxy's own toxics."""
+
+    def __init__(self, api: str, upstream: int) -> None:
+        port = free_port()
+        self.port = port
+        self._proxy = f"{api}/proxies/target"
+        listen = {"name": "target", "listen": f"127.0.0.1:{port}", "upstream": f"127.0.0.1:{upstream}"}
+        httpx.post(f"{api}/proxies", json=listen).raise_for_status()
+
+    def poison(self, kind: str, *, toxicity: float = 1.0, stream: str = "downstream", **attributes: int) -> None:
+        """Harm a share of the connections that are made from now on, in this way."""
+        toxic = {"type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
+        httpx.post(f"{self._proxy}/toxics", json=toxic).raise_for_status()
+
+    def heal(self) -> None:
+        """Harm nothing any more; connections that were harmed are closed."""
+        for toxic in httpx.get(f"{self._proxy}/toxics").raise_for_status().json():
+            httpx.delete(f"{self._proxy}/toxics/{toxic['name']}").raise_for_status()
+        self.enable(enabled=False)
+        self.enable(enabled=True)
+
+    def enable(self, *, enabled: bool) -> None:
+        """Listen, or close every connection and do not."""
+        httpx.post(self._proxy, json={"enabled": enabled}).raise_for_status()
+
+
+@contextmanager
+def toxiproxy(folder: Path, upstream: int) -> Iterator[Toxiproxy]:
+    """Run toxiproxy before a server on this machine; Go builds it when it is first wanted."""
+    built = cache_of_ours() / f"toxiproxy-{TOXIPROXY.rpartition('@')[2]}"
+    if not built.is_file():
+        if not shutil.which("go"):
+            pytest.skip("toxiproxy cannot be had here: it needs Go to build it")
+        with tempfile.TemporaryDirectory(dir=built.parent) as partial:
+            environment = {**os.environ, "GOBIN": partial}
+            done = subprocess.run(
+                ["go", "install", TOXIPROXY], cwd=partial, env=environment, capture_output=True, check=False
+            )
+            if done.returncode != 0:
+                pytest.skip("toxiproxy cannot be had here: Go did not build it")
+            Path(partial, "server").replace(built)
+    port = free_port()
+    command = [str(built), "-host", "127.0.0.1", "-port", str(port)]
+    with running(command, {}, folder / "toxiproxy.log", f"http://127.0.0.1:{port}/version"):
+        yield Toxiproxy(f"http://127.0.0.1:{port}", upstream)

@@ -430,7 +430,6 @@ class Deliverer:
                 verdicts = await self._attempt_together(call, ready)
             now = events.clock()
             self.core.stood = self._gate.access.stood(now)
-            down = not self._gate.access.closed
             if not verdicts:
                 self.core.refused(ready)
             for delivery, verdict in zip(ready, verdicts, strict=False):
@@ -438,6 +437,7 @@ class Deliverer:
                     self.core.unmade(delivery)
                     continue
                 self._see("answered", delivery)
+                down = self._gate.access.is_down(delivery.began)
                 self.core.answered(delivery, verdict, now, random.random, down=down)
             self.heart.done()
         else:

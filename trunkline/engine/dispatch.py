@@ -416,7 +416,7 @@ class Dispatcher:
         action = decide(
             verdict,
             attempt=delivery.attempts,
-            elapsed=0.0 if down else now - self.stood - delivery.began,
+            elapsed=None if down else now - self.stood - delivery.began,
             retry=self._policy.retry,
             keyed=self._policy.keyed,
             random=random,

@@ -57,11 +57,20 @@ class Access:
         self.gates: list[Gate] = []
         self._stood = 0.0
         self._seen = 0.0
+        self._well = 0.0
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is known against the target: its failures count towards its events' patience."""
+        """Whether nothing is known against the target."""
         return self.circuit is None or self.circuit.state is State.CLOSED
+
+    def is_down(self, since: float) -> bool:
+        """Say whether failures may be the target's and no event's, so that no event loses patience by them.
+
+        They may be as long as it has not answered well `since` then, however few calls there were to open its breaker.
+        The time is that of a clock which rests while the target stands still.
+        """
+        return self.circuit is not None and (self.circuit.state is not State.CLOSED or self._well < since)
 
     def stood(self, now: float) -> float:
         """Give the seconds for which the target has stood still so far: they count towards no event's patience."""
@@ -99,11 +108,14 @@ class Access:
 
     def ended(self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: datetime) -> None:
         """Take the end of a call: what became of it, and the answer if there was one."""
-        self.stood(now)
+        stood = self.stood(now)
         status, headers = (None, NOTHING) if response is None else (response.status, response.headers)
         self.throttle.ended(call.at, status, headers, now, wall)
         if self.circuit is not None:
-            self.circuit.ended(call.epoch, now, failed=is_failure(verdict, status))
+            failed = is_failure(verdict, status)
+            self.circuit.ended(call.epoch, now, failed=failed)
+            if failed is False:
+                self._well = now - stood
 
     def stop(self, now: float, seconds: float, why: str) -> None:
         """Let nothing begin for so long."""

@@ -1,14 +1,18 @@
 """`httpx` for sinks that make their calls themselves: the same way to the target as every other call takes."""
 
+import asyncio
+from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import MappingProxyType
 
 import httpx
 
-from trunkline.errors import Permanent
-from trunkline.http.transport import DEADLINE, READ, Transport
+from trunkline.errors import Permanent, Unknown
+from trunkline.http.transport import READ, Transport
 
 OURS = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "user-agent"})
 """Headers that the transport writes itself."""
+NOTHING: Mapping[str, None] = MappingProxyType({})
 DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 """Headers of an answer that speak of its body as it came, not as it is given."""
 
@@ -21,8 +25,9 @@ class Way(httpx.AsyncBaseTransport):
         self._url = httpx.URL(transport.url)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Make one call, with the target's credentials, deadline and limits; httpx's own timeouts are not asked.
+        """Make one call, with the target's credentials, deadline and limits.
 
+        A request's own `timeout` shortens the deadline over its whole call; of several parts it is the one for reading.
         The answer is complete: at most 1 MiB of its body, and `extensions["whole"]` says whether that is all of it.
 
         Raises:
@@ -31,7 +36,12 @@ class Way(httpx.AsyncBaseTransport):
         path = self._below(request.url)
         content = await request.aread()
         headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in OURS}
-        answer = await self._transport.call(request.method, path, headers, content or None, kept=READ)
+        seconds = request.extensions.get("timeout", NOTHING).get("read")
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._transport.call(request.method, path, headers, content or None, kept=READ)
+        except TimeoutError:
+            raise Unknown(f"no answer from the target within the request's own timeout of {seconds:g} s") from None
         left = {name: value for name, value in answer.headers.items() if name not in DECODED}
         return httpx.Response(answer.status, headers=left, content=answer.body, extensions={"whole": answer.whole})
 
@@ -56,6 +66,6 @@ def client_of(transport: Transport) -> httpx.AsyncClient:
         base_url=transport.url,
         transport=Way(transport),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=DEADLINE,
+        timeout=None,  # noqa: S113 - the transport has a deadline
         trust_env=False,
     )

@@ -1,4 +1,4 @@
-"""Which addresses a call may reach: public ones, private ones that the target lists, never a metadata service.
+"""Which addresses a call may reach: public ones by https, others that the target lists, never a metadata service.
 
 Decisions are pure functions of an address. They are made on the address that is then connected to, never on a name:
 what a name means may change between two questions (DNS rebinding), and an address may be written in many ways
@@ -62,6 +62,8 @@ NEVER = tuple(
 """Where clouds keep what a machine may know about itself, its credentials too: no allow-list opens these."""
 
 
+PORTS = frozenset({443, 8443})
+"""Where a target on the Internet listens; behind any other port there is mail, a database or a proxy."""
 LAST_FOUR = tuple(IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
 """IPv6 networks whose addresses end in an IPv4 address: NAT64 (RFC 6052, 8215), -compatible and -translated."""
 ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
@@ -74,11 +76,11 @@ class Guard:
 
     allow: tuple[Network, ...] = ()
 
-    def refusal(self, address: Address, *, encrypted: bool) -> str:
+    def refusal(self, address: Address, port: int, *, encrypted: bool) -> str:
         """Say why an address must not be connected to, in words that follow it; "" when it may be.
 
-        `encrypted` says that TLS would be spoken: without, only what `allow` lists is reached. An address that stands
-        for an IPv4 address is reached only where that one is too.
+        `encrypted` says that TLS would be spoken: without, or at a port that is none of `PORTS`, only what `allow`
+        lists is reached. An address that stands for an IPv4 address is reached only where that one is too.
         """
         address = unmapped(address)
         inner = embedded(address)
@@ -89,7 +91,10 @@ class Guard:
                 return f"which is {meaning}: it is called only if `allow` of the target lists its network"
             if not encrypted:
                 return "on the Internet: it is called only by https, or if `allow` of the target lists its network"
-        return "" if inner is None else self.refusal(inner, encrypted=True)
+            if port not in PORTS:
+                told = f"on the Internet: its port {port} is called only if `allow` of the target lists its network"
+                return f"{told}; 443 and 8443 always are"
+        return "" if inner is None else self.refusal(inner, 443, encrypted=True)
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:

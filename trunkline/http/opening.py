@@ -20,6 +20,8 @@ def open_to(target: Target, *, allow: Sequence[Network], connections: int, deadl
         UsageError: its address, a secret or a certificate is not set, or cannot be used; no value of one is shown.
     """
     url = address(target.url, f"that target {target.name} can be called at")
+    if "@" in urlsplit(url).netloc:  # whoever prints such an address prints a secret, and some take a user for a host
+        raise UsageError(f"{target.url.name} holds a user or password. Say auth=Basic(…) of target {target.name}.")
     proxy = None if target.proxy is None else address(target.proxy, f"of a proxy for target {target.name}")
     guard = Guard((*allow, *networks(target.allow)))
 

@@ -37,6 +37,7 @@ class Pool:
         self._host = host
         self._literal = literal(host)
         self._encrypted = url.scheme == "https"
+        self._port = url.port_or_known_default or 0
         self._guard = guard
         self._build = build
         self._resolve = resolve
@@ -103,7 +104,7 @@ class Pool:
             self._due = self._asked + SOONEST  # an address that was checked stays so
             return self._client
         for address in found:
-            if told := self._guard.refusal(address, encrypted=self._encrypted):
+            if told := self._guard.refusal(address, self._port, encrypted=self._encrypted):
                 self._client = self._using = None
                 self._clients.clear()  # calls that are under way end by themselves
                 name = "the target" if address == self._literal else f"the target {self._host}"

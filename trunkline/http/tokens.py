@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, assert_never
-from urllib.parse import quote_plus, unquote, urlsplit, urlunsplit
+from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from standardwebhooks import Webhook
 
@@ -217,12 +217,11 @@ def address_of(setting: Env) -> tuple[str, str, str]:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
+    if "@" in parts.netloc:
+        raise UsageError(f"{setting.name} holds a user or password. Name the client and its secret beside it.")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         told = f"{setting.name} is no address that tokens can be fetched at"
         raise UsageError(f"{told}. Set it to one such as https://login.example.com/oauth2/token.")
-    if parts.password:
-        keep_secret(parts.password)
-        keep_secret(unquote(parts.password))
     at = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
     return at, parts.hostname, urlunsplit(("", "", parts.path or "/", parts.query, ""))
 

@@ -32,6 +32,8 @@ KEPT = 64 * 1024
 """Bytes of an answer's body that are kept."""
 READ = 1024 * 1024
 """Bytes of an answer's body that are read, decompressed: the connection is closed on the rest."""
+LONGEST = 8 * 1024
+"""Characters of a header that is sent: servers read no more, and answer 400 or 431 or nothing."""
 CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
 DISTRUST = "invalid peer certificate: "
@@ -235,6 +237,8 @@ class Transport:
         if (left := ends - self._clock()) <= 0:
             raise Retryable("no time was left to call the target")
         try:
+            if max(map(len, headers.values()), default=0) > LONGEST:
+                raise Permanent(f"the request cannot be made: a header has more than {LONGEST} characters")
             builder = client.request(method, self._url + path)
             if content is not None:
                 builder = builder.body_bytes(content)

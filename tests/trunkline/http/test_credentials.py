@@ -115,6 +115,12 @@ def test_a_secret_that_cannot_be_sent_is_named_and_never_shown(
         ),
         ("URL", "https://[::1", ClientCredentials(env("DEPOT_URL"), env("DEPOT_USER"), Secret("DEPOT_KEY")), "URL"),
         ("URL", "ftp://login", RefreshToken(env("DEPOT_URL"), env("DEPOT_USER"), Secret("DEPOT_KEY")), "DEPOT_URL"),
+        (
+            "URL",
+            "https://us:hush@login.example.com/token",
+            ClientCredentials(env("DEPOT_URL"), env("DEPOT_USER"), Secret("DEPOT_KEY")),
+            "DEPOT_URL holds a user or password",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(

@@ -80,14 +80,38 @@ async def listening() -> AsyncIterator[tuple[int, list[object]]]:
 @pytest.mark.parametrize("address", read(INSIDE + INSIDE6), ids=str)
 @pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
 def test_an_address_of_the_inside_is_refused(address: Address, *, encrypted: bool) -> None:
-    assert Guard().refusal(address, encrypted=encrypted)
+    assert Guard().refusal(address, 443, encrypted=encrypted)
 
 
 @pytest.mark.parametrize("address", read(OUTSIDE), ids=str)
 def test_an_address_of_the_internet_is_reached_over_tls_alone(address: Address) -> None:
-    assert Guard().refusal(address, encrypted=True) == ""
-    assert "called only by https" in Guard().refusal(address, encrypted=False)
-    assert Guard(networks(["0.0.0.0/0", "::/0"])).refusal(address, encrypted=False) == ""
+    assert Guard().refusal(address, 443, encrypted=True) == ""
+    assert "called only by https" in Guard().refusal(address, 443, encrypted=False)
+    assert Guard(networks(["0.0.0.0/0", "::/0"])).refusal(address, 443, encrypted=False) == ""
+
+
+@pytest.mark.parametrize(("port", "reached"), [(443, True), (8443, True), (25, False), (80, False), (9200, False)])
+def test_a_port_of_the_internet_that_is_not_for_https_is_called_only_where_it_is_allowed(
+    port: int, *, reached: bool
+) -> None:
+    address = ipaddress.ip_address("1.1.1.1")
+    told = Guard().refusal(address, port, encrypted=True)
+    assert told == "" if reached else f"its port {port} is called only if `allow`" in told
+    assert Guard(networks(["1.1.1.0/24"])).refusal(address, port, encrypted=True) == ""
+
+
+@each_way
+@pytest.mark.parametrize("url", ["https://crm.example:25", "https://1.1.1.1:9200", "https://[2606:4700::1111]:22"])
+def test_a_port_is_judged_before_anything_is_called(url: str, way: Way) -> None:
+    async def outside(_: str) -> list[Address]:
+        return [ipaddress.ip_address("8.8.8.8")]
+
+    async def run() -> None:
+        async with Transport(url, OPEN, guard=Guard(), connections=1, deadline=2.0, resolve=outside) as transport:
+            await way(transport, Request.get("/"))
+
+    with pytest.raises(Halt, match="its port"):
+        asyncio.run(run())
 
 
 @each_way
@@ -132,7 +156,7 @@ METADATA = """
 
 @pytest.mark.parametrize("address", read(METADATA), ids=str)
 def test_a_metadata_service_is_never_called(address: Address) -> None:
-    told = Guard(networks(["0.0.0.0/0", "::/0"])).refusal(address, encrypted=True)
+    told = Guard(networks(["0.0.0.0/0", "::/0"])).refusal(address, 443, encrypted=True)
     assert told == "where clouds keep a machine's credentials: it is never called"
 
 
@@ -154,7 +178,7 @@ def test_a_metadata_service_is_never_called(address: Address) -> None:
 )
 def test_a_network_that_is_allowed(allow: str, address: str, *, reached: bool) -> None:
     guard = Guard(networks(allow.split(",")))
-    assert (guard.refusal(ipaddress.ip_address(address), encrypted=True) == "") is reached
+    assert (guard.refusal(ipaddress.ip_address(address), 443, encrypted=True) == "") is reached
 
 
 def test_a_network_that_is_none_is_named() -> None:
@@ -165,12 +189,12 @@ def test_a_network_that_is_none_is_named() -> None:
 @given(st.ip_addresses(v=4))
 def test_what_python_knows_as_private_is_never_reached(address: ipaddress.IPv4Address) -> None:
     mapped = ipaddress.IPv6Address(f"::ffff:{address}")
-    told = Guard().refusal(address, encrypted=True)
-    assert Guard().refusal(mapped, encrypted=True) == told
+    told = Guard().refusal(address, 443, encrypted=True)
+    assert Guard().refusal(mapped, 443, encrypted=True) == told
     assert told or (address.is_global and not address.is_multicast)
 
 
 @given(st.ip_addresses(v=6))
 def test_ipv6_is_reached_only_where_the_internet_is(address: ipaddress.IPv6Address) -> None:
     known = address.is_global and (address.ipv4_mapped is not None or address in ipaddress.ip_network("2000::/3"))
-    assert Guard().refusal(address, encrypted=True) or known
+    assert Guard().refusal(address, 443, encrypted=True) or known

@@ -1,9 +1,12 @@
 """Who the target is, and who we are."""
 
 import asyncio
+import re
 import ssl
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import ClassVar
 
 import h2.config
@@ -203,3 +206,27 @@ def test_http_2_is_spoken_where_the_target_offers_it(way: Way) -> None:
 
     assert asyncio.run(run()) == [f"/v1/{number}".encode() for number in range(20)]
     assert len(Two.connections) == 1
+
+
+SWITCHES = re.compile(
+    r"danger_|accept_invalid|verify\s*=\s*False|CERT_NONE|check_hostname\s*=\s*False|_create_unverified"
+)
+
+
+def test_nothing_in_the_library_can_leave_a_certificate_unchecked() -> None:
+    assert {one.name for one in fields(Tls)} == {"ca", "certificate", "key"}
+    files = [*Path("trunkline").rglob("*.py"), *Path("consumers").rglob("*.py"), *Path("producers").rglob("*.py")]
+    assert len(files) > 100
+    assert [str(file) for file in files if SWITCHES.search(file.read_text())] == []
+
+
+@each_way
+def test_no_setting_of_the_environment_leaves_a_certificate_unchecked(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONHTTPSVERIFY", "NODE_TLS_REJECT_UNAUTHORIZED", "CURL_INSECURE"):
+        monkeypatch.setenv(name, "0")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(Retryable, match="not trusted: UnknownIssuer"):
+        call(shown(STRANGER.issue_cert(NAME)), way)

@@ -7,12 +7,14 @@ import string
 import zlib
 from itertools import repeat
 
+import httpx
 import pytest
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import KEPT_BY, KEY, Way, again, by_httpx, careful_ways, each_way, first
 from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Permanent, Retryable, Unknown
+from trunkline.http.client import client_of
 from trunkline.http.proofs import OPEN, Fixed
 from trunkline.http.transport import READ, Transport
 
@@ -278,6 +280,7 @@ ASTRAY = [
         Request("POST", "/", headers={"x": "\ud800"}),
         Request("POST", "/", headers={"x\r\ny": "1"}),
         Request("POST", "/", headers={"x y": "1"}),
+        Request("POST", "/", headers={"x": "y" * 8_193}),
         Request("POST", "/", headers={"": "1"}),
         Request("POST", "/", headers={"x": 7}),  # type: ignore[dict-item]  # as an adapter may get it wrong
         Request("PO ST", "/"),
@@ -321,3 +324,24 @@ def test_httpx_calls_its_own_target_only(url: str) -> None:
     with pytest.raises(Permanent, match="its address is not the target's"):
         call(served, Request("GET", url), way=by_httpx, below="/v1")
     assert served.connections == 0
+
+
+@each_way
+def test_a_header_of_eight_kibibytes_is_sent(way: Way) -> None:
+    served = Served(answer(200))
+    call(served, Request("POST", "/", headers={"x": "y" * 8_192}), way=way)
+    assert len(served.sent["x"]) == 8_192
+
+
+@pytest.mark.parametrize("seconds", [0.2, httpx.Timeout(30.0, read=0.2)])
+def test_a_request_of_httpx_may_have_less_time_than_the_target(seconds: float | httpx.Timeout) -> None:
+    async def run() -> None:
+        async with (
+            Served(None) as silent,
+            Transport(silent.url, OPEN, guard=LOOPBACK, connections=1) as transport,
+            client_of(transport) as client,
+        ):
+            await client.get("/", timeout=seconds)
+
+    with pytest.raises(Unknown, match=r"no answer from the target within the request's own timeout of 0\.2 s"):
+        asyncio.run(run())

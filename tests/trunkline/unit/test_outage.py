@@ -70,6 +70,7 @@ class Outage:
                 case Record(one, state):
                     self.ended[state.name] += 1
                     self.core.recorded(one, ())
+                    self.later(0.0, lambda: None)
                 case Letter(one):
                     self.core.buried(one)
                 case _:
@@ -86,7 +87,8 @@ class Outage:
             verdict, response = self.failing if down else (Delivered(200), Response(200))
             self.access.ended(call, verdict, response, self.now, WALL)
             self.core.stood = self.access.stood(self.now)
-            self.core.answered(one, verdict, self.now, self.random.random, down=not self.access.closed)
+            suspected = self.access.is_down(one.began)
+            self.core.answered(one, verdict, self.now, self.random.random, down=suspected)
 
         self.later(0.1, answer)
 
@@ -119,6 +121,26 @@ def test_ten_minutes_without_a_target_kill_no_event(verdict: Verdict, response: 
     outage.run(END + 3_700)
     assert outage.ended == {"DONE": 690 * 4}
     assert outage.access.closed
+
+
+@pytest.mark.parametrize("verdict", [Retryable("answered 503", status=503), Unknown("no answer")])
+def test_where_little_comes_the_outage_kills_no_event_before_the_breaker_knows_of_it(verdict: Verdict) -> None:
+    outage = Outage(verdict, None)
+    outage.core = Dispatcher(Policy(retry=Retry(timedelta(seconds=20)), replay=REPLAY.topic, sink="crm"))
+    outage.core.renew(1e9)
+    outage.core.assign([MAIN], ())
+    number = count()
+
+    def arrive() -> None:
+        outage.core.arrive(outage.core.looking(), [delivery("k", next(number))], {}, ())
+
+    for second in (1, 50, 101, 400, 690):
+        outage.later(float(second), arrive)
+    outage.run(END)
+    assert outage.ended == {"DONE": 2}
+    assert 10 <= len(outage.calls) < 40
+    outage.run(END + 200)
+    assert outage.ended == {"DONE": 5}
 
 
 def test_an_event_that_alone_fails_is_given_up_all_the_same() -> None:

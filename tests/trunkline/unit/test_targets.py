@@ -60,6 +60,14 @@ def test_what_is_no_address_is_said_before_anything_is_called(monkeypatch: pytes
         opened(monkeypatch, url)
 
 
+@pytest.mark.parametrize("user", ["us", "us:", "us:hush", ":hush", "depot.example%40"])
+def test_an_address_with_a_user_in_it_is_refused_and_never_shown(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    monkeypatch.setenv("DEPOT_KEY", SECRET)
+    with pytest.raises(UsageError, match="DEPOT_URL holds a user or password") as error:
+        opened(monkeypatch, f"https://{user}@elsewhere.example")
+    assert "hush" not in str(error.value)
+
+
 @pytest.mark.parametrize("tail", ["\nX-Admin: 1", "\x00"], ids=["line break", "null"])
 def test_a_secret_that_no_header_holds_is_said_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tail: str
@@ -160,6 +168,22 @@ def test_time_in_which_a_target_stands_still_is_counted_once() -> None:
     access.go_on(203.0)
     assert access.room(203.0) == ANY
     assert access.stood(300.0) == 33.0
+
+
+def test_failures_are_the_targets_until_it_has_answered_well_since() -> None:
+    access = Access(DEPOT)
+    access.ended(access.begin(100.0), Delivered(200), Response(200), 101.0, WALL)
+    began = 102.0
+    fail(access, 103.0, 9)
+    assert access.closed
+    assert access.is_down(began)
+    access.ended(access.begin(104.0), Permanent("answered 422", status=422), Response(422), 105.0, WALL)
+    assert not access.is_down(began)
+    fail(access, 106.0)
+    assert access.is_down(began), "its breaker is open"
+    assert access.is_down(101.0)
+    unbroken = Access(Target("depot", env("DEPOT_URL"), breaker=None))
+    assert not unbroken.is_down(began)
 
 
 def test_a_target_says_how_it_stands() -> None:

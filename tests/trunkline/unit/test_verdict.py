@@ -249,7 +249,7 @@ def test_backoff_is_bounded_and_doubles(attempt: int, share: float) -> None:
     assert 0 <= wait <= 60
 
 
-def action(verdict: Verdict, *, attempt: int = 1, elapsed: float = 0.0, keyed: bool = True) -> Action:
+def action(verdict: Verdict, *, attempt: int = 1, elapsed: float | None = 0.0, keyed: bool = True) -> Action:
     return decide(verdict, attempt=attempt, elapsed=elapsed, retry=RETRY, random=lambda: 0.5, keyed=keyed)
 
 
@@ -264,6 +264,14 @@ def test_what_each_verdict_leads_to(*, keyed: bool) -> None:
     assert action(Retryable("busy"), attempt=3, keyed=keyed) == Again(1.0)
     assert action(Retryable("busy"), attempt=20, elapsed=869, keyed=keyed) == Again(30.0)
     assert action(Retryable("busy"), attempt=20, elapsed=871, keyed=keyed) == Bury("exhausted")
+
+
+def test_while_time_does_not_count_nothing_is_given_up() -> None:
+    hasty = Retry(timedelta(seconds=1), longest=timedelta(minutes=1))
+    for verdict in (Retryable("busy"), Retryable("busy", after=7.0), Unknown("no answer")):
+        found = decide(verdict, attempt=20, elapsed=None, retry=hasty, random=lambda: 0.5)
+        assert found == Again(30.0)
+    assert action(Unknown("no answer"), elapsed=None, keyed=False) == Bury("unknown")
 
 
 def test_an_unknown_outcome_is_repeated_only_under_our_key() -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import pytest
@@ -314,16 +313,10 @@ def opened(
     secrets = {
         "SHELF_KEY": canary.plant(random),
         "DESK_SECRET": canary.signing(random),
-        "password": canary.plant(random),
     }
     canary.prove(secrets)
     stage = replace(stage, **changed)
-    host = stage.environment["SHELF_URL"].removeprefix("http://")
-    stage.environment.update(
-        DESK_SECRET=secrets["DESK_SECRET"],
-        SHELF_KEY=secrets["SHELF_KEY"],
-        SHELF_URL=f"http://us:{quote(secrets['password'], safe='')}@{host}",
-    )
+    stage.environment.update(secrets)
     for variable, value in stage.environment.items():
         monkeypatch.setenv(variable, value)
     yield Case(name, seed, stage, secrets)

@@ -13,9 +13,9 @@ import trustme
 from tests.trunkline import support
 from tests.trunkline.faults.targets.wire import Wire
 from tests.trunkline.support import QUICK, Running, Shelf, Stage, note, notes, say, wait_for
-from trunkline import Bus, Deliver, Target, env
+from trunkline import Bus, Deliver, Retry, Target, env
 from trunkline.errors import Unavailable
-from trunkline.flow.declare import Tls
+from trunkline.flow.declare import Breaker, Tls
 from trunkline.http.guard import Address
 from trunkline.http.transport import Transport
 
@@ -36,12 +36,12 @@ class Case:
         self.events = 0
         self._monkeypatch = monkeypatch
 
-    def make(self, wire: Wire, *, tls: Tls | None = None) -> None:
-        url = f"{'http' if tls is None else 'https'}://{NAME}:{wire.port}/{self.stage.prefix}"
+    def make(self, port: int, *, tls: Tls | None = None, breaker: Breaker | None = None, retry: Retry = QUICK) -> None:
+        url = f"{'http' if tls is None else 'https'}://{NAME}:{port}/{self.stage.prefix}"
         self._monkeypatch.setenv("SHELF_URL", url)
-        target = Target("shelf", env("SHELF_URL"), tls=tls, breaker=None)
+        target = Target("shelf", env("SHELF_URL"), tls=tls, breaker=breaker)
         self.bus = self.stage.make(
-            Bus(self.stage.prefix, [Deliver(notes(self.stage.prefix, 3), to=Shelf(target), retry=QUICK)])
+            Bus(self.stage.prefix, [Deliver(notes(self.stage.prefix, 3), to=Shelf(target), retry=retry)])
         )
         [self.flow] = self.bus.delivering
 
@@ -100,7 +100,7 @@ def test_a_name_that_turns_to_loopback_between_check_and_connect(case: Case, mon
     monkeypatch.setattr("trunkline.http.pool.TRUST", 0.5)
     monkeypatch.setattr("trunkline.http.opening.Transport", functools.partial(Transport, resolve=names.resolve))
     with wired(case, host="127.0.0.2") as wire, wired(case, port=wire.port) as inside:
-        case.make(wire)  # its name is one that the system itself knows as 127.0.0.1
+        case.make(wire.port)  # its name is one that the system itself knows as 127.0.0.1
         case.write()
         with case.stage.running(case.bus) as running:
             case.until_finished()
@@ -141,7 +141,7 @@ WRONG = {
 def test_a_wrong_certificate_until_it_is_renewed(case: Case, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     monkeypatch.setenv("SHELF_CA", AUTHORITY.cert_pem.bytes().decode())
     with wired(case, tls=context_of(WRONG[wrong])) as wire:
-        case.make(wire, tls=Tls(ca=env("SHELF_CA")))
+        case.make(wire.port, tls=Tls(ca=env("SHELF_CA")))
         case.write()
         with case.stage.running(case.bus) as running:
             wait_for(lambda: running.counted(case.flow)["calling"] >= 100, why=lambda: running.seen[-5:])
@@ -154,7 +154,7 @@ def test_a_wrong_certificate_until_it_is_renewed(case: Case, monkeypatch: pytest
 def test_latency_that_climbs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trunkline.http.transport.DEADLINE", 1.0)
     with wired(case) as wire:
-        case.make(wire)
+        case.make(wire.port)
         case.write()
         with case.stage.running(case.bus) as running:
             case.until_finished()
@@ -170,7 +170,7 @@ def test_latency_that_climbs(case: Case, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_connections_that_are_reset(case: Case) -> None:
     with wired(case) as wire:
-        case.make(wire)
+        case.make(wire.port)
         wire.cuts = 0.2
         case.write(20, 50)
         with case.stage.running(case.bus):
@@ -183,7 +183,7 @@ def test_connections_that_are_reset(case: Case) -> None:
 def test_connections_that_stall_within_an_answer_and_close_late(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trunkline.http.transport.DEADLINE", 0.5)
     with wired(case) as wire:
-        case.make(wire)
+        case.make(wire.port)
         wire.stalls = 0.1
         case.write(4, 100)
         with case.stage.running(case.bus):
