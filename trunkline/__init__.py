@@ -26,6 +26,7 @@ from trunkline.flow.declare import (
     Topic,
     days,
     minutes,
+    wait,
 )
 from trunkline.settings import Secret, env
 from trunkline.verdict import Delivered, Retry, Superseded
@@ -69,4 +70,5 @@ __all__ = [
     "days",
     "env",
     "minutes",
+    "wait",
 ]

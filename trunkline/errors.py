@@ -9,6 +9,7 @@ TrunklineError
 └── Undeliverable      this one event failed
     ├── Retryable      the target's fault                     its key waits and the call is repeated, bounded
     ├── Permanent      the event's fault                      dead letter now
+    │   └── Absent         a row that it needs is missing     its key waits where declared, then the same
     ├── Unknown        sent, and no answer came back          repeat under the same idempotency key
     └── Poison         not even an event                      dead letter with the original bytes
         └── UnknownSchema  not to this worker's topology      waits while the fleet is mixed, then the same
@@ -90,6 +91,14 @@ class Permanent(Undeliverable):
     def __init__(self, message: str, *, status: int | None = None, alarm: bool = False) -> None:
         super().__init__(message, status=status)
         self.alarm = alarm
+
+
+class Absent(Permanent):
+    """A table has no row that the event needs; `patience` is for how many seconds its key waits for one first (P4)."""
+
+    def __init__(self, message: str, *, patience: float = 0.0) -> None:
+        super().__init__(message)
+        self.patience = patience
 
 
 class Unknown(Undeliverable):

@@ -27,6 +27,8 @@ What = Literal[
     "replayed",
     # a target
     "circuit", "told to wait",
+    # a table: it has been read to its end, or what was on disk is thrown away
+    "table",
     # moments that tests stop the world at
     "produced", "prepared", "answered", "buried", "recorded",
 ]  # fmt: skip
@@ -134,7 +136,7 @@ class Metrics:
         """Count it."""
         of = labelled
         match seen.what:
-            case "stuck" | "produced" | "prepared" | "answered" | "buried":
+            case "stuck" | "table" | "produced" | "prepared" | "answered" | "buried":
                 pass
             case "calling":
                 of(self.in_flight, seen.flow, seen.sink).inc()
@@ -269,6 +271,8 @@ class Log:
                 self._logger.info("resumed", **facts(seen))
             case "rejected":
                 self._logger.info("rejected", source=seen.flow, why=seen.detail)
+            case "table":
+                self._logger.info("table", table=seen.flow, seconds=round(seen.seconds, 3), what=seen.detail)
             case _:
                 pass
 

@@ -94,7 +94,9 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     targets: Targets = Targets()
     worker: Worker = Worker()
-    state: Path = Field(default=Path("var"), description="development state: the local broker, the demo's target")
+    state: Path = Field(
+        default=Path("var"), description="a folder for what can be made again: rows of tables, the local broker"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -217,6 +217,20 @@ ROWS: dict[str, list[Panel]] = {
             f"sum by (flow) (trunkline_flow_lag_records{{{FLOW}}})",
         ),
         (
+            "Table records behind",
+            "Records of a table's topic that a worker has not read yet; flows wait until a start has read its part.",
+            "short",
+            "{{table}}",
+            "max by (table) (trunkline_table_lag_records)",
+        ),
+        (
+            "Table rows",
+            "Rows of a table, as the worker that has fewest of them holds them.",
+            "short",
+            "{{table}}",
+            "min by (table) (trunkline_table_rows)",
+        ),
+        (
             "Came again",
             "Events that came again and were not delivered again, for the ledger knew them.",
             "cps",

@@ -47,6 +47,7 @@ def main() -> None:
         kafka=Kafka(bootstrap=asked["bootstrap"]),
         ledger=Ledger(**asked["ledger"]),
         gateway=Gateway(port=0),
+        state=asked["state"],
         targets=Targets(allow=LOOPBACK),
         worker=Worker(slot=asked["slot"], drain_seconds=asked["drain_seconds"]),
     )

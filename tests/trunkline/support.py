@@ -325,6 +325,7 @@ class Stage:
             kafka=Kafka(bootstrap=self.bootstrap),
             ledger=Ledger(path=self.ledger),
             gateway=Gateway(port=0),
+            state=self.folder / "state",
             targets=Targets(allow=LOOPBACK),
             worker=WorkerSettings(slot=slot, drain_seconds=drain_seconds),
         )
@@ -408,6 +409,7 @@ class Stage:
             "prefix": self.prefix,
             "bootstrap": bootstrap or self.bootstrap,
             "ledger": {"url": ledger} if ledger else {"path": str(self.ledger)},
+            "state": str(self.folder / "state"),
             "clock": clock,
             "flows": flows,
             "slot": slot,

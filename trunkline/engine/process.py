@@ -16,13 +16,15 @@ from typing import Any
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
+from trunkline.engine.tables import TableReader
 from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
 from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable, UnknownSchema
 from trunkline.event import Headers, from_headers, to_headers, to_parent
-from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of, identity_of, source_of
-from trunkline.flow.transform import Filtered, Routed, Rows, Unrouted, transform
+from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, group_of, identity_of, source_of, tables_of
+from trunkline.flow.rows import Rows
+from trunkline.flow.transform import Filtered, Routed, Unrouted, transform
 from trunkline.kafka.events import BY_KEY, Member, Record, Slot, Transactions, clock
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
@@ -64,12 +66,12 @@ class Processor:
         *,
         bootstrap: str,
         forms: Mapping[str, Format],
-        tables: Mapping[str, Rows],
+        tables: Mapping[str, TableReader],
         slot: int,
         fleet: Fleet,
         observe: Observer,
     ) -> None:
-        """Prepare; `forms` holds the format of every topic of the flow by name, `tables` the rows by table name."""
+        """Prepare; `forms` holds the format of every topic of the flow by name, `tables` each table by name."""
         self.name = flow_name(flow)
         self.heart = Heart(self.name)
         self.halted = ""
@@ -80,7 +82,8 @@ class Processor:
         self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
         self._forms = forms
-        self._tables = tables
+        self._readers = [tables[table.name] for step in flow.steps for table in tables_of(step)]
+        self._tables: Mapping[str, Rows] = {reader.name: reader.rows for reader in self._readers}
         self._fleet = fleet
         self._observe = observe
         self._guard = Guard()
@@ -115,7 +118,8 @@ class Processor:
         """Run sessions: a transaction that fails ends one, and the next begins at the committed offsets."""
         while not self._stopping.is_set():
             try:
-                self._session()
+                if self._tables_read():
+                    self._session()
             except UnknownSchema as error:
                 self._see("stuck", detail=f"left to workers of another topology: {error}")
                 self._leave_to_others()
@@ -129,6 +133,12 @@ class Processor:
                 self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
                 break
         self.heart.rest()
+
+    def _tables_read(self) -> bool:
+        """Wait for the tables to be read to the ends that they had at the start (P4), unless stopped before."""
+        while not (read := all(reader.ready.is_set() for reader in self._readers)) and not self._stopping.wait(0.02):
+            self.heart.beat()
+        return read
 
     def _session(self) -> None:
         self._guard = Guard()  # what the last session did not commit comes again

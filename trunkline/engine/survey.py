@@ -122,6 +122,7 @@ class Survey(Collector):
         yield from self._by_partition(seen, now)
         yield from self._by_flow(orders, now)
         yield from self._dead(seen, orders)
+        yield from self._tables()
 
     def _constants(self, seen: Seen) -> Iterator[Metric]:
         build = family("build_info", "What runs here; workers of one bus with two topologies are a mixed fleet.")
@@ -204,6 +205,18 @@ class Survey(Collector):
             decided = sum(gap.end - gap.begin for gap in passed if gap.expired)
             gone.add(decided + sum(count for count in unread if count > 0), flow=flow.name)
         yield from (many, oldest, kept, gone)
+
+    def _tables(self) -> Iterator[Metric]:
+        rows = family("table_rows", "Rows of a table that the worker holds.")
+        size = family("table_size_bytes", "What they take on disk, about.")
+        lag = family("table_lag_records", "Records of the table's topic that the worker has not read yet.")
+        ready = family("table_ready", "1 while the rows are those of the topic; flows wait while they are not.")
+        for reader in self._worker.tables:
+            rows.add(reader.count, table=reader.name)
+            size.add(reader.size, table=reader.name)
+            lag.add(reader.lag, table=reader.name)
+            ready.add(reader.ready.is_set(), table=reader.name)
+        yield from (rows, size, lag, ready)
 
     # On the thread.
 

@@ -31,7 +31,6 @@ from trunkline.ledger.writer import Writer
 from trunkline.observe import Observer
 from trunkline.settings import Settings
 
-TABLE_PATIENCE = 120.0
 ORDERS_PATIENCE = 30.0
 
 
@@ -86,7 +85,7 @@ class Worker:
         self._sender = Sender(self._bootstrap)
         fleet = Fleet()
         forms = await asyncio.to_thread(self._register)
-        await asyncio.to_thread(self._read_tables, forms)
+        self._read_tables(forms)
         for flow in self._flows:
             match flow:
                 case Publish():
@@ -105,7 +104,7 @@ class Worker:
                             flow,
                             bootstrap=self._bootstrap,
                             forms=forms,
-                            tables={name: reader.rows for name, reader in self._tables.items()},
+                            tables=self._tables,
                             slot=self._settings.worker.slot,
                             fleet=fleet,
                             observe=self._observe,
@@ -168,6 +167,11 @@ class Worker:
         return [*(flow.heart for flow in self._processors), *(flow.heart for flow in self._deliverers)]
 
     @property
+    def tables(self) -> Collection[TableReader]:
+        """The tables that flows use here."""
+        return self._tables.values()
+
+    @property
     def reading(self) -> Sequence[Processor | Deliverer]:
         """The flows that read, as they run here."""
         return [*self._processors, *self._deliverers]
@@ -212,7 +216,8 @@ class Worker:
         return {name: Format(self.registry, schema) for name, schema in used.items()}
 
     def _read_tables(self, forms: Mapping[str, Format]) -> None:
-        """Hold every table that a step uses, each read to the end it has now."""
+        """Begin to hold every table that a step uses; flows wait until theirs are read."""
+        folder = self._settings.state / "tables" / self._bus.identity / str(self._settings.worker.slot)
         tables = {
             table.name: table
             for flow in self._flows
@@ -221,7 +226,6 @@ class Worker:
             for table in tables_of(step)
         }
         self._tables = {
-            name: TableReader(table, forms[name], self._bootstrap, self._observe) for name, table in tables.items()
+            name: TableReader(table, forms[name], self._bootstrap, folder, self._observe)
+            for name, table in tables.items()
         }
-        for reader in self._tables.values():
-            reader.wait(TABLE_PATIENCE)

@@ -35,6 +35,18 @@ def days(count: float) -> timedelta:
     return timedelta(days=count)
 
 
+@dataclass(frozen=True)
+class Wait:
+    """For how many seconds a missing row is waited for."""
+
+    seconds: float
+
+
+def wait(seconds: float) -> Wait:
+    """Wait so long for a missing row: the event's key waits, all others go on."""
+    return Wait(seconds)
+
+
 def declared_at() -> str:
     """Give `file:line` of the first caller outside the library, relative to the working directory."""
     frame = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller without building a traceback
@@ -130,12 +142,17 @@ class Topic(Declared):
 
 @dataclass(frozen=True, eq=False)
 class Table(Declared):
-    """A compacted topic, held in memory by every worker that enriches from it: the last row of each key."""
+    """A compacted topic, held on disk by every worker that enriches from it: the last row of each key.
+
+    `missing` says what it means that a step asks for a row which is not there: nothing ("null": `get` gives None), a
+    dead letter ("dead"), or `wait(seconds)`, then a dead letter (P4).
+    """
 
     name: str
     record: type
     key: str
     partitions: int = 1
+    missing: Literal["null", "dead"] | Wait = "null"
 
     @cached_property
     def schema(self) -> Schema:

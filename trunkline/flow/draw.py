@@ -15,6 +15,7 @@ from trunkline.flow.declare import (
     Table,
     Target,
     Topic,
+    Wait,
     body_of,
     dead_letters_of,
     flow_name,
@@ -84,10 +85,21 @@ def span(duration: timedelta) -> str:
 def draw_process(node: Tree, bus: Bus, flow: Process, drawn: set[str]) -> None:
     """Draw the steps of a flow with their tables, then its routes with their topics."""
     for step in flow.steps:
-        tables = ", ".join(table.name for table in tables_of(step))
+        tables = ", ".join(map(looked_up, tables_of(step)))
         node.add(line(name_of(body_of(step)), "", f"looks up {tables}" if tables else ""))
     for topic, route in flow.to.items():
         draw_topic(node.add(line(name_of(route), "yellow")), bus, topic, drawn)
+
+
+def looked_up(table: Table) -> str:
+    """Name a table, and what a missing row means."""
+    match table.missing:
+        case Wait(seconds):
+            return f"{table.name} (waits {seconds:g} s for a row, then dead)"
+        case "dead":
+            return f"{table.name} (dead without a row)"
+        case _:
+            return table.name
 
 
 def told_of(target: Target) -> str:
@@ -166,7 +178,7 @@ def data(bus: Bus) -> dict[str, Any]:
         "bus": bus.name,
         "flows": flows,
         "topics": [stored(topic) | {"keep_seconds": topic.keep.total_seconds()} for topic in bus.topics],
-        "tables": [stored(table) for table in bus.tables],
+        "tables": [stored(table) | {"missing": missing_of(table)} for table in bus.tables],
         "targets": [target_data(target) for target in {sink.target.name: sink.target for sink in bus.sinks}.values()],
     }
 
@@ -185,6 +197,11 @@ def stored(part: Topic | Table) -> dict[str, Any]:
         "key": part.key,
         "partitions": part.partitions,
     }
+
+
+def missing_of(table: Table) -> str | dict[str, float]:
+    """Describe what a missing row means."""
+    return {"wait_seconds": table.missing.seconds} if isinstance(table.missing, Wait) else table.missing
 
 
 def target_data(target: Target) -> dict[str, Any]:

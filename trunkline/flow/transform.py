@@ -20,8 +20,7 @@ from trunkline.flow.declare import (
     source_of,
     tables_of,
 )
-
-Rows = Mapping[str, Mapping[str, Any]]
+from trunkline.flow.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from trunkline.flow.declare import (
     Table,
     Target,
     Topic,
+    Wait,
     flow_name,
 )
 from trunkline.flow.functions import name_of
@@ -51,6 +52,8 @@ LONGEST_FLOW = 200
 """A flow's name is the head of its topics' and its group's names."""
 AFTER_DEAD = ("continue", "park_key", "block")
 WRITES = ("each", "latest")
+MISSING = ("null", "dead")
+MISSING_TOLD = '"null", "dead" or wait(seconds)'
 SENT_IN = ("header", "body")
 ASKED = ("request", "verdict", "batch", "verdicts")
 """What a sink is asked."""
@@ -160,6 +163,10 @@ def stored_types(part: Topic | Table) -> Faults:
     yield from expect(where, f"{kind}'s partitions", part.partitions, int, "a whole number")
     if isinstance(part, Table) or part.key is not None:
         yield from expect(where, f"{kind}'s key", part.key, str, "the name of a field")
+    if isinstance(part, Table):
+        yield from expect(where, "Table's missing", part.missing, (str, Wait), MISSING_TOLD)
+        if isinstance(part.missing, Wait):
+            yield from expect(where, "the seconds of wait", part.missing.seconds, (int, float), "a number")
     if isinstance(part, Topic):
         yield from expect(where, "Topic's keep", part.keep, timedelta, "a duration such as days(7)")
 
@@ -324,6 +331,8 @@ def value_faults(part: Declared) -> Faults:
                 yield Fault(part.where, f"{part.name} has {part.partitions} partitions. Give it at least 1.")
             if isinstance(part, Topic) and part.keep <= timedelta(0):
                 yield Fault(part.where, f"{part.name} keeps nothing. Give it a duration such as days(7).")
+            if isinstance(part, Table):
+                yield from missing_faults(part)
         case Target():
             yield from name_faults(part.where, "Target", part.name, LONGEST_FLOW)
             if part.limit is not None:
@@ -357,6 +366,16 @@ def name_faults(where: str, kind: str, name: str, longest: int) -> Faults:
         yield Fault(where, f'{kind} "{name}": a name is made of a-z, 0-9, dots, hyphens and underscores. {told}')
     elif len(name) > longest:
         yield Fault(where, f'{kind} "{name[:20]}…" has {len(name)} characters. Shorten its name to {longest}.')
+
+
+def missing_faults(part: Table) -> Faults:
+    """Find that what a missing row means is nothing we know."""
+    match part.missing:
+        case Wait(seconds):
+            if not (math.isfinite(seconds) and seconds > 0):
+                yield Fault(part.where, f"{part.name} waits {seconds} seconds for a row. Give a number above 0.")
+        case word if word not in MISSING:
+            yield Fault(part.where, f'the missing of {part.name} is "{word}". Write {MISSING_TOLD}.')
 
 
 def flow_name_faults(flow: Flow) -> Faults:

@@ -44,7 +44,8 @@ from trunkline.flow.declare import (
     sink_identity,
     source_of,
 )
-from trunkline.flow.transform import Filtered, Routed, Rows, stamp, transform
+from trunkline.flow.rows import Rows, asked
+from trunkline.flow.transform import Filtered, Routed, stamp, transform
 from trunkline.verdict import Bury, Delivered, Superseded, Verdict, decide, of_exception
 
 OK = Response(200)
@@ -90,7 +91,7 @@ def walk(
     """
     journey = Journey()
     rows = {table.name: found for table, found in (tables or {}).items()}
-    rows = {table.name: rows.get(table.name, {}) for table in bus.tables}
+    rows = {table.name: asked(table, rows.get(table.name, {})) for table in bus.tables}
     for flow in bus.flows:
         match flow:
             case Publish() if flow.source is source:

@@ -1,11 +1,11 @@
 """Buses whose target is the witness."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.trunkline.schemas import MarkV1
+from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import QUICK, Desk, Shelf, inspect, marks_of, notes
-from trunkline import Bus, Deliver, Process, Publish, Retry, Secret, Target, Topic, env, minutes
+from trunkline import Bus, Deliver, Enrich, Event, Process, Publish, Retry, Secret, Table, Target, Topic, env, minutes
 from trunkline.adapters import Item
 from trunkline.sinks import Request
 from trunkline.sources import StandardWebhooks
@@ -26,14 +26,21 @@ def heard() -> Target:
     return Target("heard", env("HEARD_URL"))
 
 
+def look_up(event: Event[NoteWrittenV1], known: Mapping[str, NoteWrittenV1]) -> Event[NoteWrittenV1]:
+    """Ask a table for a row that it has not."""
+    assert known.get("none") is None
+    return event
+
+
 def traced_bus(prefix: str) -> Bus:
     topic = notes(prefix, 1)
     marks = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
+    known = Table(f"{prefix}.known", NoteWrittenV1, key="note_id")
     return Bus(
         prefix,
         [
             Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=topic),
-            Process(topic, [inspect], to={marks: marks_of}),
+            Process(topic, [inspect, Enrich(look_up, known)], to={marks: marks_of}),
             Deliver(marks, to=Shelf(heard()), retry=ONCE),
         ],
     )

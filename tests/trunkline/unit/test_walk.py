@@ -24,6 +24,7 @@ from trunkline import (
     Topic,
     Unknown,
     env,
+    wait,
 )
 from trunkline.adapters import Item, Request, Response, WebhookRequest
 from trunkline.errors import Halt, Retryable, UsageError
@@ -251,3 +252,16 @@ def test_an_example_is_read_from_the_folder_of_its_source(tmp_path: Path, monkey
 def test_nothing_is_kept_between_walks() -> None:
     assert went(3) == went(3)
     assert went(3) is not went(3)
+
+
+@pytest.mark.parametrize("missing", ["dead", wait(60)])
+def test_an_event_without_the_row_that_it_has_to_have_is_dead(missing: Any) -> None:
+    strict = Table("customers", CustomerV1, key="customer", missing=missing)
+    flows: list[Any] = [
+        Publish(web, to=orders),
+        Process(orders, [Enrich(with_city, strict)], to={parcels: parcels_of}, name="p"),
+    ]
+    body = json.dumps([{"number": number, "customer": number, "pieces": 1} for number in ("7", "8")]).encode()
+    journey = walk(Bus("bus", flows), web, body, tables={strict: ROWS[customers]})
+    assert [event.data["customer"] for event in journey.events["parcels"]] == ["Bern"]
+    assert [str(verdict) for verdict in journey.dead["p"]] == ['customers has no row "8"']
