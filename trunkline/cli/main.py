@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from trunkline import __version__
-from trunkline.cli import broker, declared, demo, dlq, ledger, run, send, sink, status, tail, target, topics, trace
+from trunkline.cli import (
+    broker,
+    declared,
+    demo,
+    dlq,
+    ledger,
+    run,
+    send,
+    sink,
+    status,
+    tail,
+    target,
+    topics,
+    trace,
+    walk,
+)
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.redact import redact
@@ -25,6 +40,7 @@ commands.add_typer(broker.app, name="broker")
 commands.add_typer(topics.app, name="topics")
 commands.command()(run.run)
 commands.command()(send.send)
+commands.command()(walk.walk)
 commands.command()(tail.tail)
 commands.command()(trace.trace)
 commands.command()(status.status)

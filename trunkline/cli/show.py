@@ -1,9 +1,9 @@
 """How data are shown: tables, times, and the values of records, exact and harmless to a terminal."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from trunkline.errors import Poison, UsageError
 from trunkline.event import Headers
 from trunkline.flow import declare
 from trunkline.flow.declare import Bus, dead_letters_of, identity_of, replay_of
+from trunkline.flow.journeys import plain
 from trunkline.kafka.registry import Registry
 from trunkline.kafka.topics import reading
 from trunkline.redact import hashed, mask, redact_data
@@ -120,23 +121,6 @@ def curtain_of(bus: Bus, name: str) -> Curtain:
         if name in (dead_letters_of(identity_of(flow)), replay_of(identity_of(flow))):
             return Curtain(flow.topic.schema.definition, flow.topic.key)
     return Curtain()
-
-
-def plain(value: Any) -> Any:
-    """Give a decoded value in JSON's terms without losing a digit: decimals and times become strings, bytes hex."""
-    match value:
-        case Mapping():
-            return {name: plain(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [plain(inner) for inner in value]
-        case bytes():
-            return value.hex()
-        case datetime() | date() | time():
-            return value.isoformat()
-        case None | bool() | int() | float() | str():
-            return value
-        case _:
-            return str(value)
 
 
 def hex_start(value: bytes) -> str:

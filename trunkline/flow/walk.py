@@ -3,17 +3,17 @@
 Serves users' tests, explanations and documentation; the engine runs the same functions.
 """
 
+import functools
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trunkline.adapters import Item, Request, Response, Sink, Source, WebhookRequest, judged
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.errors import Permanent, Poison, TrunklineError, UsageError
-from trunkline.event import Event, idempotency_key
+from trunkline.event import Drop, Event, batch_key, idempotency_key
 from trunkline.flow.composite import (
     Close,
     Composite,
@@ -39,36 +39,39 @@ from trunkline.flow.declare import (
     Publish,
     Table,
     Topic,
+    body_of,
     flow_name,
     results_of,
     sink_identity,
     source_of,
+    tables_of,
 )
+from trunkline.flow.functions import name_of
+from trunkline.flow.journey import Called, Hidden, Journey, Looked, Parsed, Stepped, Took
+from trunkline.flow.reading import Saw
 from trunkline.flow.rows import Rows, asked
-from trunkline.flow.transform import Filtered, Routed, stamp, transform
-from trunkline.verdict import Bury, Delivered, Superseded, Verdict, decide, of_exception
+from trunkline.flow.transform import records_of, stamp, step_of
+from trunkline.verdict import (
+    Action,
+    Again,
+    Bury,
+    Delivered,
+    Done,
+    Stop,
+    Supersede,
+    Superseded,
+    Verdict,
+    decide,
+    of_exception,
+)
 
 OK = Response(200)
 EXAMPLES = Path("producers/examples")
 """Raw requests as they really arrive, in a folder per source."""
 
 
-@dataclass(frozen=True)
-class Journey:
-    """What became of a request; the mappings are by topic, flow or sink name and hold only what happened."""
-
-    events: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
-    """Events by the topic they were written to."""
-    filtered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Reasons for which a flow's steps dropped an event."""
-    unrouted: dict[str, list[Event[Any]]] = field(default_factory=lambda: defaultdict(list))
-    """Events of which a flow's routes made nothing."""
-    requests: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
-    """Requests by sink: one for each event, for each batch, or for each call of a composite."""
-    verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
-    """What each sink made of the answers, for each event."""
-    dead: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
-    """What becomes a dead letter at once, by sink, or by flow where a step failed."""
+MEANINGS = (200, 400, 401, 404, 409, 412, 422, 429, 500)
+"""Statuses whose meaning a hop tells."""
 
 
 def walk(
@@ -90,28 +93,50 @@ def walk(
         UsageError: there is no such example.
     """
     journey = Journey()
-    rows = {table.name: found for table, found in (tables or {}).items()}
-    rows = {table.name: asked(table, rows.get(table.name, {})) for table in bus.tables}
+    flow = next((flow for flow in bus.publishing.values() if flow.source is source), None)
+    for event in () if flow is None else source.events(read(source, request)):
+        assert flow is not None
+        written = through(flow.to, stamp(bus, flow, event))
+        journey.events[flow.to.name].append(written)
+        journey.hops.append(Parsed(flow_name(flow), flow.to.name, written))
+    return travel(journey, bus, tables or {}, answers or {})
+
+
+def follow(
+    bus: Bus,
+    topic: Topic,
+    events: Iterable[Event[Any]],
+    *,
+    tables: Mapping[Table, Rows] | None = None,
+    answers: Mapping[str, Response] | None = None,
+) -> Journey:
+    """Follow events that lie on a topic; the rest is as for `walk`."""
+    journey = Journey()
+    journey.events[topic.name] += events
+    return travel(journey, bus, tables or {}, answers or {})
+
+
+def travel(journey: Journey, bus: Bus, tables: Mapping[Table, Rows], answers: Mapping[str, Response]) -> Journey:
+    """Let what lies on topics go on through every flow that reads them, in the order of the topology."""
+    given = {table.name: found for table, found in tables.items()}
+    rows = {table.name: given.get(table.name, {}) for table in bus.tables}
     for flow in bus.flows:
+        if isinstance(flow, Publish):
+            continue
+        events = journey.events.get(flow.topic.name, ())
         match flow:
-            case Publish() if flow.source is source:
-                for event in source.events(read(source, request)):
-                    stamped = stamp(bus, flow, event)
-                    journey.events[flow.to.name].append(through(flow.to, stamped))
             case Process():
-                for event in journey.events.get(flow.topic.name, ()):
+                for event in events:
                     process(journey, bus, flow, event, rows)
             case Deliver() if isinstance(flow.to, Composite):
-                for event in journey.events.get(flow.topic.name, ()):
-                    compose(journey, bus, flow, flow.to, event, answers or {})
+                for event in events:
+                    compose(journey, bus, flow, flow.to, event, answers)
             case Deliver() if hasattr(flow.to, "deliver"):
-                pass
+                journey.hops.extend(Hidden(flow_name(flow), flow.to.name, event) for event in events)
             case Deliver():
-                answer = (answers or {}).get(flow.to.name, OK)
-                for batch in batches(journey.events.get(flow.topic.name, ()), flow.to.together):
+                answer = answers.get(flow.to.name, OK)
+                for batch in batches(events, flow.to.together):
                     deliver(journey, flow, [item_of(bus, flow.to, event) for event in batch], answer)
-            case Publish():
-                pass
     return journey
 
 
@@ -141,27 +166,60 @@ def example(source: Source, name: str = "") -> Path:
     return chosen
 
 
+@functools.cache
+def codec_of(text: str) -> Codec:
+    """Give the codec of a schema, built once."""
+    return Codec(text)
+
+
 def through(topic: Topic, event: Event[Any]) -> Event[Any]:
     """Write an event to Avro and read it back, as the topic would."""
-    codec = Codec(topic.schema.text)
+    codec = codec_of(topic.schema.text)
     return event.having(codec.decode(codec.encode(event.data, 0)[HEAD:]))
 
 
 def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: Mapping[str, Rows]) -> None:
     """Run one event through steps and routes and note what came of it."""
     name = flow_name(flow)
-    try:
-        match transform(flow, source_of(bus, flow), event, rows):
-            case Routed(records):
-                written: Sequence[tuple[Topic, Event[Any]]] = [(topic, through(topic, made)) for topic, made in records]
-                for topic, made in written:
-                    journey.events[topic.name].append(made)
-            case Filtered(reason):
+    for step in flow.steps:
+        looked = {table.name: Looked(rows[table.name]) for table in tables_of(step)}
+        given = {table.name: asked(table, looked[table.name]) for table in tables_of(step)}
+        after: Event[Any] | Drop | Verdict
+        try:
+            after = step_of(step, event, given)
+        except (TrunklineError, OSError) as error:
+            after = of_exception(error)
+        keys = {table: found.looked_up for table, found in looked.items()}
+        journey.hops.append(Stepped(name, name_of(body_of(step)), event, after, keys))
+        match after:
+            case Event():
+                event = after
+            case Drop(reason):
                 journey.filtered[name].append(reason)
-            case _:
-                journey.unrouted[name].append(event)
-    except (TrunklineError, OSError) as error:
-        journey.dead[name].append(of_exception(error))
+                return
+            case verdict:
+                journey.dead[name].append(verdict)
+                return
+    made: list[Took] = []
+    for topic, route in flow.to.items():
+        records, failure, saw = [], None, Saw()
+        watched = event.having(saw.watch(dict(event.data)))
+        try:
+            records = [through(topic, one) for _, one in records_of(route, topic, source_of(bus, flow), watched)]
+        except (TrunklineError, OSError) as error:
+            failure = of_exception(error)
+        made.append(Took(name, name_of(route), topic.name, event, records, failure, saw.fields))
+        if failure is not None:
+            break
+    journey.hops.extend(made)
+    if made and made[-1].failure is not None:
+        journey.dead[name].append(made[-1].failure)
+    elif not any(took.records for took in made):
+        journey.unrouted[name].append(event)
+    else:
+        for took in made:
+            for record in took.records:
+                journey.events[took.topic].append(record)
 
 
 def batches(events: Sequence[Event[Any]], most: int) -> Iterator[list[Event[Any]]]:
@@ -188,6 +246,7 @@ def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer:
     """Ask the sink for its request, give it the answer, and note what came of it for each event."""
     sink = flow.to
     verdicts: Sequence[Verdict]
+    request, means = None, dict[int, str]()
     try:
         request = sink.batch(items)
         request.encode()  # as it would be written: what cannot be is found here
@@ -196,10 +255,25 @@ def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer:
             for item in items:
                 deliver(journey, flow, [item], answer)
             return
-        verdicts = [of_exception(error)]
+        verdicts, request = [of_exception(error)], None
     else:
         journey.requests[sink.name].append(request)
         verdicts = judged(sink, replace(answer, method=request.method), items)
+        means = meanings(flow, request, lambda response: judged(sink, response, items)[0])
+    keys = [item.key for item in items]
+    key = batch_key(keys) if sink.idempotency is not None else ""
+    called = Called(
+        flow_name(flow),
+        sink.name,
+        sink.target.name,
+        [item.event for item in items],
+        request,
+        verdicts,
+        key,
+        {} if sink.idempotency is None else sink.idempotency.headers(key),
+        means=means,
+    )
+    journey.hops.append(called)
     for verdict in verdicts:
         conclude(journey, flow, verdict)
 
@@ -213,7 +287,7 @@ def compose(
         match advance(sink, course, busy=(), tried=tried, now=0.0):
             case Make(steps):
                 for step in steps:
-                    verdict, made = call(journey, flow, sink, step, event, course, answers)
+                    verdict, made = call(journey, bus, flow, sink, step, event, course, answers)
                     if made is None:
                         tried[step] = verdict
                     else:
@@ -232,6 +306,7 @@ def compose(
 
 def call(
     journey: Journey,
+    bus: Bus,
     flow: Deliver,
     sink: Composite,
     step: str,
@@ -242,23 +317,64 @@ def call(
     """Make one call of a composite; None when it has no end yet."""
     made = next(one for one in sink.calls if one.name == call_of(step))
     canned = Response(200, body=json.dumps({name: f"{made.name}.{name}" for name in made.keep}).encode())
+    request, means, ended = None, dict[int, str](), None
     try:
         request = write(sink, step, event, course.answers)
         request.encode()
         journey.requests[flow.to.name].append(request)
+        means = meanings(flow, request, sink.verdict)
         answer = answers.get(f"{flow.to.name}/{step}", answers.get(flow.to.name, canned))
         verdict = sink.verdict(replace(answer, method=request.method))
         if isinstance(verdict, Delivered | Superseded):
-            return verdict, Made(State.DONE, {} if undoes(step) else kept_of(made, answer))
+            ended = Made(State.DONE, {} if undoes(step) else kept_of(made, answer))
     except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
         verdict = of_exception(error)
-    return verdict, Made(State.FAILED, why=str(verdict)) if isinstance(verdict, Permanent | Poison) else None
+    key = idempotency_key(bus.identity, sink_identity(flow.to), event.source, event.id, course.key(step))
+    headers = {} if flow.to.idempotency is None else flow.to.idempotency.headers(key)
+    target = sink.target_of(made.name).name
+    journey.hops.append(
+        Called(flow_name(flow), flow.to.name, target, [event], request, [verdict], key, headers, step, means)
+    )
+    if ended is None and isinstance(verdict, Permanent | Poison):
+        ended = Made(State.FAILED, why=str(verdict))
+    return verdict, ended
 
 
 def conclude(journey: Journey, flow: Deliver, verdict: Verdict) -> None:
     """Note what an answer means for an event, and whether it becomes a dead letter."""
     journey.verdicts[flow.to.name].append(verdict)
-    keyed = flow.to.idempotency is not None
-    action = decide(verdict, attempt=1, elapsed=0.0, retry=flow.retry, random=lambda: 0.0, keyed=keyed)
-    if isinstance(action, Bury):
+    if isinstance(action_of(flow, verdict), Bury):
         journey.dead[flow.to.name].append(verdict)
+
+
+def action_of(flow: Deliver, verdict: Verdict) -> Action:
+    """Say what the engine does after a first attempt that ended so."""
+    keyed = flow.to.idempotency is not None
+    return decide(verdict, attempt=1, elapsed=0.0, retry=flow.retry, random=lambda: 0.0, keyed=keyed)
+
+
+def meanings(flow: Deliver, request: Request, judge: Callable[[Response], Verdict]) -> dict[int, str]:
+    """Say in a word what answers of the usual statuses would mean for an event."""
+    told = {}
+    for status in MEANINGS:
+        try:
+            verdict = judge(Response(status, method=request.method))
+        except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+            verdict = of_exception(error)
+        told[status] = word(flow, verdict)
+    return told
+
+
+def word(flow: Deliver, verdict: Verdict) -> str:
+    """Say in a word what becomes of an event."""
+    match action_of(flow, verdict):
+        case Done():
+            return "delivered"
+        case Supersede():
+            return "superseded"
+        case Again():
+            return "retried"
+        case Bury():
+            return "dead"
+        case Stop():
+            return "halted"

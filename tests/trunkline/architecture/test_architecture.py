@@ -32,7 +32,7 @@ HEAVY = {
 ORDINARY = {
     *("age", "amount", "and", "category", "complete", "delta", "discount", "end", "example", "income", "init"),
     *("journey", "kind", "line", "name", "quantity", "recorded", "signal", "sink", "size", "sold", "start", "step"),
-    *("store",),
+    *("store", "table"),
 }
 """Words of the reference project, in the singular, that a library may well use for its own things."""
 

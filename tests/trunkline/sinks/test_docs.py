@@ -14,7 +14,8 @@ from tests.trunkline.support import WHEN, Desk, note
 from trunkline import Bus, Delivered, Event, Permanent, Publish, Retryable, Secret, Target, env
 from trunkline.engine.calling import Calling, attempt
 from trunkline.flow.composite import Outcome
-from trunkline.flow.walk import Journey, walk
+from trunkline.flow.journey import Journey
+from trunkline.flow.walk import walk
 from trunkline.sinks import Response
 from trunkline.sources import StandardWebhooks, WebhookRequest
 

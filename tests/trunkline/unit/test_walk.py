@@ -28,7 +28,8 @@ from trunkline import (
 )
 from trunkline.adapters import Item, Request, Response, WebhookRequest
 from trunkline.errors import Halt, Retryable, UsageError
-from trunkline.flow.walk import Journey, walk
+from trunkline.flow.journey import Journey
+from trunkline.flow.walk import walk
 from trunkline.sinks import HttpSink
 from trunkline.sources import Webhook
 from trunkline.verdict import Verdict

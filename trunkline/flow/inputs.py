@@ -1,0 +1,164 @@
+"""What is walked, as plain data that another process can be given: posted requests, records of a topic, rows of tables.
+
+    {"inputs": {"web/one.json": {"source", "headers", "body"}, "orders 0@7": {"topic", "schema", …}},
+     "tables": {"customers": {"7": {"city": "Bern"}}}, "rows": {"customers": [{"key", "schema", "value"}, …]}}
+
+Bytes are in base64.
+"""
+
+import base64
+import json
+import mimetypes
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError
+
+from trunkline.adapters import Response, WebhookRequest, validator
+from trunkline.errors import Rejected, TrunklineError
+from trunkline.event import Event, from_headers
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, identity_of
+from trunkline.flow.journeys import Data, data_of
+from trunkline.flow.walk import EXAMPLES, codec_of, follow, walk
+
+TABLES = EXAMPLES / "tables.json"
+"""Rows that examples are walked with, by table and key."""
+
+
+def examples(sources: Iterable[str], folder: Path = EXAMPLES) -> dict[str, Data]:
+    """Read every example of these sources, by `<source>/<file>`."""
+    return {
+        f"{name}/{path.name}": posted(name, path.name, path.read_bytes())
+        for name in sources
+        for path in sorted((folder / name).glob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def posted(source: str, file: str, body: bytes) -> Data:
+    """Give a request as input; its content type is what the file's name says, JSON when it says nothing."""
+    kind = mimetypes.guess_type(file)[0] or "application/json"
+    return {"source": source, "headers": {"content-type": kind}, "body": base64.b64encode(body).decode()}
+
+
+def walked(bus: Bus, job: Data, answers: Mapping[str, Response] | None = None) -> Data:
+    """Walk every input, and tell of each its journey, or why there is none."""
+    notes: list[str] = []
+    tables = {table: dict(rows_of(table, job, notes)) for table in bus.tables}
+    unknown = sorted(set(job["tables"]) - {table.name for table in bus.tables})
+    notes += [f"rows are given for {name}, which is no table that a step looks up" for name in unknown]
+    journeys = {name: one(bus, given, tables, answers) for name, given in job["inputs"].items()}
+    return {"bus": facts(bus), "journeys": journeys, "notes": notes}
+
+
+def one(
+    bus: Bus, given: Data, tables: Mapping[Table, Mapping[str, Any]], answers: Mapping[str, Response] | None
+) -> Data:
+    """Walk one input."""
+    try:
+        if "poison" in given:
+            return {"failed": given["poison"]}
+        if "topic" in given:
+            topic = next((topic for topic in bus.topics if topic.name == given["topic"]), None)
+            if topic is None:
+                return {"absent": f"there is no topic {given['topic']}"}
+            found = follow(bus, topic, [event_of(topic, given)], tables=tables, answers=answers)
+        else:
+            flow = bus.publishing.get(given["source"])
+            if flow is None:
+                return {"absent": f"there is no source {given['source']}"}
+            request = WebhookRequest(given["headers"], base64.b64decode(given["body"]))
+            found = walk(bus, flow.source, request, tables=tables, answers=answers)
+        return data_of(bus, found)
+    except Rejected as error:
+        fields = "".join(f"; {field}: {why}" for field, why in error.fields)
+        return {"rejected": f"{error.status} {error.title}: {error}{fields}"}
+    except TrunklineError as error:
+        return {"failed": str(error)}
+    except Exception as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500
+        return {"failed": f"bug in the source: {type(error).__name__}: {error}"}
+
+
+def event_of(topic: Topic, given: Data) -> Event[Any]:
+    """Read a record of a topic as its flows would.
+
+    Raises:
+        Poison: it is no event.
+    """
+    data = codec_of(given["schema"]).decode(base64.b64decode(given["value"]), codec_of(topic.schema.text))
+    headers = [(name, None if value is None else base64.b64decode(value)) for name, value in given["headers"]]
+    key = None if given["key"] is None else base64.b64decode(given["key"])
+    return from_headers(headers, key, data)
+
+
+def rows_of(table: Table, job: Data, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give the rows of a table by key: the real ones and those written down; what is no row of it is noted."""
+    for given in job.get("rows", {}).get(table.name, ()):
+        try:
+            data = codec_of(given["schema"]).decode(base64.b64decode(given["value"]), codec_of(table.schema.text))
+            yield base64.b64decode(given["key"]).decode(errors="surrogateescape"), data
+        except TrunklineError as error:
+            notes.append(f"a row of {table.name} cannot be read: {error}")
+    for key, fields in job["tables"].get(table.name, {}).items():
+        try:
+            yield key, row_of(table, fields)
+        except ValueError as error:
+            notes.append(f"the row {key} of {table.name} is left out: {error}")
+
+
+def row_of(table: Table, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a row that a person has written in JSON; what may be null may be left out, and so may what no step reads.
+
+    Raises:
+        ValueError: the table's record has no such field, or its value is of another type.
+    """
+    hints = get_type_hints(table.record)
+    row: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in hints:
+            raise ValueError(f"{table.record.__name__} has no {name}")
+        try:
+            row[name] = validator(hints[name]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
+    return {name: None for name, hint in hints.items() if name not in row and may_be_null(hint)} | row
+
+
+def may_be_null(hint: Any) -> bool:
+    """Say whether a field may be null."""
+    try:
+        validator(hint).validate_python(None, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def facts(bus: Bus) -> Data:
+    """Tell what there is: what every flow is and is known by, and the sinks."""
+    flows = [
+        {
+            "name": name,
+            "identity": f"{type(flow).__name__} {identity_of(flow)}",
+            "kind": type(flow).__name__.lower(),
+            "title": title(name, flow),
+        }
+        for name, flow in bus.named()
+    ]
+    return {
+        "identity": bus.identity,
+        "flows": flows,
+        "sources": list(bus.publishing),
+        "sinks": list(dict.fromkeys(sink.name for sink in bus.sinks)),
+    }
+
+
+def title(name: str, flow: Publish | Process | Deliver) -> str:
+    """Name a flow for a person."""
+    match flow:
+        case Publish():
+            return f"Publish {name} → {flow.to.name}"
+        case Process():
+            return f"Process {name} → {', '.join(topic.name for topic in flow.to)}"
+        case Deliver():
+            return f"Deliver {flow.topic.name} → {flow.to.name}"
