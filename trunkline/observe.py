@@ -30,7 +30,7 @@ What = Literal[
     # a table: it has been read to its end, or what was on disk is thrown away
     "table",
     # moments that tests stop the world at
-    "produced", "prepared", "answered", "buried", "recorded",
+    "begun", "produced", "offered", "prepared", "answered", "buried", "recorded",
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ class Metrics:
         """Count it."""
         of = labelled
         match seen.what:
-            case "stuck" | "table" | "produced" | "prepared" | "answered" | "buried":
+            case "stuck" | "table" | "begun" | "produced" | "offered" | "prepared" | "answered" | "buried":
                 pass
             case "calling":
                 of(self.in_flight, seen.flow, seen.sink).inc()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import wraps
+from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import Any
 
@@ -29,6 +30,11 @@ def timed(flow: Process, observe: Observer) -> Process:
 def watched(step: Step, flow: str, observe: Observer) -> Step:
     """Give a step that tells of one run in many: `passed`, `dropped` or `failed`."""
     runs = -1
+    name = getattr(step, "__name__", "step")
+
+    def told(began: float, made: object) -> None:
+        outcome = "failed" if made is None else "dropped" if isinstance(made, Drop) else "passed"
+        observe(Observed("step", flow, detail=name, seconds=perf_counter() - began, outcome=outcome))
 
     @wraps(step)
     def run(*arguments: Any) -> Any:
@@ -36,13 +42,23 @@ def watched(step: Step, flow: str, observe: Observer) -> Step:
         runs += 1
         if runs % EVERY:
             return step(*arguments)
-        outcome, began = "failed", perf_counter()
+        made, began = None, perf_counter()
         try:
             made = step(*arguments)
-            outcome = "dropped" if isinstance(made, Drop) else "passed"
         finally:
-            observe(Observed("step", flow, detail=name, seconds=perf_counter() - began, outcome=outcome))
+            told(began, made)
         return made
 
-    name = getattr(step, "__name__", "step")
-    return run
+    @wraps(step)
+    async def wait(*arguments: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        made, timing, began = None, runs % EVERY == 0, perf_counter()
+        try:
+            made = await step(*arguments)  # type: ignore[misc]  # a coroutine: the kind that is asked for below
+        finally:
+            if timing:
+                told(began, made)
+        return made
+
+    return wait if iscoroutinefunction(step) else run

@@ -107,6 +107,7 @@ class Worker:
                             tables=self._tables,
                             slot=self._settings.worker.slot,
                             fleet=fleet,
+                            loop=asyncio.get_running_loop(),
                             observe=self._observe,
                         )
                     )

@@ -60,7 +60,7 @@ def process_faults(flow: Process) -> Faults:
     for step in flow.steps:
         body = body_of(step)
         line = step if isinstance(step, Enrich) else flow
-        if is_function(body):
+        if is_function(body) or inspect.iscoroutinefunction(body):
             yield from reading_faults(line, body, data, giver)
             yield from table_faults(line, step, body)
             yield from giving_faults(line, body)
@@ -82,7 +82,7 @@ def is_async(body: Any) -> bool:
 
 
 def is_function(body: object) -> TypeGuard[Callable[..., Any]]:
-    """Say whether something can be a step or a route."""
+    """Say whether something can be a route, or a step that waits for nothing."""
     return callable(body) and not isinstance(body, type) and hasattr(body, "__name__") and not is_async(body)
 
 

@@ -5,7 +5,7 @@ each with the line that made it.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -19,7 +19,7 @@ from trunkline.flow.credentials import Credentials
 from trunkline.settings import Env, Secret
 from trunkline.verdict import Retry
 
-Step = Callable[..., Event[Any] | Drop]
+Step = Callable[..., Event[Any] | Drop | Awaitable[Event[Any] | Drop]]
 Route = Callable[[Event[Any]], Iterable[Mapping[str, Any]]]
 
 LIBRARY = str(Path(__file__).parent.parent)

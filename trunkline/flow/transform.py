@@ -1,9 +1,11 @@
 """One event through the steps and routes of a process flow: pure, shared by the engine and by `walk`."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from inspect import iscoroutinefunction
+from types import CoroutineType
+from typing import Any, TypeVar
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
@@ -16,11 +18,14 @@ from trunkline.flow.declare import (
     Step,
     Table,
     Topic,
+    Wait,
     body_of,
     source_of,
     tables_of,
 )
 from trunkline.flow.rows import Rows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +51,43 @@ Outcome = Routed | Filtered | Unrouted
 
 
 def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str, Rows]) -> Outcome:
-    """Run steps, then routes; `tables` holds the rows of every table by its name, `source` names the flow's records.
+    """Run steps, then routes, here and now; `source` names the flow's records.
 
     Raises:
-        Permanent: a step or route raised something that is no OSError and none of ours (P3), naming where.
+        Permanent: a step or route raised something that is no OSError and none of ours (P3), naming where; or a step
+            waits for what is not here.
         TrunklineError, OSError: as raised by the step or route.
     """
+    match at_once(passed(flow, event, tables)):
+        case Drop(reason):
+            return Filtered(reason)
+        case further:
+            return routed(flow, source, further)
+
+
+def waits(flow: Process) -> bool:
+    """Say whether a step of the flow has to be awaited, or waits for rows."""
+    return any(
+        iscoroutinefunction(body_of(step)) or any(isinstance(table.missing, Wait) for table in tables_of(step))
+        for step in flow.steps
+    )
+
+
+async def passed(flow: Process, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+    """Run the steps one after the other; `tables` holds the rows of every table by its name.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `transform`.
+    """
     for step in flow.steps:
-        match step_of(step, event, tables):
-            case Drop(reason):
-                return Filtered(reason)
-            case event:
-                pass
-    records = [made for topic, route in flow.to.items() for made in records_of(route, topic, source, event)]
-    return Routed(tuple(records)) if records else Unrouted()
+        made = await stepped(step, event, tables)
+        if isinstance(made, Drop):
+            return made
+        event = made
+    return event
 
 
-def step_of(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+async def stepped(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
     """Run one step.
 
     Raises:
@@ -70,9 +95,46 @@ def step_of(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) 
     """
     body = body_of(step)
     made = run(body, event, *[tables[table.name] for table in tables_of(step)])
+    if isinstance(made, CoroutineType):
+        made = await waited(body, made)
     if not isinstance(made, Event | Drop):
         raise Permanent(f"{body.__name__} returned {type(made).__name__}, no Event or Drop")
     return made
+
+
+def step_of(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+    """Run one step here and now.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `transform`.
+    """
+    return at_once(stepped(step, event, tables))
+
+
+def routed(flow: Process, source: str, event: Event[Any]) -> Routed | Unrouted:
+    """Run the routes; `source` names the records that they make.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `transform`.
+    """
+    records = [made for topic, route in flow.to.items() for made in records_of(route, topic, source, event)]
+    return Routed(tuple(records)) if records else Unrouted()
+
+
+def at_once(steps: Coroutine[Any, None, T]) -> T:
+    """Run what nothing keeps waiting to its end, without a loop.
+
+    Raises:
+        Permanent: something does.
+    """
+    try:
+        while steps.send(None) is None:
+            pass
+    except StopIteration as ended:
+        given: T = ended.value
+        return given
+    steps.close()
+    raise Permanent("a step waits for something that is not here")
 
 
 def records_of(route: Route, topic: Topic, source: str, event: Event[Any]) -> list[tuple[Topic, Event[Any]]]:
@@ -114,7 +176,22 @@ def run(body: Any, *arguments: Any) -> Any:
         raise
     except Exception as error:
         name = getattr(arguments[0], "__name__", "") if body is route_to_list else body.__name__
-        raise Permanent(f"bug in {name}: {type(error).__name__}: {error}") from error
+        raise bug(name, error) from error
+
+
+async def waited(body: Step, made: Awaitable[Any]) -> Any:
+    """Await what a step gave; what it raises by mistake is the event's fault."""
+    try:
+        return await made
+    except (TrunklineError, OSError, TimeoutError):
+        raise
+    except Exception as error:
+        raise bug(body.__name__, error) from error
+
+
+def bug(name: str, error: Exception) -> Permanent:
+    """Say that a step or route did not mean to raise this."""
+    return Permanent(f"bug in {name}: {type(error).__name__}: {error}")
 
 
 def stamp(bus: Bus, flow: Publish, event: Event[Any]) -> Event[Any]:

@@ -38,7 +38,6 @@ PRODUCER = {
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 262_144,
 }
-TRANSACTION_SECONDS = 10
 SESSION_SECONDS = 10
 """How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
 HEARTBEATS = 6
@@ -205,6 +204,7 @@ class Member:
                 "queued.max.messages.kbytes": 4096,
                 "fetch.wait.max.ms": 100,
                 "fetch.message.max.bytes": 1_048_576,
+                "fetch.queue.backoff.ms": 5,  # the queue is small: the default pauses for a second when it is full
                 "enable.partition.eof": True,
                 "on_commit": self._on_commit,
             }
@@ -275,7 +275,10 @@ class Member:
         self._paused = (self._paused | stop) - go
 
     def metadata(self) -> Any:
-        """Give what a transaction needs to be fenced together with this member (KIP-447)."""
+        """Give what a transaction needs to be fenced together with this member (KIP-447).
+
+        As everything here it is for the one thread: from another it would wait for `fetch`, and perhaps for ever.
+        """
         return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
@@ -366,118 +369,6 @@ def dated(offsets: Mapping[Slot, int]) -> list[TopicPartition]:
     """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress."""
     note = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
     return [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
-
-
-class Transactions:
-    """A transactional producer: what one batch writes and the offsets it read become visible together, or not at all.
-
-    Its id is stable per slot of a machine, so that a restart ends what its predecessor left open (P1).
-    """
-
-    def __init__(self, bootstrap: str, transactional_id: str) -> None:
-        """Take the id over.
-
-        Raises:
-            Unavailable: the broker does not answer.
-        """
-        self._producer = Producer(
-            {
-                **PRODUCER,
-                "bootstrap.servers": bootstrap,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": TRANSACTION_SECONDS * 1000,
-                "message.timeout.ms": TRANSACTION_SECONDS * 1000,
-                "socket.timeout.ms": TRANSACTION_SECONDS * 1000,
-                # Back-to-back transactions wait for the last one's markers; the default back-off makes that 100 ms.
-                "retry.backoff.ms": 5,
-                "retry.backoff.max.ms": 20,
-            }
-        )
-        try:
-            self._producer.init_transactions(TRANSACTION_SECONDS * 3)
-        except KafkaException as error:
-            raise Unavailable(f"no transactions for {transactional_id}: {error.args[0].str()}") from None
-
-    def begin(self) -> None:
-        """Open a transaction.
-
-        Raises:
-            Halt: another process has taken the id.
-            Unavailable: the last one is not over yet, or the producer cannot go on.
-        """
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as error:
-            raise refusal("no transaction can begin", error.args[0]) from None
-
-    def write(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = BY_KEY
-    ) -> None:
-        """Write one record into the open transaction."""
-        while True:
-            try:
-                self._producer.produce(topic, key=key, value=value, headers=list(headers), partition=partition)
-            except BufferError:
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                raise refusal("a record of a transaction was refused", error.args[0]) from None
-            else:
-                break
-
-    def flush(self) -> None:
-        """Wait until the broker has answered for every record of the transaction; one that it refused fails `commit`.
-
-        Raises:
-            Halt: another process has taken the id.
-            Unavailable: it has not.
-        """
-        try:
-            left = self._producer.flush(TRANSACTION_SECONDS)
-        except KafkaException as error:  # the whole producer has failed, not a record
-            raise refusal("the records of a transaction were not acknowledged", error.args[0]) from None
-        if left:
-            raise Unavailable("the records of a transaction were not acknowledged: no answer")
-
-    def commit(self, offsets: Mapping[Slot, int], member: Member) -> None:
-        """Commit the records together with the offsets that come after what was read.
-
-        Raises:
-            Halt: another process has taken the id.
-            Unavailable: it was not committed; abort.
-        """
-        places, metadata = dated(offsets), member.metadata()
-        done: Future[None] = Future()
-
-        def commit() -> None:
-            try:
-                self._producer.send_offsets_to_transaction(places, metadata, TRANSACTION_SECONDS)
-                self._producer.commit_transaction(TRANSACTION_SECONDS)
-            except KafkaException as error:
-                done.set_exception(refusal("a transaction was not committed", error.args[0]))
-            except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        # librdkafka ignores the first timeout when the group's coordinator goes away (its issue 5456) and waits for
-        # ever. Whoever begins again takes the id over, so what the abandoned thread may still do is fenced.
-        threading.Thread(target=commit, name="transaction", daemon=True).start()
-        try:
-            done.result(2 * TRANSACTION_SECONDS)
-        except TimeoutError:
-            raise Unavailable("a transaction was not committed: no answer") from None
-
-    def abort(self) -> None:
-        """Make the open transaction as if it had never been, as far as the broker can be reached."""
-        with contextlib.suppress(KafkaException):
-            self._producer.abort_transaction(TRANSACTION_SECONDS)
-
-
-def refusal(what: str, error: KafkaError) -> Halt | Unavailable:
-    """Say what a failure of a transaction means."""
-    if error.code() == KafkaError._FENCED:  # noqa: SLF001
-        return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
-    return Unavailable(f"{what}: {error.str()}")
 
 
 class Follower:

@@ -1,21 +1,38 @@
 """Topic to topic with a real broker: what a transaction makes visible, and what goes dead on the way."""
 
+import asyncio
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from tests.trunkline.support import ROOT, Stage, header, note, process_bus, stamped, wait_for
+from tests.trunkline.schemas import MarkV1, NoteWrittenV1
+from tests.trunkline.support import (
+    ROOT,
+    Stage,
+    header,
+    marks_of,
+    note,
+    notes,
+    process_bus,
+    stamped,
+    wait_for,
+)
+from trunkline import Drop, Event, Process, Topic
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.errors import Unavailable
 from trunkline.event import Headers, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of
-from trunkline.kafka.events import Transactions
+from trunkline.kafka.events import Member, Record
+from trunkline.kafka.transactions import Transactions, Write
 
 
 def flow_of(bus: Bus) -> str:
@@ -96,8 +113,8 @@ def test_a_step_that_cannot_reach_something_waits_and_loses_nothing(stage: Stage
     stage.write(bus, [note(1), note(2, text=f"wait:{switch}"), note(3)])
     with stage.running(bus) as running:
         wait_for(lambda: running.details("stuck"))
-        assert stage.committed(bus, flow_of(bus)) == {0: 0}
-    assert marks(stage, bus) == [("a", 1)], "what came before it is committed when the worker ends"
+        wait_for(lambda: stage.committed(bus, flow_of(bus)) == {0: 1})
+        assert marks(stage, bus) == [("a", 1)], "what came before it does not wait"
     with stage.running(bus) as running:
         wait_for(lambda: running.details("stuck"))
         assert "waits at offset 1: nobody there" in running.details("stuck")[0]
@@ -133,15 +150,15 @@ def test_a_failed_session_does_not_count_its_failures_twice(stage: Stage, monkey
     bus = stage.make(process_bus(stage.prefix, partitions=1))
     stage.write(bus, [note(number, f"k{number % 7}", "raise") for number in range(15)])
     refused: list[int] = []
-    real = Transactions.flush
+    real = Transactions.write
 
-    def flush(transactions: Transactions) -> None:
-        real(transactions)
+    def write(transactions: Transactions, writes: Sequence[Write]) -> None:
+        real(transactions, writes)
         if not refused:
             refused.append(1)
             raise Unavailable("once")
 
-    monkeypatch.setattr(Transactions, "flush", flush)
+    monkeypatch.setattr(Transactions, "write", write)
     with stage.running(bus) as running:
         wait_for(finished(stage, bus), why=running.worker.stopped)
     assert len(stage.letters(flow_of(bus))) == 15
@@ -226,23 +243,156 @@ def test_a_flow_that_is_new_on_an_old_topic_asks_where_to_begin(stage: Stage) ->
     assert stage.committed(bus, flow_of(bus)) == {}
 
 
-def test_a_letter_that_the_broker_refuses_holds_the_offsets_until_it_is_taken(stage: Stage) -> None:
+@pytest.mark.parametrize("bad", [1, 3, 700])
+def test_a_batch_with_bad_events_is_one_transaction(stage: Stage, monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+    """P5: the good ones appear exactly once, the bad ones are dead with their bytes."""
+    patiently(monkeypatch)
     bus = stage.make(process_bus(stage.prefix, partitions=1))
     topic = bus.topics[0].name
-    limit(stage, dead_letters_of(flow_of(bus)), 50_000)
+    encode = stage.encoder(bus, topic).encode
+    wrong = {number * 2_000 // bad for number in range(bad)}
+    bodies = {number: b"no Avro %d" % number for number in wrong}
+    events = [stamped(bus, note(number, f"k{number % 40}")) for number in range(2_000)]
+    stage.send(
+        (topic, (event.key or "").encode(), bodies.get(number) or encode(event.data), to_headers(event), 0)
+        for number, event in enumerate(events)
+    )
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    counted = running.counted(flow_of(bus))
+    assert {what: counted[what] for what in ("begun", "read", "routed", "dead")} == {
+        "begun": 1,
+        "read": 2_000,
+        "routed": 2_000 - bad,
+        "dead": bad,
+    }
+    assert sorted(number for _, number in marks(stage, bus)) == sorted(set(range(2_000)) - wrong)
+    assert sorted(letter.value for letter in stage.letters(flow_of(bus))) == sorted(bodies.values())
+
+
+def test_only_what_the_broker_itself_refuses_goes_dead(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P5: a record without a key on a compacted topic, and one over a limit that somebody has lowered."""
+    patiently(monkeypatch)
+    bus = stage.make(process_bus(stage.prefix, partitions=2))
+    configure(stage, bus.topics[1].name, {"cleanup.policy": "compact", "max.message.bytes": "200000"})
+    refused = {70, 71, 333, 600, 601, 905}
+    good = [number for number in range(1_000) if number not in refused]
+    stage.write(
+        bus,
+        [
+            note(
+                number,
+                None if number in refused and number % 2 else f"k{number % 40}",
+                "x" * 300_000 * (number in {70, 600}),
+            )
+            for number in range(1_000)
+        ],
+    )
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
+        stage.write(bus, [note(1_000, "k0")])
+        wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
+    assert sorted(number for _, number in marks(stage, bus)) == [*good, 1_000]
+    letters = stage.letters(flow_of(bus))
+    assert sorted(int((header(letter, "ce_id") or "").rpartition("-")[2]) for letter in letters) == sorted(refused)
+    assert all(
+        "the broker refused" in (header(letter, "__connect.errors.exception.message") or "") for letter in letters
+    )
+    assert running.counted(flow_of(bus))["begun"] <= len(refused) * 11 + 2 + 1
+
+
+def test_a_letter_that_the_broker_refuses_goes_by_reference(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    topic = bus.topics[0].name
+    configure(stage, dead_letters_of(flow_of(bus)), {"max.message.bytes": "50000"})
     stage.send([(topic, b"a", b"x" * 100_000, (), 0)])
     stage.write(bus, [note(1)])
     with stage.running(bus) as running:
-        wait_for(lambda: running.details("stuck"))
-        assert stage.committed(bus, flow_of(bus)) == {0: 0}
-        assert marks(stage, bus) == []
-        limit(stage, dead_letters_of(flow_of(bus)), 500_000)
         wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
     assert marks(stage, bus) == [("a", 1)]
-    assert len(stage.letters(flow_of(bus))) == 1
+    [letter] = stage.letters(flow_of(bus))
+    assert letter.value is None
+    assert header(letter, "trunkline-reference-sha256") == hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert header(letter, "trunkline-origin-offset") == "0"
 
 
-def limit(stage: Stage, topic: str, most: int) -> None:
-    """Set how many bytes a record of a topic may have."""
+class Calls:
+    """What steps that wait have done, and when it was allowed to end."""
+
+    under_way: ClassVar[list[str | None]] = []
+    most: ClassVar[int] = 0
+    done: ClassVar[list[tuple[str | None, int]]] = []
+    failing: ClassVar[set[str]] = set()
+
+
+async def ask(event: Event[NoteWrittenV1]) -> Event[NoteWrittenV1] | Drop:
+    """Wait as a look-up does: what comes later is answered sooner."""
+    box, number = event.data["box"], event.data["number"]
+    assert box is None or box not in Calls.under_way, "two events of one key at once"
+    Calls.under_way.append(box)
+    Calls.most = max(Calls.most, len(Calls.under_way))
+    try:
+        await asyncio.sleep(0.02 if number % 2 else 0.1)
+        if box in Calls.failing:
+            raise ConnectionError("nobody answers")
+        if event.data["text"] == "raise later":
+            raise ValueError("raised while it was awaited")
+        Calls.done.append((box, number))
+    finally:
+        Calls.under_way.remove(box)
+    return Drop("asked for") if event.data["text"] == "drop later" else event
+
+
+def asking_bus(prefix: str) -> Bus:
+    marked = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=2)
+    return Bus(prefix, [Process(notes(prefix, 2), [ask], to={marked: marks_of})])
+
+
+def test_steps_that_wait_do_so_side_by_side_in_order_per_key_and_outside_the_transaction(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2, P3."""
+    patiently(monkeypatch)
+    for name, value in (("under_way", []), ("most", 0), ("done", []), ("failing", {"k3"})):
+        monkeypatch.setattr(Calls, name, value)
+    bus = stage.make(asking_bus(stage.prefix))
+    texts = {(7, "k1"): "raise later", (8, "k2"): "drop later"}
+    boxes = [*(f"k{key}" for key in range(20)), None]
+    written = [(number, box) for number in range(10) for box in boxes]
+    stage.write(bus, [note(number, box, texts.get((number, box or ""), "")) for number, box in written])
+    with stage.running(bus) as running:
+        wait_for(lambda: len(Calls.done) >= len(written) - 11, why=lambda: (len(Calls.done), running.details("halted")))
+        assert running.counted(flow_of(bus))["begun"] == 0
+        assert any("nobody answers" in told for told in running.details("stuck"))
+        Calls.failing.clear()
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    assert 20 < Calls.most <= 256
+    found: dict[str | None, list[int]] = {}
+    for box, number in marks(stage, bus):
+        found.setdefault(box, []).append(number)
+    found[None].sort()
+    wanted = {box: [number for number in range(10) if (number, box) not in texts] for box in boxes}
+    assert found == wanted
+    [letter] = stage.letters(flow_of(bus))
+    told = header(letter, "__connect.errors.exception.message")
+    assert told == "bug in ask: ValueError: raised while it was awaited"
+
+
+def patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker begin with all that is there, however the broker hands it out."""
+    real = Member.fetch
+
+    def fetch(member: Member, most: int, seconds: float) -> list[Record]:
+        records = real(member, most, seconds)
+        until = time.monotonic() + 1.0
+        while records and len(records) < most and time.monotonic() < until:
+            records += real(member, most - len(records), 0.1)
+        return records
+
+    monkeypatch.setattr(Member, "fetch", fetch)
+
+
+def configure(stage: Stage, topic: str, settings: dict[str, str]) -> None:
+    """Change how a topic is kept."""
     with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(most)})])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])

@@ -19,8 +19,9 @@ from trunkline.engine.tables import TableReader
 from trunkline.errors import Unavailable
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.changes import Identity
-from trunkline.kafka.events import BY_KEY, Transactions
+from trunkline.kafka.events import BY_KEY
 from trunkline.kafka.registry import Format, Registry
+from trunkline.kafka.transactions import Transactions, Write
 from trunkline.observe import Observed
 
 
@@ -180,13 +181,12 @@ def test_a_table_that_ends_with_markers_and_aborted_rows_is_read_to_its_end(stag
     registry.close()
 
     def write(name: str, text: str) -> None:
-        transactions.write(table.name, name.encode(), form.encode(note(1, text=text, name=name)), ())
-        transactions.flush()
+        transactions.write([Write(table.name, name.encode(), form.encode(note(1, text=text, name=name)), ())])
 
     transactions = Transactions(stage.bootstrap, stage.prefix)
     transactions.begin()
     write("a", "committed")
-    transactions._producer.commit_transaction(10)
+    transactions.commit()
     transactions.begin()
     write("a", "aborted")
     write("c", "aborted")
@@ -199,7 +199,7 @@ def test_a_table_that_ends_with_markers_and_aborted_rows_is_read_to_its_end(stag
         write("b", "open")
     with following(stage, bus) as during:  # ready although a transaction is open: what it writes is not there yet
         assert texts(during, "a", "b") == ["committed", "old"]
-        transactions._producer.commit_transaction(10)
+        transactions.commit()
         wait_for(lambda: texts(during, "b") == ["open"])
     assert len(read(stage.bootstrap, table.name)) == 4
 

@@ -1,0 +1,191 @@
+"""What one record of a process flow becomes: decoded, taken through steps and routes, encoded; or a dead letter.
+
+Nothing is written here. Whatever is wrong with one record is found before a transaction begins (P5), except what only
+the broker can tell.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from trunkline import deadletter
+from trunkline.deadletter import Failure, Origin
+from trunkline.engine import spans
+from trunkline.errors import Halt, Permanent, Poison, Unavailable, UnknownSchema
+from trunkline.event import Drop, Event, from_headers, to_headers, to_parent
+from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, identity_of, source_of
+from trunkline.flow.rows import Rows
+from trunkline.flow.transform import Routed, at_once, passed, routed
+from trunkline.kafka.events import Record
+from trunkline.kafka.registry import Format
+from trunkline.kafka.topics import RECORD_BYTES, size_of
+from trunkline.kafka.transactions import Write
+from trunkline.redact import marked, redact
+from trunkline.verdict import Guard, of_exception
+
+Outcome = Literal["routed", "filtered", "unrouted", "dead"]
+Through = Event[Any] | Drop | Exception
+"""What the steps gave or raised."""
+
+
+class Entry(NamedTuple):
+    """What one record became."""
+
+    record: Record
+    outcome: Outcome
+    writes: Sequence[Write] = ()
+    dead: tuple[str, str, str] = ("", "", "")
+    """Of one that goes dead the event's id, why, and the class of the letter."""
+
+
+class Read(NamedTuple):
+    """A record as an event, with the span of processing it, if there is one."""
+
+    event: Event[Any]
+    span: spans.Span | None
+
+
+class Maker:
+    """Makes entries of the records of one flow, in their order; one thread at a time."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        flow: Process,
+        *,
+        forms: Mapping[str, Format],
+        tables: Mapping[str, Rows],
+        elsewhere: Callable[[float], bool],
+    ) -> None:
+        """Take what the flow needs; `elsewhere` says of a record fetched then whether others may know more of it."""
+        self._flow = flow
+        self._tables = tables
+        self._name = flow_name(flow)
+        self._source = source_of(bus, flow)
+        self._letters = dead_letters_of(identity_of(flow))
+        self._form = forms[flow.topic.name]
+        self._forms = {topic.name: forms[topic.name] for topic in flow.to}
+        self._elsewhere = elsewhere
+        self._guard = Guard()
+        self._refusals = Guard()
+
+    def read(self, record: Record) -> Read:
+        """Give a record as an event.
+
+        Raises:
+            Poison: it is none.
+            Unavailable: its schema is unknown here and cannot be asked for.
+        """
+        event = from_headers(record.headers, record.key, self._form.decode(record.value))
+        if spans.Exporting.tracer is None:
+            return Read(event, None)
+        return Read(*spans.carried("process", self._name, event, {"trunkline.event": event.id}))
+
+    async def through(self, event: Event[Any]) -> Event[Any] | Drop:
+        """Take an event through the steps.
+
+        Raises:
+            Permanent, TrunklineError, OSError: as `passed`.
+        """
+        return await passed(self._flow, event, self._tables)
+
+    def make(self, record: Record, fetched: float, read: Read | Exception | None, through: Through | None) -> Entry:
+        """Make the entry of a record that had been fetched by then; `through` is what the steps gave, if they ran.
+
+        Raises:
+            Retryable, OSError, TimeoutError, Unavailable: not now; nothing has been made.
+            UnknownSchema: other workers may know what to do with it (L5).
+            Halt: too many in a row were refused alike.
+        """
+        span = None
+        try:
+            if read is None:
+                read = self.read(record)
+            elif isinstance(read, Exception):
+                raise read
+            event, span = read
+            if through is None:
+                through = at_once(passed(self._flow, event, self._tables))
+            elif isinstance(through, Exception):
+                raise through
+            entry = self._route(record, event, through, fetched)
+            if self._guard.count:
+                self._guard = Guard()
+        except UnknownSchema as error:
+            if self._elsewhere(fetched):
+                raise
+            return self._bury(record, error, self._guard)
+        except (Permanent, Poison) as error:
+            return self._bury(record, error, self._guard)
+        finally:
+            if span is not None:
+                span.end()
+        return entry
+
+    def refuse(self, entry: Entry, why: str) -> Entry:
+        """Give the entry in place of one of whose writes the broker has refused one: a letter, at last without value.
+
+        Raises:
+            Unavailable: the broker refuses such a letter too.
+            Halt: too many in a row were refused alike.
+        """
+        record = entry.record
+        if entry.outcome != "dead":
+            return self._bury(record, Permanent(f"the broker refused a record made of it: {why}"), self._refusals)
+        [letter] = entry.writes
+        if letter.value is None:
+            raise Unavailable(f"{record.slot.topic} waits at offset {record.offset}: its dead letter is refused: {why}")
+        by_reference = letter._replace(value=None, headers=deadletter.by_reference(letter.headers, record.value))
+        return entry._replace(writes=[by_reference])
+
+    def accepted(self) -> None:
+        """Take note that the broker has had everything."""
+        self._refusals = Guard()
+
+    def told(self, record: Record, error: Exception) -> str:
+        """Give an error's words without secrets, and without what the schema marks as sensitive."""
+        try:
+            data = self._form.decode(record.value)
+        except (Poison, Unavailable):
+            data = {}
+        return redact(str(error), marked(self._flow.topic.schema.definition, data))
+
+    def _route(self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float) -> Entry:
+        if isinstance(through, Drop):
+            return Entry(record, "filtered")
+        made = routed(self._flow, self._source, through)
+        if isinstance(made, Routed):
+            parent = to_parent(event, record.slot.partition, record.offset)
+            return Entry(record, "routed", [self._write(topic.name, out, parent) for topic, out in made.records])
+        # No other topology may have a route for what ours has none for.
+        if not self._form.is_own(record.value) and self._elsewhere(fetched):
+            raise UnknownSchema("no route here takes an event with another schema than ours")
+        return Entry(record, "unrouted")
+
+    def _write(self, topic: str, event: Event[Any], parent: tuple[str, bytes]) -> Write:
+        key = None if event.key is None else event.key.encode()
+        value, headers = self._forms[topic].encode(event.data), (*to_headers(event), parent)
+        if (size := size_of(key, value, headers)) > RECORD_BYTES:
+            raise Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
+        return Write(topic, key, value, headers)
+
+    def _bury(self, record: Record, error: Permanent | Poison, guard: Guard) -> Entry:
+        verdict = guard.consider(of_exception(error), record.key)
+        if isinstance(verdict, Halt):
+            raise verdict
+        poison = isinstance(error, Poison)
+        origin = Origin(*record.slot, record.offset)
+        failure = Failure(
+            flow=self._name,
+            kind="poison" if poison else "permanent",
+            stage="decode" if poison else "process",
+            error=type(error).__name__,
+            message=self.told(record, error),
+            attempts=1,
+            status=None,
+            at=datetime.now(UTC),
+        )
+        headers = deadletter.write(record.headers, origin, failure)
+        letter = Write(self._letters, record.key, record.value, headers, record.slot.partition)
+        event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
+        return Entry(record, "dead", [letter], (event.id, failure.message, failure.kind))

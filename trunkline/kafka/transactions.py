@@ -1,0 +1,191 @@
+"""Transactions over librdkafka: what a batch writes and the offsets it read become visible together, or not at all."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from trunkline.errors import Halt, TrunklineError, Unavailable
+from trunkline.event import Headers
+from trunkline.kafka.events import BY_KEY, PRODUCER, Slot, clock, dated
+
+TRANSACTION_SECONDS = 10
+REFUSALS = {
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.INVALID_MSG,
+}
+"""Errors that are the fault of one record, or of one among those that were sent with it."""
+
+
+class Write(NamedTuple):
+    """A record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    partition: int = BY_KEY
+
+
+class Refused(TrunklineError):  # noqa: N818 - what happened to the records
+    """The broker refused records for what they are, so the transaction did not happen.
+
+    `which` has the reason of each that was refused by its place among the writes; it is empty unless they were written
+    one by one.
+    """
+
+    def __init__(self, message: str, which: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.which = which
+
+
+class Outdated(TrunklineError):  # noqa: N818 - what happened to the group
+    """The group has changed since its member was asked: abort, and try again with what the member says then."""
+
+
+class Transactions:
+    """A transactional producer; one thread at a time.
+
+    Its id is stable per slot of a machine, so that a restart ends what its predecessor left open (P1).
+    """
+
+    def __init__(self, bootstrap: str, transactional_id: str, *, one_by_one: bool = False) -> None:
+        """Take the id over: whoever had it is fenced. `one_by_one` is slow, and tells which records are refused.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        self._failed: list[KafkaError] = []
+        self._one_by_one = one_by_one
+        self._producer = Producer(
+            {
+                **PRODUCER,
+                "bootstrap.servers": bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_SECONDS * 1000,
+                "message.timeout.ms": TRANSACTION_SECONDS * 1000,
+                "socket.timeout.ms": TRANSACTION_SECONDS * 1000,
+                # Back-to-back transactions wait for the last one's markers; the default back-off makes that 100 ms.
+                "retry.backoff.ms": 5,
+                "retry.backoff.max.ms": 20,
+                # A refusal is of all that the broker was sent together.
+                **({"batch.num.messages": 1} if one_by_one else {}),
+                "delivery.report.only.error": not one_by_one,
+                "on_delivery": self._reported,
+            }
+        )
+        try:
+            self._producer.init_transactions(TRANSACTION_SECONDS * 3)
+        except KafkaException as error:
+            raise Unavailable(f"no transactions for {transactional_id}: {error.args[0].str()}") from None
+
+    def begin(self) -> None:
+        """Open a transaction.
+
+        Raises:
+            Halt: another process has taken the id.
+            Unavailable: the last one is not over yet, or the producer cannot go on.
+        """
+        self._failed.clear()
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise refusal("no transaction can begin", error.args[0]) from None
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Write records into the open transaction, and wait until the broker has all of them.
+
+        Raises:
+            Refused: it will not have one of them; abort.
+            Halt: another process has taken the id.
+            Unavailable: it does not have them; abort.
+        """
+        produce, which = self._producer.produce, dict[int, str]()
+        for number, (topic, key, value, headers, partition) in enumerate(writes):
+            more: Any = {"on_delivery": self._noting(number, which)} if self._one_by_one else {}
+            while True:
+                try:
+                    produce(topic, value, key, partition, headers=list(headers), **more)
+                except BufferError:
+                    self._producer.poll(0.1)
+                except KafkaException as error:
+                    self._producer.poll(0)
+                    raise self._judged("a record of a transaction was refused", error.args[0], which) from None
+                else:
+                    break
+        until = clock() + TRANSACTION_SECONDS
+        try:
+            while (left := self._producer.flush(0.1)) and not self._failed and clock() < until:
+                pass
+        except KafkaException as error:  # the whole producer has failed, not a record
+            raise refusal("the records of a transaction were not acknowledged", error.args[0]) from None
+        if self._failed:
+            raise self._judged("the records of a transaction were not acknowledged", self._failed[0], which)
+        if left:
+            raise Unavailable("the records of a transaction were not acknowledged: no answer")
+
+    def offer(self, offsets: Mapping[Slot, int], metadata: Any) -> None:
+        """Let the transaction commit the offsets that come after what was read; `metadata` is from `Member.metadata`.
+
+        Against librdkafka's documentation this may take for ever, when the group's coordinator goes away (its issue
+        5456): call it in a thread that can be abandoned. Who begins again takes the id over, so what such a thread may
+        still do is fenced.
+
+        Raises:
+            Outdated: the metadata is; abort.
+            Halt: another process has taken the id.
+            Unavailable: the broker will not, or does not answer; abort.
+        """
+        try:
+            self._producer.send_offsets_to_transaction(dated(offsets), metadata, TRANSACTION_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):
+                raise Outdated(f"the group has changed: {error.args[0].str()}") from None
+            raise refusal("a transaction was not committed", error.args[0]) from None
+
+    def commit(self) -> None:
+        """Make records and offsets visible.
+
+        Raises:
+            Halt: another process has taken the id.
+            Unavailable: it was not committed; abort.
+        """
+        try:
+            self._producer.commit_transaction(TRANSACTION_SECONDS)
+        except KafkaException as error:
+            raise refusal("a transaction was not committed", error.args[0]) from None
+
+    def abort(self) -> None:
+        """Make the open transaction as if it had never been, as far as the broker can be reached."""
+        with contextlib.suppress(KafkaException):
+            self._producer.abort_transaction(TRANSACTION_SECONDS)
+        until = clock() + TRANSACTION_SECONDS
+        while len(self._producer) and clock() < until:  # what it has purged is reported now, not in the next one
+            self._producer.poll(0.1)
+
+    def _reported(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+    def _noting(self, number: int, which: dict[int, str]) -> Any:
+        def noted(error: KafkaError | None, message: Message) -> None:
+            self._reported(error, message)
+            if error is not None and error.code() in REFUSALS:
+                which[number] = error.str()
+
+        return noted
+
+    def _judged(self, what: str, error: KafkaError, which: Mapping[int, str]) -> TrunklineError:
+        """Say what it means that the broker did not take all that was written."""
+        found = next((one for one in self._failed if one.code() in REFUSALS), None)
+        return refusal(what, error) if found is None else Refused(f"{what}: {found.str()}", which)
+
+
+def refusal(what: str, error: KafkaError) -> Halt | Unavailable:
+    """Say what a failure of a transaction means."""
+    if error.code() == KafkaError._FENCED:  # noqa: SLF001
+        return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
+    return Unavailable(f"{what}: {error.str()}")
