@@ -401,6 +401,11 @@ class Sink(Protocol):
         """The most events that one call takes; 1 when each has its own."""
         ...
 
+    @property
+    def speaks(self) -> str:
+        """The version of the target's API that it is written for, as the target writes it; "" when it does not say."""
+        ...
+
     def request(self, event: Event[Any]) -> Request:
         """Say what to send for one event. Pure: called again for every attempt.
 

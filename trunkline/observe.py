@@ -26,7 +26,7 @@ What = Literal[
     "repeat", "calling", "attempt", "delivered", "parked", "ambiguous", "superseded", "discarded", "resumed",
     "replayed",
     # a target
-    "circuit", "told to wait",
+    "circuit", "told to wait", "announced",
     # a table: it has been read to its end, or what was on disk is thrown away
     "table",
     # moments that tests stop the world at
@@ -54,7 +54,7 @@ class Observed:
     target: str = ""
     outcome: str = ""
     """Of a dead letter its class, of a call that failed its verdict, of a step or a replay what came out; how a circuit
-    is now."""
+    is now; what a target announces: deprecation, sunset or warning."""
     ages: Sequence[float] = ()
     """Of delivered events: seconds from when each happened (`ce_time`) to when its delivery was durable."""
 
@@ -117,6 +117,11 @@ class Metrics:
         self.circuits = self._gauge(
             "circuit_state", "0 while calls to a target are made, 1 while it is probed, 2 while none are.", "target"
         )
+        self.notices = self._gauge(
+            "target_notice_timestamp_seconds",
+            "A target announces something of its API: the earliest moment that it names, 0 for none.",
+            *("target", "kind"),
+        )
         self.waits = self._gauge(
             "target_wait_until_timestamp_seconds", "Until when a target has asked not to be called.", "target"
         )
@@ -166,6 +171,8 @@ class Metrics:
                 of(self.replays, seen.flow, seen.outcome).inc(seen.count)
             case "circuit":
                 of(self.circuits, seen.target).set(CIRCUITS[seen.outcome])
+            case "announced":
+                of(self.notices, seen.target, seen.outcome).set(seen.seconds)
             case "told to wait":
                 of(self.waits, seen.target).set(time.time() + seen.seconds)
             case _:
@@ -267,6 +274,8 @@ class Log:
                 self._logger.warning(NAMES.get(seen.what, seen.what), **facts(seen))
             case "halted":
                 self._logger.error("halted", **facts(seen))
+            case "announced":
+                self._logger.warning("target announces", target=seen.target, what=seen.outcome, why=seen.detail)
             case "resumed":
                 self._logger.info("resumed", **facts(seen))
             case "rejected":

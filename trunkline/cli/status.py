@@ -79,6 +79,8 @@ def alarms(one: Standing) -> Iterator[str]:
             f"its oldest unread record has used {one.unread:.0%} of the time for which {one.topic} keeps records; "
             "what is not read by then is deleted."
         )
+    for told in one.notices:
+        yield f"the target {told}."
     for reason in one.halted:
         yield f"halted: {reason}"
     for full in one.held_up:

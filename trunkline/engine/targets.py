@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Self
 
@@ -24,6 +25,7 @@ from trunkline.flow.declare import Bus, Target, targets_of
 from trunkline.http import transport
 from trunkline.http.client import client_of
 from trunkline.http.guard import Network
+from trunkline.http.notices import Notice, notices_of
 from trunkline.http.opening import open_to
 from trunkline.http.transport import Transport
 from trunkline.kafka import events
@@ -34,6 +36,8 @@ from trunkline.verdict import Verdict
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SOONEST = 0.002
 """Seconds after which room is looked for again at the earliest: less costs more than it gains."""
+ANNOUNCED = 8
+"""Things that a target announces of its API, at most: a text that differs with every answer is not told each time."""
 NO_CREDENTIALS = 5.0
 """Seconds after which credentials are asked for again, where nobody says how long it may take."""
 
@@ -227,11 +231,13 @@ class Targets:
         self._resumed: Mapping[str, Command] | None = None
         self._observe = observe
         self._told: dict[str, str] = {}
+        self._notices: dict[str, dict[str, Notice]] = {}
         weights = weights_of(bus)
         for flow in flows:
             for target in targets_of(bus.delivering[flow].to):
                 if target.name not in self._transports:
                     one = open_to(target, allow=allow, connections=connections, deadline=transport.DEADLINE)
+                    one.noticed = partial(self._noticed, target.name)
                     self._transports[target.name] = one
                     self._accesses[target.name] = Access(target)
                 gate = Gate(self._accesses[target.name], target, weights[flow, target.name])
@@ -336,6 +342,30 @@ class Targets:
     def standing(self) -> dict[str, str]:
         """Say in a word how each target stands that is not simply called."""
         return dict(self._told)
+
+    def notices(self) -> dict[str, list[str]]:
+        """Say what targets announce of their APIs, by target; may be asked from any thread."""
+        return {target: list(found) for target, found in self._notices.copy().items()}
+
+    def _noticed(self, target: str, headers: Mapping[str, str]) -> None:
+        """Tell what a target announces, once for each thing it says."""
+        known = self._notices.get(target, {})
+        for notice in notices_of(headers):
+            if notice.text in known or len(known) >= ANNOUNCED:
+                continue
+            known = {**known, notice.text: notice}
+            self._notices[target] = known
+            times = [one.at.timestamp() for one in known.values() if one.kind == notice.kind and one.at is not None]
+            self._observe(
+                Observed(
+                    "announced",
+                    "",
+                    target=target,
+                    outcome=notice.kind,
+                    seconds=min(times, default=0.0),
+                    detail=notice.text,
+                )
+            )
 
     def _changed(self, access: Access, now: float) -> None:
         """Wake whoever waits for a target, and tell how it stands when that is news."""

@@ -135,6 +135,7 @@ class Worker:
             fleet=fleet,
             obey=self._obey,
             status=self._status,
+            notices=self._targets.notices,
             observe=self._observe,
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)

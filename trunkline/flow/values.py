@@ -57,7 +57,7 @@ MISSING_TOLD = '"null", "dead" or wait(seconds)'
 SENT_IN = ("header", "body")
 ASKED = ("request", "verdict", "batch", "verdicts")
 """What a sink is asked."""
-SAID = ("idempotency", "writes", "together", "was")
+SAID = ("idempotency", "writes", "together", "was", "speaks")
 """What a sink says of its target and of itself, beside its name."""
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a header's name is made of (RFC 9110 §5.6.2)."""
@@ -267,6 +267,7 @@ def sink_types(where: str, sink: Any) -> Faults:
         yield from expect(where, f"the was of {kind}", attribute(sink, "was"), str, "the name it had before")
         yield from expect(where, f"the writes of {kind}", attribute(sink, "writes"), str, listed(WRITES))
         yield from expect(where, f"the together of {kind}", attribute(sink, "together"), int, "a whole number")
+        yield from expect(where, f"the speaks of {kind}", attribute(sink, "speaks"), str, 'a text such as "2024-06-01"')
         yield from idempotency_types(where, kind, attribute(sink, "idempotency"))
 
 

@@ -88,6 +88,8 @@ class Transport:
         self._proof = proof
         self._deadline = deadline
         self._clock = clock
+        self.noticed: Callable[[Mapping[str, str]], None] = lambda _: None
+        """Called with the headers of an answer that announces something of the target's API (`http.notices`)."""
         pem = certificates.read(tls)
 
         def build() -> ClientBuilder:
@@ -189,6 +191,9 @@ class Transport:
                 if tried >= self._pool.leave(client):
                     raise Retryable(f"no connection to the target: {reason(error)}") from None
                 continue
+            said = answer.headers
+            if "deprecation" in said or "sunset" in said or "warning" in said:
+                self.noticed(said)
             if answer.status != 401 or renewed or not await self._refused(ends, signature):
                 return answer
             renewed = True

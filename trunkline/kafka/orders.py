@@ -113,6 +113,8 @@ class Announcement:
     full: tuple[Full, ...]
     at: datetime
     """When it was said, by the broker's clock."""
+    notices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What targets announce of their APIs, by target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ def announcement_of(found: dict[str, Any]) -> Announcement:
         dict(found["halted"]),
         tuple(Full(one["flow"], one["topic"], one["partition"], one["key"]) for one in found["full"]),
         NEVER,
+        {target: tuple(told) for target, told in found.get("notices", {}).items()},
     )
 
 
@@ -365,9 +368,10 @@ class ControlReader:
     """Follows the orders for one worker, and says how the worker stands.
 
     `obey` gets everything that holds: once before `wait` returns, then whenever a command has changed. What it returns
-    from is announced as applied, so it returns when the orders are in force. It and `status` (the halted flows with
-    their reasons, and the partitions that are full) are called in a thread of the reader's own. `fleet` is kept: as
-    of each announcement that has come back, every few seconds and when it is asked.
+    from is announced as applied, so it returns when the orders are in force. It, `status` (the halted flows with
+    their reasons, and the partitions that are full) and `notices` (what targets announce) are called in a thread of
+    the reader's own. `fleet` is kept: as of each announcement that has come back, every few seconds and when it is
+    asked.
     """
 
     def __init__(
@@ -381,6 +385,7 @@ class ControlReader:
         obey: Callable[[Orders], None],
         status: Callable[[], tuple[Mapping[str, str], Sequence[Full]]],
         observe: Observer,
+        notices: Callable[[], Mapping[str, Sequence[str]]] = dict,
     ) -> None:
         self.orders = Orders()
         """What holds, and what the workers said last; may be read from any thread."""
@@ -391,11 +396,13 @@ class ControlReader:
         self._fleet = fleet
         self._obey = obey
         self._status = status
+        self._notices = notices
         self._observe = observe
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure = "not read to its end"
         self._halted: Mapping[str, str] = {}
+        self._noticed: Mapping[str, Sequence[str]] = {}
         self._echo: tuple[float, Future[Written]] | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
@@ -457,7 +464,7 @@ class ControlReader:
                 elif time.monotonic() >= due:
                     self._announce()
                     self._forget()
-                elif self._status()[0] != self._halted:
+                elif self._status()[0] != self._halted or self._notices() != self._noticed:
                     self._announce()
                 else:
                     continue
@@ -491,7 +498,8 @@ class ControlReader:
     def _now(self, position: int) -> Announcement:
         halted, full = self._status()
         self._halted = dict(halted)
-        return Announcement(self._worker, position, self._halted, tuple(full), NEVER)
+        self._noticed = self._notices()
+        return Announcement(self._worker, position, self._halted, tuple(full), NEVER, self._noticed)
 
     def _forget(self) -> None:
         """Take workers off the topic that ended without a word long ago, by the clock that dated our own words."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of, identity_of, sink_identity
+from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of, identity_of, sink_identity, targets_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
-from trunkline.kafka.orders import Full, Orders, running
+from trunkline.kafka.orders import Announcement, Full, Orders, running
 from trunkline.kafka.retention import ALARMING, kept_for, unread
 from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries
@@ -55,6 +55,8 @@ class Standing:
     """Who has paused its sink."""
     halted: tuple[str, ...] = ()
     """Why it stands still, where a worker has halted it."""
+    notices: tuple[str, ...] = ()
+    """What the targets that it calls announce of their APIs."""
     held_up: tuple[Full, ...] = ()
     """Its partitions that are not fetched from now, each with the key that fills it."""
 
@@ -75,6 +77,7 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 found.append(reading(bus, name, flow, control, held, now))
             case Deliver():
                 standing = reading(bus, name, flow, control, held, now)
+                standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
     return sorted(found, key=badness, reverse=True)
 
@@ -125,6 +128,14 @@ def delivering(standing: Standing, sink: str, db: Connection | None, held: Order
         superseded=counts[State.SUPERSEDED],
         discarded=counts[State.DISCARDED],
     )
+
+
+def announced(flow: Deliver, workers: Iterable[Announcement]) -> tuple[str, ...]:
+    """Give what workers have heard from the targets that a flow calls."""
+    names = [target.name for target in targets_of(flow.to)]
+    speaks = f" ({flow.to.name} speaks {flow.to.speaks})" if flow.to.speaks else ""
+    found = (f"{name}: {told}{speaks}" for said in workers for name in names for told in said.notices.get(name, ()))
+    return tuple(dict.fromkeys(found))
 
 
 def last_progress(committed: Mapping[Slot, tuple[int, str]], topic: str) -> datetime | None:

@@ -20,7 +20,8 @@ class HttpSink:
     Say `idempotency = Idempotency(header=…)` where the target names it otherwise, and `idempotency = None` where it
     knows no such keys: then an event whose outcome is unknown is not sent again, but becomes a dead letter. Say
     `writes = "latest"` where the target stores the last state of a key, so that an older event is superseded. After a
-    rename, `was` keeps the former name: keys and ledger rows go on under it.
+    rename, `was` keeps the former name: keys and ledger rows go on under it. `speaks` names the version of the target's
+    API that the sink is written for, as the target writes it: `status` and `sink check` compare with it.
 
     A topic may hold records without a value, which say that a key is no more: write `delete` where the target is to
     hear of that. Without it such a record is poison.
@@ -38,6 +39,7 @@ class HttpSink:
     idempotency: ClassVar[Idempotency | None] = Idempotency()
     writes: ClassVar[Literal["each", "latest"]] = "each"
     together: ClassVar[int] = 1
+    speaks: ClassVar[str] = ""
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -77,14 +77,18 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project) -
     topic = f"trunkline.{project.prefix}.control"
     worker = Worker("w", "host", 7, (project.flow,), "t")
     full = Full(project.flow, project.good, 1, "k1")
-    said = Announcement(worker, 0, {project.flow: "bad secret"}, (full,), orders.NEVER)
+    said = Announcement(
+        worker, 0, {project.flow: "bad secret"}, (full,), orders.NEVER, {"shelves": ("its API ends on 2030-01-01",)}
+    )
     orders.send(project.sender, topic, orders.announcing(said))
     [worst, *_] = project.json("status")
     assert (worst["flow"], worst["halted"], worst["paused"]) == (project.flow, ["bad secret"], "")
+    assert worst["notices"] == ["shelves: its API ends on 2030-01-01"]
     assert worst["held_up"] == [{"flow": project.flow, "topic": project.good, "partition": 1, "key": "k1"}]
     told = project.run("status")
     assert "halted" in told.stdout.splitlines()[1]
     assert f"{project.flow}: halted: bad secret\n" in told.stderr
+    assert f"{project.flow}: the target shelves: its API ends on 2030-01-01.\n" in told.stderr
     assert f"{project.flow}: {project.good} partition 1 is held up by key k1.\n" in told.stderr
 
     orders.send(project.sender, topic, orders.pausing("store", Command("c", "ann@desk", NOW)))

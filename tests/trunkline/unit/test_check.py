@@ -68,7 +68,7 @@ sinks = st.builds(Carrier, targets | values) | values
 @st.composite
 def odd_sinks(draw: st.DrawFn) -> Any:
     sink = draw(st.builds(Carrier, targets))
-    for name in ("name", "was", "idempotency", "writes", "together", "request", "verdict", "batch", "verdicts"):
+    for name in ("name", "was", "idempotency", "writes", "together", "speaks", "request", "verdict", "batch", "verdicts"):
         if draw(st.integers(0, 5)) == 0:
             setattr(sink, name, draw(idempotencies | values if name == "idempotency" else values))
     return sink
