@@ -14,6 +14,7 @@ from tests.trunkline.unit.test_walk import Anybody, Archive, Carrier, Web, bus, 
 from trunkline import ApiKey, Bus, Deliver, Enrich, Limit, Process, Publish, Retry, Secret, Table, Target, Topic, env
 from trunkline.errors import Fault, TopologyError
 from trunkline.flow.check import check, faults
+from trunkline.flow.values import ASKED, SAID
 from trunkline.sinks import Idempotency
 
 
@@ -68,7 +69,7 @@ sinks = st.builds(Carrier, targets | values) | values
 @st.composite
 def odd_sinks(draw: st.DrawFn) -> Any:
     sink = draw(st.builds(Carrier, targets))
-    for name in ("name", "was", "idempotency", "writes", "together", "speaks", "request", "verdict", "batch", "verdicts"):
+    for name in ("name", *SAID, *ASKED):
         if draw(st.integers(0, 5)) == 0:
             setattr(sink, name, draw(idempotencies | values if name == "idempotency" else values))
     return sink
