@@ -173,7 +173,7 @@ def data(bus: Bus) -> dict[str, Any]:
                 seconds = flow.retry.give_up_after.total_seconds()
                 more = {"reads": flow.topic.name, "sink": flow.to.name, "target": flow.to.target.name}
                 patience = {"give_up_after_seconds": seconds, "after_dead": flow.after_dead}
-                patience |= {"speaks": flow.to.speaks} if flow.to.speaks else {}
+                more |= {"speaks": flow.to.speaks} if flow.to.speaks else {}
                 flows.append(kind | more | patience | {"dead_letters": dead_letters_of(identity_of(flow))})
     return {
         "bus": bus.name,
