@@ -1,7 +1,7 @@
 """Trunkline: an event-driven integration bus. This is what `topology.py`, producers and consumers import."""
 
 from trunkline.errors import Halt, Permanent, Poison, Rejected, Retryable, TopologyError, TrunklineError, Unknown
-from trunkline.event import Drop, Event
+from trunkline.event import Drop, Event, Moment, Stream
 from trunkline.flow.credentials import (
     ApiKey,
     Basic,
@@ -13,6 +13,7 @@ from trunkline.flow.credentials import (
     SignedWebhook,
 )
 from trunkline.flow.declare import (
+    Agent,
     Breaker,
     Bus,
     Deliver,
@@ -34,6 +35,7 @@ from trunkline.verdict import Delivered, Retry, Superseded
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "ApiKey",
     "Basic",
     "Bearer",
@@ -48,6 +50,7 @@ __all__ = [
     "Halt",
     "Hmac",
     "Limit",
+    "Moment",
     "Permanent",
     "Poison",
     "Process",
@@ -59,6 +62,7 @@ __all__ = [
     "Rotation",
     "Secret",
     "SignedWebhook",
+    "Stream",
     "Superseded",
     "Table",
     "Target",

@@ -5,7 +5,7 @@ length-prefixed parts, so that the same input always gives the same output (SEMA
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -52,6 +52,20 @@ class Drop:
     """A step's answer for an event that goes no further; it is counted as filtered under `reason`."""
 
     reason: str
+
+
+class Moment(NamedTuple, Generic[D]):
+    """What the body of an agent is given: an event and when it was published, or that time has come so far (`None`).
+
+    `at` is the time of the record, never the `time` at which the event happened: events may be years old.
+    """
+
+    at: datetime
+    event: Event[D] | None
+
+
+Stream = AsyncIterable[Moment[D]]
+"""What the body of an agent reads, one partition of its topic: at work a Faust stream, in a test any async iterable."""
 
 
 class Parent(NamedTuple):

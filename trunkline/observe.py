@@ -20,6 +20,8 @@ What = Literal[
     "received", "published", "rejected", "duplicate",
     # a process flow, per event, after its transaction is committed; of its steps one run in many
     "read", "routed", "filtered", "unrouted", "emitted", "step",
+    # an agent, per event that its body has finished
+    "taken",
     # both kinds of reading flow
     "dead", "stuck", "halted",
     # a delivering flow

@@ -198,7 +198,7 @@ def set_up_logging() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last], foreign_pre_chain=shared
         )
     )
-    for name in ("librdkafka", "asyncio", "uvicorn.error", "opentelemetry"):
+    for name in ("librdkafka", "asyncio", "uvicorn.error", "opentelemetry", "faust", "mode"):
         logging.getLogger(name).addHandler(handler)
     sys.excepthook = tell
     threading.excepthook = lambda caught: tell(caught.exc_type, caught.exc_value, caught.exc_traceback)

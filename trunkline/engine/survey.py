@@ -17,12 +17,14 @@ from typing import Self
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trunkline.engine.agents import Timekeeper
 from trunkline.engine.deliver import Deliverer
 from trunkline.engine.process import Processor
 from trunkline.engine.watermark import Position
 from trunkline.engine.worker import Worker
 from trunkline.errors import TrunklineError
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Flow,
@@ -30,6 +32,7 @@ from trunkline.flow.declare import (
     Publish,
     dead_letters_of,
     identity_of,
+    inputs_of,
     replay_of,
     sink_identity,
     targets_of,
@@ -177,7 +180,7 @@ class Survey(Collector):
                         stages.add(held.get(stage, 0), flow=name, stage=stage)
                     full.add(len(reader.filled()), flow=name)
                     gap.add(reader.core.gap(), flow=name)
-                case Processor():
+                case Processor() | Timekeeper():
                     gap.add(self._lost(name), flow=name)
         yield from (stages, full, gap)
 
@@ -262,7 +265,7 @@ class Survey(Collector):
             match flow:
                 case Deliver():
                     letters[name] = Letters(*waiting.get(sink_identity(flow.to), (0, None)))
-                case Process() if (topic := dead_letters_of(identity_of(flow))) in topics:
+                case Process() | Agent() if (topic := dead_letters_of(identity_of(flow))) in topics:
                     letters[name] = written(control, topic)
                 case _:
                     pass
@@ -304,6 +307,8 @@ def described(flow: Flow) -> Iterator[dict[str, str]]:
             yield {"kind": "publish", "topic": flow.to.name, "sink": "", "target": ""}
         case Process():
             yield {"kind": "process", "topic": flow.topic.name, "sink": "", "target": ""}
+        case Agent():
+            yield {"kind": "agent", "topic": flow.topic.name, "sink": "", "target": ""}
         case Deliver():
             for target in targets_of(flow.to):
                 yield {"kind": "deliver", "topic": flow.topic.name, "sink": flow.to.name, "target": target.name}
@@ -316,6 +321,8 @@ def read_by(flow: Flow) -> Collection[str]:
             return ()
         case Process():
             return (flow.topic.name,)
+        case Agent():
+            return [topic.name for topic in inputs_of(flow)]
         case Deliver():
             return (flow.topic.name, replay_of(identity_of(flow)))
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
+from trunkline.engine.agents import Timekeeper, window_of
 from trunkline.engine.deliver import WIDTH, Deliverer
 from trunkline.engine.process import Processor
 from trunkline.engine.publish import Publisher
@@ -12,11 +13,13 @@ from trunkline.engine.targets import Targets
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import UsageError
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Process,
     Publish,
     flow_name,
+    inputs_of,
     results_of,
     schemas_of,
     tables_of,
@@ -56,6 +59,7 @@ class Worker:
         self.registry = Registry(bootstrap, schemas_of(bus))
         self.publishers: dict[str, Publisher] = {}
         self._processors: list[Processor] = []
+        self._timekeepers: list[Timekeeper] = []
         self._deliverers: list[Deliverer] = []
         self._tables: dict[str, TableReader] = {}
         self.drained = True
@@ -71,6 +75,8 @@ class Worker:
         for flow in self._flows:  # a missing secret stops the start, not the first event
             if isinstance(flow, Publish):
                 flow.source.verify.sign("check", b"")
+            if isinstance(flow, Agent):
+                window_of(flow)
         delivering = [flow_name(flow) for flow in self._flows if isinstance(flow, Deliver)]
         self._targets = Targets(
             self._bus,
@@ -111,6 +117,18 @@ class Worker:
                             observe=self._observe,
                         )
                     )
+                case Agent():
+                    self._timekeepers.append(
+                        Timekeeper(
+                            self._bus,
+                            flow,
+                            bootstrap=self._bootstrap,
+                            forms=forms,
+                            sender=self._sender,
+                            fleet=fleet,
+                            observe=self._observe,
+                        )
+                    )
                 case Deliver():
                     self._deliverers.append(
                         Deliverer(
@@ -140,8 +158,8 @@ class Worker:
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)
         self._sweeping = self._loop.create_task(keep_sweeping(self._writer, Keep(LETTERS_KEPT)))
-        for processor in self._processors:
-            processor.start()
+        for runner in self._threads:
+            runner.start()
         for deliverer in self._deliverers:
             await deliverer.start()
         return self
@@ -150,7 +168,7 @@ class Worker:
         """Stop: finish what is in flight, at most `drain_seconds`, commit, leave the groups, close."""
         seconds = self._settings.worker.drain_seconds
         ended = await asyncio.gather(
-            *(asyncio.to_thread(processor.stop, seconds) for processor in self._processors),
+            *(asyncio.to_thread(runner.stop, seconds) for runner in self._threads),
             *(deliverer.stop(seconds) for deliverer in self._deliverers),
         )
         self.drained = all(ended)
@@ -166,7 +184,7 @@ class Worker:
     @property
     def hearts(self) -> Sequence[Heart]:
         """The signs of life of the flows that read."""
-        return [*(flow.heart for flow in self._processors), *(flow.heart for flow in self._deliverers)]
+        return [flow.heart for flow in self.reading]
 
     @property
     def tables(self) -> Collection[TableReader]:
@@ -174,9 +192,14 @@ class Worker:
         return self._tables.values()
 
     @property
-    def reading(self) -> Sequence[Processor | Deliverer]:
+    def reading(self) -> Sequence[Processor | Timekeeper | Deliverer]:
         """The flows that read, as they run here."""
-        return [*self._processors, *self._deliverers]
+        return [*self._processors, *self._timekeepers, *self._deliverers]
+
+    @property
+    def _threads(self) -> Sequence[Processor | Timekeeper]:
+        """The flows that run in a thread of their own."""
+        return [*self._processors, *self._timekeepers]
 
     @property
     def orders(self) -> Orders:
@@ -211,6 +234,8 @@ class Worker:
                 case Process():
                     used.update({topic.name: topic.schema for topic in (flow.topic, *flow.to)})
                     used.update({table.name: table.schema for step in flow.steps for table in tables_of(step)})
+                case Agent():
+                    used.update({topic.name: topic.schema for topic in (*inputs_of(flow), flow.to)})
                 case Deliver():
                     used.update(
                         {topic.name: topic.schema for topic in (flow.topic, results_of(flow.to)) if topic is not None}

@@ -11,8 +11,10 @@ from itertools import chain
 from typing import TypeVar
 
 from trunkline.errors import Fault, TopologyError
+from trunkline.flow.agents import agent_faults
 from trunkline.flow.bodies import process_faults, sink_faults, source_faults
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Declared,
     Deliver,
@@ -25,6 +27,7 @@ from trunkline.flow.declare import (
     dead_letters_of,
     flow_name,
     identity_of,
+    inputs_of,
     replay_of,
     sink_identity,
 )
@@ -64,7 +67,7 @@ def faults(bus: Bus) -> list[Fault]:
         *retired_faults(bus, whole),
         *topic_faults(stored, whole),
         *target_faults([part for part in sound if isinstance(part, Target)]),
-        *loop_faults([flow for flow in whole if isinstance(flow, Process)]),
+        *loop_faults([flow for flow in whole if isinstance(flow, Process | Agent)]),
         *record_faults(stored),
     ]
     home, _ = place_of(bus.where)
@@ -94,6 +97,8 @@ def body_faults(flow: Flow) -> Faults:
             return source_faults(flow)
         case Process():
             return process_faults(flow)
+        case Agent():
+            return agent_faults(flow)
         case Deliver():
             return chain(sink_faults(flow), kit_faults(flow))
 
@@ -105,6 +110,8 @@ def title(flow: Flow) -> str:
             return f"Publish {flow.source.name}"
         case Process():
             return f"Process {flow_name(flow)}"
+        case Agent():
+            return f"Agent {flow_name(flow)}"
         case Deliver():
             return f"Deliver → {flow.to.name}"
 
@@ -112,6 +119,8 @@ def title(flow: Flow) -> str:
 def outputs(flow: Flow) -> list[str]:
     """Give the names of the topics that a flow writes, as far as it says so."""
     read = None if isinstance(flow, Publish) else flow.topic
+    if isinstance(flow, Agent):
+        return [flow.to.name] if is_sound(flow) and is_sound(flow.to) else []
     topics = [part for part in parts_of(flow) if isinstance(part, Topic) and part is not read and is_sound(part)]
     if isinstance(flow, Process) and is_sound(flow) and read in flow.to:
         topics.append(flow.topic)
@@ -123,21 +132,21 @@ def order_faults(flows: Sequence[Flow], whole: Sequence[Flow]) -> Faults:
     for position, flow in enumerate(flows):
         if isinstance(flow, Publish) or flow not in whole:
             continue
-        name = flow.topic.name
         above = {topic for earlier in flows[:position] for topic in outputs(earlier)}
-        if name in above:
-            continue
-        below = [later.where for later in flows[position + 1 :] if name in outputs(later)]
-        word = variable(flow.topic.where)
-        if below:
-            told = f"Move {below[0]}, which writes it, above this line."
-        elif near := difflib.get_close_matches(name, sorted(above), n=1, cutoff=0.9):
-            told = f"Did you mean {near[0]}?"
-        elif isinstance(flow, Process):
-            told = f"Add Publish(…, to={word}) above."
-        else:
-            told = f"Add it to a Process(..., to={{{word}: …}}) above."
-        yield Fault(flow.where, f"{title(flow)} reads {name}; nothing above writes it. {told}")
+        for read in inputs_of(flow):
+            if read.name in above:
+                continue
+            below = [later.where for later in flows[position + 1 :] if read.name in outputs(later)]
+            word = variable(read.where)
+            if below:
+                told = f"Move {below[0]}, which writes it, above this line."
+            elif near := difflib.get_close_matches(read.name, sorted(above), n=1, cutoff=0.9):
+                told = f"Did you mean {near[0]}?"
+            elif isinstance(flow, Process | Agent):
+                told = f"Add Publish(…, to={word}) above."
+            else:
+                told = f"Add it to a Process(..., to={{{word}: …}}) above."
+            yield Fault(flow.where, f"{title(flow)} reads {read.name}; nothing above writes it. {told}")
 
 
 def twice_faults(flows: Sequence[Flow]) -> Faults:
@@ -229,11 +238,12 @@ def target_faults(targets: Sequence[Target]) -> Faults:
             yield Fault(target.where, f"Target {target.name} is declared at {first.where} already. {told}.")
 
 
-def loop_faults(flows: Sequence[Process]) -> Faults:
+def loop_faults(flows: Sequence[Process | Agent]) -> Faults:
     """Find the flows whose records come back to them."""
     follows: dict[str, set[str]] = {}
     for flow in flows:
-        follows.setdefault(flow.topic.name, set()).update(outputs(flow))
+        for topic in inputs_of(flow):
+            follows.setdefault(topic.name, set()).update(outputs(flow))
     for flow in flows:
         reached: set[str] = set()
         ahead = outputs(flow)

@@ -5,7 +5,7 @@ each with the line that made it.
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from trunkline.adapters import Sink, Source
 from trunkline.avro.files import Schema, schema_of
-from trunkline.event import Drop, Event
+from trunkline.event import Drop, Event, Stream
 from trunkline.flow.credentials import Credentials
 from trunkline.settings import Env, Secret
 from trunkline.verdict import Retry
 
 Step = Callable[..., Event[Any] | Drop | Awaitable[Event[Any] | Drop]]
 Route = Callable[[Event[Any]], Iterable[Mapping[str, Any]]]
+Body = Callable[[Stream[Any], timedelta], AsyncIterator[Event[Any]]]
 
 LIBRARY = str(Path(__file__).parent.parent)
 
@@ -198,6 +199,26 @@ class Process(Declared):
 
 
 @dataclass(frozen=True, eq=False)
+class Agent(Declared):
+    """Events of a topic through a body that knows how late it is, onto another topic: windows, absence, joins in time.
+
+    `body(stream, window)` is an async generator: of what it reads it yields `event.having(record)`, for each record one
+    event that the record is made of. It runs once for each partition and remembers what it likes in its own variables.
+    `window` is for how long it remembers an event, by the times of the records: after a restart it is given again what
+    is not older (docs/agents.md). With `join`, partition n of that topic comes on the same stream as partition n of
+    `topic`. `was` is the name that the flow had before: what Kafka knows it by stays as it was (I1).
+    """
+
+    topic: Topic
+    body: Body
+    to: Topic
+    window: timedelta | Env
+    join: Topic | None = None
+    name: str = ""
+    was: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Deliver(Declared):
     """Events of a topic to a target, in order per key; what cannot be delivered becomes a dead letter of this flow.
 
@@ -217,7 +238,8 @@ class Deliver(Declared):
     weight: float = 1.0
 
 
-Flow = Publish | Process | Deliver
+Flow = Publish | Process | Agent | Deliver
+Reading = Process | Agent | Deliver
 
 
 def body_of(step: Step | Enrich) -> Step:
@@ -239,6 +261,8 @@ def flow_name(flow: Flow) -> str:
             return flow.source.name
         case Deliver():
             return f"{flow.topic.name}.{flow.to.name}"
+        case Agent():
+            return f"{flow.topic.name}.{getattr(flow.body, '__name__', 'agent')}"
         case Process():
             first = body_of(flow.steps[0]) if flow.steps else next(iter(flow.to.values()), None)
             return f"{flow.topic.name}.{getattr(first, '__name__', 'process')}"
@@ -296,6 +320,11 @@ class Bus(Declared):
         return {name: flow for name, flow in self.named() if isinstance(flow, Process)}
 
     @property
+    def watching(self) -> dict[str, Agent]:
+        """The flows from topic to topic in time, by name."""
+        return {name: flow for name, flow in self.named() if isinstance(flow, Agent)}
+
+    @property
     def delivering(self) -> dict[str, Deliver]:
         """The flows that end at a target, by name."""
         return {name: flow for name, flow in self.named() if isinstance(flow, Deliver)}
@@ -321,6 +350,9 @@ class Bus(Declared):
                 case Process():
                     for topic in (flow.topic, *flow.to):
                         used.setdefault(topic.name, topic)
+                case Agent():
+                    for topic in (*inputs_of(flow), flow.to):
+                        used.setdefault(topic.name, topic)
                 case Deliver():
                     used.setdefault(flow.topic.name, flow.topic)
                     if (results := results_of(flow.to)) is not None:
@@ -332,6 +364,11 @@ class Bus(Declared):
         """Every table that a step enriches from, in order of first use."""
         found = (table for flow in self.processing.values() for step in flow.steps for table in tables_of(step))
         return list({table.name: table for table in found}.values())
+
+
+def inputs_of(flow: Reading) -> list[Topic]:
+    """Give the topics whose events a flow reads, its own first."""
+    return [flow.topic, flow.join] if isinstance(flow, Agent) and flow.join is not None else [flow.topic]
 
 
 def results_of(sink: Sink) -> Topic | None:

@@ -8,6 +8,7 @@ from rich.tree import Tree
 
 from trunkline.flow.credentials import settings_of
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Process,
@@ -20,16 +21,18 @@ from trunkline.flow.declare import (
     dead_letters_of,
     flow_name,
     identity_of,
+    inputs_of,
     tables_of,
 )
 from trunkline.flow.functions import name_of
-from trunkline.settings import Secret
+from trunkline.settings import Env, Secret
 
 SHAPES = {
     "source": ("[/", "/]"),
     "topic": ("([", "])"),
     "table": ("[(", ")]"),
     "process": ("[", "]"),
+    "agent": ("[[", "]]"),
     "sink": ("[\\", "\\]"),
     "target": ("{{", "}}"),
     "dead": ("([", "])"),
@@ -66,6 +69,8 @@ def draw_topic(branch: Tree, bus: Bus, topic: Topic, drawn: set[str]) -> None:
         match flow:
             case Process() if flow.topic.name == topic.name:
                 draw_process(node.add(line(flow_name(flow), "bold")), bus, flow, drawn)
+            case Agent() if topic.name in [read.name for read in inputs_of(flow)]:
+                draw_agent(node, bus, flow, topic, drawn)
             case Deliver() if flow.topic.name == topic.name:
                 patience = f"gives up after {span(flow.retry.give_up_after)}{AFTER_DEAD[flow.after_dead]}"
                 node.add(line(flow.to.name, "magenta", f"→ {told_of(flow.to.target)}, {patience}"))
@@ -100,6 +105,21 @@ def looked_up(table: Table) -> str:
             return f"{table.name} (dead without a row)"
         case _:
             return table.name
+
+
+def draw_agent(node: Tree, bus: Bus, flow: Agent, topic: Topic, drawn: set[str]) -> None:
+    """Draw an agent below its own topic; below the one that it joins, only that it does."""
+    if topic.name != flow.topic.name:
+        node.add(line(flow_name(flow), "bold", f"joined there with {flow.topic.name}"))
+        return
+    joined = "" if flow.join is None else f", joined with {flow.join.name}"
+    branch = node.add(line(flow_name(flow), "bold", f"remembers {remembered(flow.window)}{joined}"))
+    draw_topic(branch, bus, flow.to, drawn)
+
+
+def remembered(window: timedelta | Env) -> str:
+    """Say for how long an agent remembers an event; a setting by its name."""
+    return span(window) if isinstance(window, timedelta) else f"${window.name}"
 
 
 def told_of(target: Target) -> str:
@@ -148,6 +168,12 @@ def mermaid(bus: Bus) -> str:
                 for topic, route in flow.to.items():
                     chart.edge(node, f'-->|"{name_of(route)}"|', chart.node("topic", topic.name))
                 chart.edge(node, "-.->", chart.node("dead", dead_letters_of(identity_of(flow))))
+            case Agent():
+                node = chart.node("agent", name, f"<b>{name}</b><br/>{remembered(flow.window)}")
+                for read in inputs_of(flow):
+                    chart.edge(chart.node("topic", read.name), "-->", node)
+                chart.edge(node, "-->", chart.node("topic", flow.to.name))
+                chart.edge(node, "-.->", chart.node("dead", dead_letters_of(identity_of(flow))))
             case Deliver():
                 node = chart.node("sink", name, flow.to.name)
                 chart.edge(chart.node("topic", flow.topic.name), "-->", node)
@@ -169,6 +195,10 @@ def data(bus: Bus) -> dict[str, Any]:
                 routes = [{"route": name_of(route), "topic": topic.name} for topic, route in flow.to.items()]
                 more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(identity_of(flow))}
                 flows.append(kind | {"reads": flow.topic.name, "writes": names(flow.to)} | more)
+            case Agent():
+                more = {"joins": names(inputs_of(flow)[1:]), "window": remembered(flow.window)}
+                letters = {"dead_letters": dead_letters_of(identity_of(flow))}
+                flows.append(kind | {"reads": flow.topic.name, "writes": [flow.to.name]} | more | letters)
             case Deliver():
                 seconds = flow.retry.give_up_after.total_seconds()
                 more = {"reads": flow.topic.name, "sink": flow.to.name, "target": flow.to.target.name}

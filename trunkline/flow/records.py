@@ -3,7 +3,7 @@
 import ast
 import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -11,7 +11,7 @@ from trunkline.avro.codec import Codec
 from trunkline.avro.files import Schema, schema_of
 from trunkline.avro.types import Writer
 from trunkline.errors import Fault, UsageError
-from trunkline.flow.declare import Process, Route, Table, Topic
+from trunkline.flow.declare import Declared, Process, Route, Table, Topic
 from trunkline.flow.functions import fields_in, is_record, name_of, place, syntax, written
 
 Faults = Iterator[Fault]
@@ -145,7 +145,7 @@ def literal_faults(flow: Process, topic: Topic, route: Route) -> Faults:
             yield from written_faults(flow, found, route, record)
 
 
-def written_faults(flow: Process, found: Schema, route: Route, record: ast.Dict) -> Faults:
+def written_faults(flow: Declared, found: Schema, route: Callable[..., Any], record: ast.Dict) -> Faults:
     """Compare one written-out record with its schema."""
     fields, name = fields_of(found), found.type_name
     keys = {key.value: key for key in record.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}

@@ -24,6 +24,7 @@ from trunkline.flow.credentials import (
 )
 from trunkline.flow.declare import (
     LIBRARY,
+    Agent,
     Breaker,
     Bus,
     Declared,
@@ -38,6 +39,7 @@ from trunkline.flow.declare import (
     Topic,
     Wait,
     flow_name,
+    inputs_of,
 )
 from trunkline.flow.functions import name_of
 from trunkline.settings import Env, Secret
@@ -75,6 +77,8 @@ def parts_of(flow: Flow) -> Iterator[Declared]:
             steps = flow.steps if isinstance(flow.steps, Sequence) else []
             tables = [table for step in steps if isinstance(step, Enrich) for table in step.tables]
             inside = [flow.topic, *steps, *tables, *(flow.to if isinstance(flow.to, Mapping) else [])]
+        case Agent():
+            inside = [flow.topic, *([] if flow.join is None else [flow.join]), flow.to]
         case Deliver():
             others = attribute(flow.to, "others")
             inside = [flow.topic, *(attribute(flow.to, name) for name in ("results", "target"))]
@@ -132,6 +136,14 @@ def type_faults(part: Declared) -> Faults:
                 where, "what comes second in a Process", part.steps, (list, tuple), "its steps: [step, …]"
             )
             yield from expect(where, "Process's to", part.to, Mapping, "a route for each topic: to={topic: route}")
+        case Agent():
+            yield from name_types(where, "Agent", part.name, part.was)
+            yield from topic_types(where, "Agent reads", part.topic)
+            if part.join is not None:
+                yield from topic_types(where, "Agent joins", part.join)
+            yield from topic_types(where, "Agent writes to", part.to)
+            told = 'a duration such as minutes(10), or env("NAME")'
+            yield from expect(where, "Agent's window", part.window, (timedelta, Env), told)
         case Deliver():
             yield from name_types(where, "Deliver", part.name, part.was)
             yield from topic_types(where, "Deliver reads", part.topic)
@@ -300,10 +312,10 @@ def bus_faults(bus: Bus, flows: Sequence[Any]) -> Faults:
     yield from was_name_faults(bus.where, bus.was)
     yield from retired_types(bus)
     if not flows:
-        yield Fault(bus.where, "the Bus has no flows. Add Publish(…), Process(…) or Deliver(…).")
+        yield Fault(bus.where, "the Bus has no flows. Add Publish(…), Process(…), Agent(…) or Deliver(…).")
     for flow in flows:
         where = flow.where if isinstance(flow, Declared) else bus.where
-        yield from expect(where, "a flow of the Bus", flow, Flow, "Publish(…), Process(…) or Deliver(…)")
+        yield from expect(where, "a flow of the Bus", flow, Flow, "Publish(…), Process(…), Agent(…) or Deliver(…)")
 
 
 def retired_types(bus: Bus) -> Faults:
@@ -348,6 +360,9 @@ def value_faults(part: Declared) -> Faults:
             yield from was_name_faults(part.where, part.was)
         case Process():
             yield from was_name_faults(part.where, part.was)
+        case Agent():
+            yield from was_name_faults(part.where, part.was)
+            yield from window_faults(part)
         case Deliver():
             yield from name_faults(part.where, "sink", part.to.name, LONGEST_FLOW)
             yield from was_name_faults(part.where, part.was)
@@ -357,6 +372,18 @@ def value_faults(part: Declared) -> Faults:
             yield from weight_faults(part)
             yield from contract_faults(part)
             yield from webhook_faults(part)
+
+
+def window_faults(flow: Agent) -> Faults:
+    """Find that an agent remembers nothing, or longer than its topics do."""
+    if not isinstance(flow.window, timedelta):
+        return
+    if flow.window <= timedelta(0):
+        yield Fault(flow.where, f"the window of {flow_name(flow)} is {flow.window}. Give a duration above 0.")
+    for topic in inputs_of(flow):
+        if isinstance(topic.keep, timedelta) and flow.window >= topic.keep:
+            told = f"the window of {flow_name(flow)} is {flow.window}, and {topic.name} keeps its records {topic.keep}"
+            yield Fault(flow.where, f"{told}: a restart would forget. Shorten the window, or lengthen keep.")
 
 
 def name_faults(where: str, kind: str, name: str, longest: int) -> Faults:
@@ -384,9 +411,13 @@ def flow_name_faults(flow: Flow) -> Faults:
     name, kind = flow_name(flow), type(flow).__name__
     if flow.name:
         yield from name_faults(flow.where, "flow", name, LONGEST_FLOW)
-    elif isinstance(flow, Process) and not NAME.fullmatch(own := name.removeprefix(f"{flow.topic.name}.")):
-        told = f'Name it: Process(…, name="{flow.topic.name}.…")'
-        yield Fault(flow.where, f"a Process is named for its first step or route, and {own} makes no name. {told}.")
+    elif isinstance(flow, Process | Agent) and not NAME.fullmatch(own := name.removeprefix(f"{flow.topic.name}.")):
+        what = "its body" if isinstance(flow, Agent) else "its first step or route"
+        told = f'Name it: {kind}(…, name="{flow.topic.name}.…")'
+        yield Fault(
+            flow.where,
+            f"{'an' if kind == 'Agent' else 'a'} {kind} is named for {what}, and {own} makes no name. {told}.",
+        )
     elif len(name) > LONGEST_FLOW:
         told = f'Give it one of at most {LONGEST_FLOW}: {kind}(…, name="…")'
         yield Fault(flow.where, f"the name {name[:20]}… of this {kind} has {len(name)} characters. {told}.")

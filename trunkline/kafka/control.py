@@ -16,7 +16,7 @@ from kafka.structs import OffsetAndMetadata
 
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Headers
-from trunkline.flow.declare import Bus, group_of, identity_of
+from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
@@ -234,16 +234,18 @@ class Control:
             group = group_of(bus, identity_of(flow))
             # Asked before the ends: another worker's progress between the two must not look like an offset beyond them.
             known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
-            low, high = self.beginnings([flow.topic.name]), self.ends([flow.topic.name])
+            read = [topic.name for topic in inputs_of(flow)]
+            low, high = self.beginnings(read), self.ends(read)
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 begin |= self._chosen([*open_, *cut], start)
                 gaps += passed(identity_of(flow), low, begin, known)
             elif open_:
                 records = sum(high[slot] - low[slot] for slot in open_)
-                undecided.append(f"{name} has not read {flow.topic.name} yet, where up to {records} records wait")
+                unread = " and ".join(sorted({slot.topic for slot in open_}))
+                undecided.append(f"{name} has not read {unread} yet, where up to {records} records wait")
             elif cut:
-                where = f"{flow.topic.name} partition {', '.join(str(slot.partition) for slot in cut)}"
+                where = ", ".join(f"{slot.topic} partition {slot.partition}" for slot in cut)
                 undecided.append(
                     f"what {name} was to read next is gone from {where}: deleted unread, or the topic was made anew"
                 )

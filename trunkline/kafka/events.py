@@ -155,8 +155,11 @@ class Member:
     """One member of a flow's group. One thread owns it and calls everything, callbacks included (D1).
 
     `assigned` is called inside `fetch` before the first record of new partitions, with the offsets that a member has
-    committed after work (not those that a person has chosen). `revoked` is called inside `fetch`,
-    while the partitions are still ours: finish what is in flight there and return the offsets to commit. `lost` is
+    committed after work (not those that a person has chosen). `begin` is asked before that where to begin to read a
+    partition: it gets the committed offset and what `note` had said of the partition then.
+
+    `revoked` is called inside `fetch`, while the partitions are still ours: finish what is in flight there and return
+    the offsets to commit. `lost` is
     called when they already are another member's. With `replay`, partition n of that topic is taken and given back
     together with partition n of the main topic (R1).
     """
@@ -172,6 +175,8 @@ class Member:
         revoked: Callable[[list[Slot]], Mapping[Slot, int]] = lambda _: {},
         lost: Callable[[list[Slot]], None] = lambda _: None,
         accepted: Callable[[float], None] = lambda _: None,
+        begin: Callable[[Slot, int, str], int] | None = None,
+        note: Callable[[Slot], str] = lambda _: "",
     ) -> None:
         """Join the group.
 
@@ -184,9 +189,13 @@ class Member:
         self._revoked = revoked
         self._lost = lost
         self._accepted = accepted
+        self._begin = begin
+        self._note = note
         self._ours: set[Slot] = set()
         self.met: dict[Slot, int] = {}
         """Where partitions that we have began, or met their end last: past the mark of a transaction too."""
+        self.ended: set[Slot] = set()
+        """Partitions of which nothing has come since they met their end last."""
         self._paused: set[Slot] = set()
         self._at: dict[Slot, TopicPartition] = {}
         self._sent: deque[float] = deque()
@@ -229,8 +238,11 @@ class Member:
         for message in (first, *rest):
             if (error := message.error()) is None:
                 records.append(record_of(message))
+                self.ended.discard(records[-1].slot)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                self.met[Slot(message.topic() or "", message.partition() or 0)] = message.offset() or 0
+                slot = Slot(message.topic() or "", message.partition() or 0)
+                self.met[slot] = message.offset() or 0
+                self.ended.add(slot)
             else:
                 self._consider(error, message)
         # A rebalance between the two calls above has given back the partition of what the first of them brought.
@@ -242,13 +254,15 @@ class Member:
         From time to time all offsets are committed, moved or not: it proves that we are a member still, and the broker
         does not forget the offsets of a quiet replay topic.
         """
-        note = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
-        moved = [
-            place
-            for slot, offset in offsets.items()
-            if slot in self._ours and (slot not in self._at or self._at[slot].offset != offset)
-            for place in [TopicPartition(slot.topic, slot.partition, offset, note)]
-        ]
+        moved = dated(
+            {
+                slot: offset
+                for slot, offset in offsets.items()
+                if slot in self._ours
+                and (slot not in self._at or self._at[slot].offset != offset or self._differs(slot))
+            },
+            self._note,
+        )
         self._at.update((Slot(place.topic, place.partition), place) for place in moved)
         now = clock()
         if now >= self._next_heartbeat and self._at:
@@ -258,6 +272,23 @@ class Member:
             with contextlib.suppress(KafkaException):
                 self._consumer.commit(offsets=moved)
                 self._sent.append(now)
+
+    def _differs(self, slot: Slot) -> bool:
+        """Say whether there is something else to note beside an offset than the last time."""
+        return (self._at[slot].metadata or "").partition(" ")[2] != self._note(slot)
+
+    def rewind(self, offsets: Mapping[Slot, int]) -> None:
+        """Go back in partitions that we have.
+
+        Raises:
+            Unavailable: it cannot be; go on with a new member.
+        """
+        for slot, offset in offsets.items():
+            self.ended.discard(slot)
+            try:
+                self._consumer.seek(TopicPartition(slot.topic, slot.partition, offset))
+            except KafkaException as failure:
+                raise Unavailable(f"{slot.topic} cannot be read again: {failure.args[0].str()}") from None
 
     @property
     def slots(self) -> set[Slot]:
@@ -299,8 +330,10 @@ class Member:
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         wanted = list(places)
-        if self._replay is not None and places:
-            wanted = self._begins(consumer, [*places, *(TopicPartition(self._replay, one.partition) for one in places)])
+        if self._replay is not None:
+            wanted += [TopicPartition(self._replay, one.partition) for one in places]
+        if wanted and (self._replay is not None or self._begin is not None):
+            wanted = self._begins(consumer, wanted)
         worked = {slot: place.offset for slot, place in self._at.items() if (place.metadata or "").startswith("at=")}
         self._assigned([slot_of(place) for place in wanted], worked)
         consumer.incremental_assign(wanted)
@@ -319,16 +352,26 @@ class Member:
         return [
             TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
             if place.topic == self._replay and place.offset < 0
-            else TopicPartition(place.topic, place.partition, place.offset)
+            else TopicPartition(place.topic, place.partition, self._chosen(consumer, place))
             for place in found
         ]
+
+    def _chosen(self, consumer: Consumer, place: TopicPartition) -> int:
+        """Give where to begin: at the committed offset, or earlier as far as there are records, if `begin` says so."""
+        if self._begin is None or place.offset < 0:
+            return place.offset
+        wanted = self._begin(slot_of(place), place.offset, (place.metadata or "").partition(" ")[2])
+        if wanted >= place.offset:
+            return place.offset
+        low, _ = consumer.get_watermark_offsets(place, timeout=10)
+        return min(max(wanted, low), place.offset)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         slots = self._with_replay(places)
         offsets = self._revoked(slots)
         if offsets:
             with contextlib.suppress(KafkaException):
-                consumer.commit(offsets=dated(offsets), asynchronous=False)
+                consumer.commit(offsets=dated(offsets, self._note), asynchronous=False)
         self._forget(consumer, slots)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -338,6 +381,7 @@ class Member:
 
     def _forget(self, consumer: Consumer, slots: list[Slot]) -> None:
         self._ours.difference_update(slots)
+        self.ended.difference_update(slots)
         self._paused.difference_update(slots)
         for slot in slots:
             self._at.pop(slot, None)
@@ -365,10 +409,16 @@ def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:
     return [TopicPartition(slot.topic, slot.partition) for slot in slots]
 
 
-def dated(offsets: Mapping[Slot, int]) -> list[TopicPartition]:
-    """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress."""
-    note = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
-    return [TopicPartition(slot.topic, slot.partition, offset, note) for slot, offset in offsets.items()]
+def dated(offsets: Mapping[Slot, int], note: Callable[[Slot], str] = lambda _: "") -> list[TopicPartition]:
+    """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress.
+
+    `note` says what else stands there.
+    """
+    now = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
+    return [
+        TopicPartition(slot.topic, slot.partition, offset, f"{now} {said}" if (said := note(slot)) else now)
+        for slot, offset in offsets.items()
+    ]
 
 
 class Follower:

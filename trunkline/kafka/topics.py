@@ -11,15 +11,18 @@ from typing import assert_never
 from trunkline.errors import Fault
 from trunkline.event import Headers
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Flow,
     Process,
     Publish,
+    Reading,
     Table,
     Topic,
     dead_letters_of,
     identity_of,
+    inputs_of,
     replay_of,
     schemas_of,
     tables_of,
@@ -202,9 +205,9 @@ def kept(keep: timedelta, most: int = RECORD_BYTES) -> dict[str, str]:
     return {"cleanup.policy": "delete", "retention.ms": str(milliseconds), "max.message.bytes": str(most)}
 
 
-def reading(bus: Bus) -> dict[str, Process | Deliver]:
+def reading(bus: Bus) -> dict[str, Reading]:
     """Give the flows that read a topic, by name."""
-    return {**bus.processing, **bus.delivering}
+    return {**bus.processing, **bus.watching, **bus.delivering}
 
 
 def outcomes_of(bus: Bus) -> str:
@@ -239,6 +242,8 @@ def used(flow: Flow) -> Sequence[str]:
         case Process():
             tables = [table.name for step in flow.steps for table in tables_of(step)]
             return [flow.topic.name, *(topic.name for topic in flow.to), *tables, dead_letters_of(identity_of(flow))]
+        case Agent():
+            return [*(topic.name for topic in inputs_of(flow)), flow.to.name, dead_letters_of(identity_of(flow))]
         case Deliver():
             own = identity_of(flow)
             return [flow.topic.name, dead_letters_of(own), replay_of(own)]

@@ -11,7 +11,7 @@ from trunkline.deadletter import REFERENCE, Letter, stray
 from trunkline.deadletter import read as read_letter
 from trunkline.errors import Poison, Unavailable, UsageError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Bus, Deliver, Process, dead_letters_of, identity_of, sink_identity
+from trunkline.flow.declare import Bus, Deliver, Reading, dead_letters_of, identity_of, sink_identity
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
 from trunkline.ledger import deliveries
@@ -96,7 +96,7 @@ def sink_of(bus: Bus, flow: str) -> str | None:
     return bus.delivering[flow].to.name if flow in bus.delivering else None
 
 
-def look(control: Control, flow: Process | Deliver) -> Letters:
+def look(control: Control, flow: Reading) -> Letters:
     """Read all dead letters of a flow.
 
     Raises:
@@ -142,7 +142,7 @@ def rows(db: Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     return found
 
 
-def states(db: Connection | None, flow: Process | Deliver, dead: Sequence[Dead]) -> list[State | None]:
+def states(db: Connection | None, flow: Reading, dead: Sequence[Dead]) -> list[State | None]:
     """Give what the ledger says of each event now; None where it says nothing, as of any event of a flow of steps."""
     if db is None or not isinstance(flow, Deliver):
         return [None] * len(dead)

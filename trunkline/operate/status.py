@@ -5,7 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, group_of, identity_of, sink_identity, targets_of
+from trunkline.flow.declare import (
+    Agent,
+    Bus,
+    Deliver,
+    Flow,
+    Process,
+    Publish,
+    Reading,
+    group_of,
+    identity_of,
+    inputs_of,
+    sink_identity,
+    targets_of,
+)
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Announcement, Full, Orders, running
@@ -15,7 +28,7 @@ from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
 
-Kind = Literal["publish", "process", "deliver"]
+Kind = Literal["publish", "process", "agent", "deliver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
             case Publish():
                 newest = control.last_times([flow.to.name]).get(flow.to.name)
                 found.append(Standing(name, "publish", flow.to.name, progress=newest))
-            case Process():
+            case Process() | Agent():
                 found.append(reading(bus, name, flow, control, held, now))
             case Deliver():
                 standing = reading(bus, name, flow, control, held, now)
@@ -82,11 +95,12 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
     return sorted(found, key=badness, reverse=True)
 
 
-def reading(bus: Bus, name: str, flow: Process | Deliver, control: Control, held: Orders, now: datetime) -> Standing:
+def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, now: datetime) -> Standing:
     """Ask how one reading flow stands."""
     topic, group = flow.topic.name, group_of(bus, identity_of(flow))
     committed = control.committed(group)
-    low, high = control.beginnings([topic]), control.ends([topic])
+    read = [one.name for one in inputs_of(flow)]
+    low, high = control.beginnings(read), control.ends(read)
     at = {slot: max(committed[slot][0], low[slot]) if slot in committed else low[slot] for slot in low}
     waiting = {slot: offset for slot, offset in at.items() if offset < high[slot]}
     # A partition that ends with the mark of a transaction is never read to its very end: only a record is lag.
@@ -144,11 +158,11 @@ def last_progress(committed: Mapping[Slot, tuple[int, str]], topic: str) -> date
 
 
 def times(notes: Iterable[str]) -> list[datetime]:
-    """Read the times of notes of the form at=<ISO time>; others are passed over."""
+    """Read the times of notes that begin with at=<ISO time>; others are passed over."""
     found = []
     for note in notes:
         try:
-            at = datetime.fromisoformat(note.removeprefix("at="))
+            at = datetime.fromisoformat(note.removeprefix("at=").partition(" ")[0])
         except ValueError:
             continue
         found.append(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
@@ -165,17 +179,19 @@ def badness(standing: Standing) -> tuple[float, ...]:
     )
 
 
-def kind_of(flow: Publish | Process | Deliver) -> Kind:
+def kind_of(flow: Flow) -> Kind:
     """Name what a flow does."""
     match flow:
         case Publish():
             return "publish"
         case Process():
             return "process"
+        case Agent():
+            return "agent"
         case Deliver():
             return "deliver"
 
 
-def topic_of(flow: Publish | Process | Deliver) -> str:
+def topic_of(flow: Flow) -> str:
     """Name the topic that a flow reads, or writes if it publishes."""
     return flow.to.name if isinstance(flow, Publish) else flow.topic.name

@@ -20,6 +20,7 @@ from trunkline.flow.declare import (
     Bus,
     Deliver,
     Process,
+    Reading,
     dead_letters_of,
     flow_name,
     group_of,
@@ -352,7 +353,7 @@ class Tracer:
         first = self._control.first({Slot(flow.topic.name, stood[0]): stood[1]})
         return next((self._of(record).id for record in first.values() if record.offset == stood[1]), "")
 
-    def _letters(self, flow: Process | Deliver, node: Node) -> tuple[Dead, ...]:
+    def _letters(self, flow: Reading, node: Node) -> tuple[Dead, ...]:
         """Find the event's letters, which were written after it was published."""
         if node.record is None:
             return ()
@@ -373,12 +374,12 @@ class Tracer:
 
     # Reading.
 
-    def _committed(self, flow: Process | Deliver) -> dict[Slot, int]:
+    def _committed(self, flow: Reading) -> dict[Slot, int]:
         """Give how far a flow is on its topic."""
         found = self._control.committed(group_of(self._bus, identity_of(flow)))
         return {slot: offset for slot, (offset, _) in found.items() if slot.topic == flow.topic.name}
 
-    def _before(self, flow: Process | Deliver, record: Record) -> int:
+    def _before(self, flow: Reading, record: Record) -> int:
         """Count the offsets from where a flow is to a record; below 0 when the flow has passed it."""
         return record.offset - self._committed(flow).get(Slot(record.topic, record.partition), 0)
 
