@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from trunkline.adapters import Response, WebhookRequest, validator
 from trunkline.errors import Rejected, TrunklineError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, Table, Topic, identity_of
+from trunkline.flow.declare import Agent, Bus, Deliver, Flow, Process, Publish, Table, Topic, identity_of
 from trunkline.flow.journeys import Data, data_of
 from trunkline.flow.walk import EXAMPLES, codec_of, follow, walk
 
@@ -153,12 +153,14 @@ def facts(bus: Bus) -> Data:
     }
 
 
-def title(name: str, flow: Publish | Process | Deliver) -> str:
+def title(name: str, flow: Flow) -> str:
     """Name a flow for a person."""
     match flow:
         case Publish():
             return f"Publish {name} → {flow.to.name}"
         case Process():
             return f"Process {name} → {', '.join(topic.name for topic in flow.to)}"
+        case Agent():
+            return f"Agent {name} → {flow.to.name}"
         case Deliver():
             return f"Deliver {flow.topic.name} → {flow.to.name}"
