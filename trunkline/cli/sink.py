@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trunkline.cli import contract
 from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
 from trunkline.cli.show import moment, print_table
 from trunkline.kafka import orders
@@ -25,6 +26,9 @@ Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its
 Why = Annotated[str, typer.Option(help="The reason, for whoever looks later.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until every worker obeys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+app.command("check")(contract.check)
 
 
 @app.command()

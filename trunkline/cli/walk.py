@@ -63,7 +63,7 @@ def walk(
     if last and file:
         raise UsageError(f"--last walks events of a topic; leave {file} out.")
     given = real(bus, source, last) if last else requests(bus, source, file, many=bool(diff))
-    job = given | {"tables": written(tables, real=bool(last))}
+    job = given | {"tables": rows_in(tables, real=bool(last))}
     if diff:
         compared(diff, bus, job, source, every=every, as_json=as_json)
         return
@@ -90,7 +90,7 @@ def requests(bus: Bus, source: str, file: str, *, many: bool) -> Data:
     return {"inputs": {f"{source}/{path.name}": posted(source, path.name, path.read_bytes())}}
 
 
-def written(path: Path | None, *, real: bool) -> Any:
+def rows_in(path: Path | None, *, real: bool) -> Any:
     """Read the rows that are written down; real events are walked with the real ones alone, unless told otherwise.
 
     Raises:

@@ -46,6 +46,12 @@ def test_what_is_declared_loads_no_broker_client_http_client_or_database(module:
     assert HEAVY.isdisjoint(json.loads(done.stdout))
 
 
+def test_what_judges_requests_by_a_document_is_loaded_by_no_worker() -> None:
+    code = "import sys, trunkline.cli.main; print({'jsonschema', 'openapi_schema_validator', 'yaml'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_contracts_of_import_linter_hold() -> None:
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run(

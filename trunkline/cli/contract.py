@@ -1,0 +1,144 @@
+"""`trunkline sink check`: what a sink sends, against the vendor's own description of the API."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trunkline.cli import told
+from trunkline.cli.project import load_bus, out, print_json
+from trunkline.cli.show import safe
+from trunkline.cli.walk import rows_in
+from trunkline.errors import UsageError
+from trunkline.flow import openapi
+from trunkline.flow.declare import Bus
+from trunkline.flow.inputs import TABLES, examples, walked
+from trunkline.flow.openapi import Break, Document, Finding
+
+
+def check(
+    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")],
+    *,
+    document: Annotated[
+        Path, typer.Option("--openapi", metavar="FILE", help="The vendor's OpenAPI document, in JSON or YAML.")
+    ],
+    newer: Annotated[Path | None, typer.Option(metavar="FILE", help="A newer one: name what it would break.")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help=f"Rows by table and key, as JSON. [default: {TABLES}, if there is one]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Validate what a sink sends for the examples against its vendor's OpenAPI document; nothing is sent.
+
+    Exits with 1 when something is not allowed, or would not be by the newer document.
+    """
+    bus = load_bus()
+    name = sink_in(bus, sink)
+    found = walked(bus, {"inputs": examples(bus.publishing), "tables": rows_in(tables, real=False)})
+    calls = [
+        (given, hop)
+        for given, journey in found["journeys"].items()
+        for hop in journey.get("hops", ())
+        if hop["hop"] == "call" and hop["sink"] == name and hop["request"] is not None
+    ]
+    if not calls:
+        raise UsageError(
+            f"no example makes {name} send anything, so there is nothing to check. `trunkline walk` says why."
+        )
+    old = openapi.read(document)
+    new = None if newer is None else openapi.read(newer)
+    wrong = openapi.findings(old, calls)
+    broken = [] if new is None else [one for one in openapi.findings(new, calls) if one not in wrong]
+    taken = [] if new is None else openapi.breaks(old, new, calls)
+    [speaks] = {one.speaks for one in bus.sinks if one.name == name}
+    if as_json:
+        print_json(as_data(name, old, new, len(calls), wrong, broken, taken))
+    else:
+        hide = told.Hiding(found)
+        tell(name, speaks, old, new, len(calls), wrong, broken, taken, hide)
+    if wrong or broken or taken:
+        raise typer.Exit(1)
+
+
+def sink_in(bus: Bus, name: str) -> str:
+    """Find the sink that is meant by its own name or by its flow's.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = {flow: one.to.name for flow, one in bus.delivering.items()} | {one.name: one.name for one in bus.sinks}
+    if name not in found:
+        raise UsageError(f"there is no sink {name}. The sinks are: {', '.join(dict.fromkeys(found.values()))}.")
+    return found[name]
+
+
+def tell(
+    name: str,
+    speaks: str,
+    old: Document,
+    new: Document | None,
+    count: int,
+    wrong: list[Finding],
+    broken: list[Finding],
+    taken: list[Break],
+    hide: told.Hiding,
+) -> None:
+    """Print what was found for a person."""
+    if speaks and speaks != old.version:
+        out.print(
+            f"! {name} speaks {speaks}; {old.name} describes {old.version or 'no version'}",
+            style="yellow",
+            markup=False,
+        )
+    for title, found in (
+        (f"{old.name} does not allow", wrong),
+        (f"{new.name if new else ''} would not allow any more", broken),
+    ):
+        if found:
+            out.print(title, style="bold", markup=False)
+        for one in grouped(found):
+            shown = hide(one[0].input, f"{one[0].request}  {one[0].at} {one[0].told}")
+            more = f" and {len(one) - 1} more" if len(one) > 1 else ""
+            out.print(safe(f"  - {shown}  ({one[0].input}{more})"), style="red", markup=False)
+    if taken:
+        out.print(f"{new.name if new else ''} takes away", style="bold", markup=False)
+    for each in taken:
+        said = "sent by an example" if each.sent else "no example has it"
+        out.print(
+            safe(f"  - {each.operation}  {each.at} {each.told}  ({said})"),
+            style="red" if each.sent else "yellow",
+            markup=False,
+        )
+    requests = f"{count} request{'' if count == 1 else 's'}"
+    verdict = f"{len(wrong)} not allowed" if wrong else "all allowed"
+    later = "" if new is None else f"; by {new.name} {len(broken)} would not be, {len(taken)} taken away"
+    out.print(f"{name}: {requests} against {old.name} {old.version}: {verdict}{later}", style="bold", markup=False)
+
+
+def grouped(found: list[Finding]) -> list[list[Finding]]:
+    """Put together what is wrong alike at the same place."""
+    places: dict[tuple[str, str], list[Finding]] = {}
+    for one in found:
+        places.setdefault((one.at, one.told), []).append(one)
+    return list(places.values())
+
+
+def as_data(
+    name: str,
+    old: Document,
+    new: Document | None,
+    count: int,
+    wrong: list[Finding],
+    broken: list[Finding],
+    taken: list[Break],
+) -> dict[str, Any]:
+    """Give what was found for programs."""
+    return {
+        "sink": name,
+        "requests": count,
+        "document": {"name": old.name, "version": old.version},
+        "newer": None if new is None else {"name": new.name, "version": new.version},
+        "not_allowed": [vars(one) for one in wrong],
+        "would_not_be_allowed": [vars(one) for one in broken],
+        "taken_away": [vars(one) for one in taken],
+    }
