@@ -31,6 +31,8 @@ What = Literal[
     "circuit", "told to wait", "announced",
     # a table: it has been read to its end, or what was on disk is thrown away
     "table",
+    # a look-up: so many keys were asked for
+    "looked up",
     # moments that tests stop the world at
     "begun", "produced", "offered", "prepared", "answered", "buried", "recorded",
 ]  # fmt: skip
@@ -112,6 +114,12 @@ class Metrics:
         )
         self.letters = self._counter("deadletter_events", "Dead letters written, by class.", "flow", "reason")
         self.replays = self._counter("replay_events", "Deliveries that a replay brought to an end.", "flow", "outcome")
+        self.lookups = self._counter(
+            "lookup_keys", "Keys that a target was asked for, by what came of it.", "flow", "lookup", "outcome"
+        )
+        self.asking = self._spread(
+            "lookup_duration_seconds", "How long requests of a look-up took.", CALLS, "flow", "lookup", "target"
+        )
         self.halted = self._gauge("flow_halted", "1 while a flow is halted.", "flow")
         self.progress = self._gauge(
             "flow_progress_timestamp_seconds", "When a flow last finished an event, or had none left.", "flow"
@@ -163,6 +171,10 @@ class Metrics:
                 of(self.emitted, seen.flow, seen.topic).inc(seen.count)
             case "step":
                 of(self.steps, seen.flow, seen.detail, seen.outcome).observe(seen.seconds)
+            case "looked up":
+                of(self.lookups, seen.flow, seen.detail, seen.outcome).inc(seen.count)
+                if seen.outcome == "answered":
+                    of(self.asking, seen.flow, seen.detail, seen.target).observe(seen.seconds)
             case "halted":
                 of(self.halted, seen.flow).set(1)
             case "resumed":

@@ -100,7 +100,7 @@ class Survey(Collector):
         for flow in self._reading:
             self._metrics.progressed(flow.name)
             self._metrics.halted.labels(flow.name).set(0)
-        for name in sorted({target.name for sink in self._bus.sinks for target in targets_of(sink)}):
+        for name in sorted(self._bus.targets):
             self._metrics.circuits.labels(name).set(0)
             self._metrics.waits.labels(name).set(0)
         self._metrics.registry.register(self)

@@ -21,7 +21,7 @@ from trunkline.adapters import Idempotency, Request, Response
 from trunkline.engine.breaker import Circuit, State
 from trunkline.engine.limits import Limiter, Throttle
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
-from trunkline.flow.declare import Bus, Target, targets_of
+from trunkline.flow.declare import Bus, Publish, Target, targets_called
 from trunkline.http import transport
 from trunkline.http.client import client_of
 from trunkline.http.guard import Network
@@ -232,9 +232,9 @@ class Targets:
         self._observe = observe
         self._told: dict[str, str] = {}
         self._notices: dict[str, dict[str, Notice]] = {}
-        weights = weights_of(bus)
+        weights, calling = weights_of(bus), bus.calling
         for flow in flows:
-            for target in targets_of(bus.delivering[flow].to):
+            for target in calling[flow]:
                 if target.name not in self._transports:
                     one = open_to(target, allow=allow, connections=connections, deadline=transport.DEADLINE)
                     one.noticed = partial(self._noticed, target.name)
@@ -388,7 +388,10 @@ class Targets:
 def weights_of(bus: Bus) -> dict[tuple[str, str], float]:
     """Divide each target among the flows that call it, in this process or another, by their declared weight (D13)."""
     calling = [
-        (name, target.name, flow.weight) for name, flow in bus.delivering.items() for target in targets_of(flow.to)
+        (name, target.name, flow.weight)
+        for name, flow in bus.named()
+        if not isinstance(flow, Publish)
+        for target in targets_called(flow)
     ]
     total: dict[str, float] = {}
     for _, target, weight in calling:

@@ -19,7 +19,7 @@ def timed(flow: Process, observe: Observer) -> Process:
     """Give a flow whose steps do what they did, and tell how long it took now and then."""
     name = flow_name(flow)
     steps: Sequence[Step | Enrich] = [
-        Enrich(watched(step.step, name, observe), *step.tables)
+        Enrich(watched(step.step, name, observe), *step.parts)
         if isinstance(step, Enrich)
         else watched(step, name, observe)
         for step in flow.steps

@@ -2,12 +2,26 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeGuard, get_args, get_origin
+from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 
 from trunkline.adapters import Item
 from trunkline.errors import Fault
 from trunkline.event import Drop
-from trunkline.flow.declare import Declared, Deliver, Enrich, Process, Publish, Route, Step, Table, Topic, body_of
+from trunkline.flow.declare import (
+    Declared,
+    Deliver,
+    Enrich,
+    Lookup,
+    Process,
+    Publish,
+    Route,
+    Step,
+    Table,
+    Topic,
+    body_of,
+    lookups_of,
+    parts_of,
+)
 from trunkline.flow.functions import (
     annotations,
     argument,
@@ -20,7 +34,7 @@ from trunkline.flow.functions import (
     parameters,
     takes,
 )
-from trunkline.flow.records import fits, literal_faults
+from trunkline.flow.records import fits, literal_faults, near
 from trunkline.flow.values import is_sound
 
 Faults = Iterator[Fault]
@@ -63,6 +77,7 @@ def process_faults(flow: Process) -> Faults:
         if is_function(body) or inspect.iscoroutinefunction(body):
             yield from reading_faults(line, body, data, giver)
             yield from table_faults(line, step, body)
+            yield from key_faults(line, step, data)
             yield from giving_faults(line, body)
             data, giver = data_of(annotations(body).get("return")), f"{name_of(body)} gives"
         else:
@@ -108,8 +123,8 @@ def reading_faults(line: Declared, body: Step | Route, data: Any, giver: str) ->
 
 
 def table_faults(line: Declared, step: Step | Enrich, body: Step) -> Faults:
-    """Find that a step's parameters are not the tables it is declared with."""
-    tables = step.tables if isinstance(step, Enrich) else ()
+    """Find that a step's parameters are not the tables and look-ups it is declared with."""
+    tables = parts_of(step)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     taken = sum(one.kind in positional for one in parameters(body) or []) - 1
     if isinstance(step, Enrich) and not tables:
@@ -127,9 +142,25 @@ def table_faults(line: Declared, step: Step | Enrich, body: Step) -> Faults:
     for position, table in enumerate(tables, 1):
         hint = argument(body, position)
         row = get_args(hint)[1] if is_mapping(hint) and len(get_args(hint)) == 2 else None
-        if isinstance(table, Table) and is_sound(table) and not fits(table.record, row):
+        if isinstance(table, Table | Lookup) and is_sound(table) and not fits(table.record, row):
             told = f"looks up {getattr(row, '__name__', row)}; {table.name} holds {table.record.__name__}"
-            yield Fault(line.where, f"{located(body)} {told}. Give it another table, or change the annotation.")
+            yield Fault(line.where, f"{located(body)} {told}. Give it another, or change the annotation.")
+
+
+def key_faults(line: Declared, step: Step | Enrich, data: Any) -> Faults:
+    """Find the keys of look-ups that are no field of what the step gets."""
+    for lookup in lookups_of(step):
+        kind = data
+        for name in lookup.key.split(".") if is_sound(lookup) else ():
+            if not is_record(kind):
+                break
+            fields = get_type_hints(kind)
+            if name not in fields:
+                told = f'{lookup.name} is looked up by "{lookup.key}"; {kind.__name__} has no "{name}"'
+                yield Fault(line.where, f"{told}. {near(name, fields)}")
+                break
+            inner = [member for member in members(fields[name]) if member is not type(None)]
+            kind = (item_of(inner[0]) or inner[0]) if len(inner) == 1 else None
 
 
 def giving_faults(line: Declared, body: Step) -> Faults:

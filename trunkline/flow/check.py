@@ -19,6 +19,7 @@ from trunkline.flow.declare import (
     Declared,
     Deliver,
     Flow,
+    Lookup,
     Process,
     Publish,
     Table,
@@ -66,7 +67,8 @@ def faults(bus: Bus) -> list[Fault]:
         *was_faults(whole),
         *retired_faults(bus, whole),
         *topic_faults(stored, whole),
-        *target_faults([part for part in sound if isinstance(part, Target)]),
+        *twice_declared_faults([part for part in sound if isinstance(part, Target)]),
+        *twice_declared_faults([part for part in sound if isinstance(part, Table | Lookup)]),
         *loop_faults([flow for flow in whole if isinstance(flow, Process | Agent)]),
         *record_faults(stored),
     ]
@@ -229,13 +231,14 @@ def topic_faults(stored: Sequence[Topic | Table], flows: Sequence[Flow]) -> Faul
             yield Fault(new.where, f"{new.name} is a {old.by} at {old.where}. Give this {new.by} another name.")
 
 
-def target_faults(targets: Sequence[Target]) -> Faults:
-    """Find two targets of one name: they would not share the limit that the name promises."""
-    known: dict[str, Target] = {}
-    for target in targets:
-        if (first := known.setdefault(target.name, target)) is not target:
+def twice_declared_faults(parts: Sequence[Target | Table | Lookup]) -> Faults:
+    """Find two targets of one name, which would not share the limit that it promises, or two sources of rows."""
+    known: dict[str, Target | Table | Lookup] = {}
+    for part in parts:
+        first = known.setdefault(part.name, part)
+        if first is not part and not (isinstance(first, Table) and isinstance(part, Table)):  # two topics are told of
             told = "Use that one for both, or give this one another name"
-            yield Fault(target.where, f"Target {target.name} is declared at {first.where} already. {told}.")
+            yield Fault(part.where, f"{type(part).__name__} {part.name} is declared at {first.where} already. {told}.")
 
 
 def loop_faults(flows: Sequence[Process | Agent]) -> Faults:

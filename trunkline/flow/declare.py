@@ -162,15 +162,40 @@ class Table(Declared):
 
 
 @dataclass(frozen=True, eq=False)
+class Lookup(Declared):
+    """What a target answers to GET, by key: a row as `record` has it, or none where it answers 404 or 410.
+
+    `key` names the field of the event whose values are the keys that the step will ask for; "lines.sku" reaches into
+    lists. All that a batch needs is asked for before its transaction begins (P2). `path` has a place {key}.
+
+    An answer is used for `ttl`, and that there is no row for `absent`. If the target fails, an answer may be used for
+    `stale` longer; else the flow waits, and nothing goes dead. An API that takes several keys in one request is asked
+    for up to `together`: `path` has a place {keys}, which gets them with commas between, and `split(answer)` is the row
+    of each key that there is, by key, of the answer's JSON.
+    """
+
+    name: str
+    target: Target
+    path: str
+    record: type
+    key: str
+    ttl: timedelta = timedelta(minutes=5)
+    absent: timedelta = timedelta(minutes=1)
+    stale: timedelta = timedelta(0)
+    together: int = 1
+    split: Callable[[Any], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Enrich(Declared):
-    """A step that looks things up: `step(event, table, …)` gets each table as a read-only mapping of key to row."""
+    """A step that looks things up: `step(event, rows, …)` gets a read-only mapping of key to row of each part."""
 
     step: Step
-    tables: tuple[Table, ...]
+    parts: tuple[Table | Lookup, ...]
 
-    def __init__(self, step: Step, *tables: Table) -> None:
+    def __init__(self, step: Step, *parts: Table | Lookup) -> None:
         object.__setattr__(self, "step", step)
-        object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "parts", parts)
         object.__setattr__(self, "where", declared_at())
 
 
@@ -188,7 +213,8 @@ class Publish(Declared):
 class Process(Declared):
     """Events of a topic through steps, then by one route per output topic onto these, in transactions.
 
-    `was` is the name that the flow had before: what Kafka and the ledger know it by stays as it was (I1).
+    `was` is the name that the flow had before: what Kafka and the ledger know it by stays as it was (I1). `weight` is
+    the flow's share of the limit of a target that its look-ups ask, beside those of the other flows that call it.
     """
 
     topic: Topic
@@ -196,6 +222,7 @@ class Process(Declared):
     to: Mapping[Topic, Route]
     name: str = ""
     was: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +276,17 @@ def body_of(step: Step | Enrich) -> Step:
 
 def tables_of(step: Step | Enrich) -> tuple[Table, ...]:
     """Give the tables that a step looks things up in."""
-    return step.tables if isinstance(step, Enrich) else ()
+    return tuple(part for part in parts_of(step) if isinstance(part, Table))
+
+
+def lookups_of(step: Step | Enrich) -> tuple[Lookup, ...]:
+    """Give what a step has asked of targets."""
+    return tuple(part for part in parts_of(step) if isinstance(part, Lookup))
+
+
+def parts_of(step: Step | Enrich) -> tuple[Table | Lookup, ...]:
+    """Give everything that a step looks things up in, in the order of its parameters."""
+    return step.parts if isinstance(step, Enrich) else ()
 
 
 def flow_name(flow: Flow) -> str:
@@ -365,6 +402,23 @@ class Bus(Declared):
         found = (table for flow in self.processing.values() for step in flow.steps for table in tables_of(step))
         return list({table.name: table for table in found}.values())
 
+    @property
+    def lookups(self) -> list[Lookup]:
+        """Everything that a step has asked of a target, in order of first use."""
+        found = (lookup for flow in self.processing.values() for step in flow.steps for lookup in lookups_of(step))
+        return list({lookup.name: lookup for lookup in found}.values())
+
+    @property
+    def calling(self) -> dict[str, list[Target]]:
+        """The targets that each flow calls, by the flow's name; flows that call none are not there."""
+        found = {name: targets_called(flow) for name, flow in self.named()}
+        return {name: targets for name, targets in found.items() if targets}
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """Every target that a flow calls, by name."""
+        return {target.name: target for targets in self.calling.values() for target in targets}
+
 
 def inputs_of(flow: Reading) -> list[Topic]:
     """Give the topics whose events a flow reads, its own first."""
@@ -381,6 +435,18 @@ def targets_of(sink: Sink) -> list[Target]:
     """Give every target that a sink calls, its own first."""
     others: Mapping[str, Target] = getattr(sink, "others", {})
     return list({target.name: target for target in (sink.target, *others.values())}.values())
+
+
+def targets_called(flow: Flow) -> list[Target]:
+    """Give every target that a flow calls: a sink's, and those of look-ups."""
+    match flow:
+        case Publish():
+            return []
+        case Process():
+            found = (lookup.target for step in flow.steps for lookup in lookups_of(step))
+            return list({target.name: target for target in found}.values())
+        case Deliver():
+            return targets_of(flow.to)
 
 
 def group_of(bus: Bus, identity: str) -> str:

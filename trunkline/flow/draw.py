@@ -11,6 +11,7 @@ from trunkline.flow.declare import (
     Agent,
     Bus,
     Deliver,
+    Lookup,
     Process,
     Publish,
     Table,
@@ -22,6 +23,8 @@ from trunkline.flow.declare import (
     flow_name,
     identity_of,
     inputs_of,
+    lookups_of,
+    parts_of,
     tables_of,
 )
 from trunkline.flow.functions import name_of
@@ -90,14 +93,17 @@ def span(duration: timedelta) -> str:
 def draw_process(node: Tree, bus: Bus, flow: Process, drawn: set[str]) -> None:
     """Draw the steps of a flow with their tables, then its routes with their topics."""
     for step in flow.steps:
-        tables = ", ".join(map(looked_up, tables_of(step)))
+        tables = ", ".join(map(looked_up, parts_of(step)))
         node.add(line(name_of(body_of(step)), "", f"looks up {tables}" if tables else ""))
     for topic, route in flow.to.items():
         draw_topic(node.add(line(name_of(route), "yellow")), bus, topic, drawn)
 
 
-def looked_up(table: Table) -> str:
-    """Name a table, and what a missing row means."""
+def looked_up(part: Table | Lookup) -> str:
+    """Name a table, and what a missing row means; or a look-up, and whom it asks."""
+    if isinstance(part, Lookup):
+        return f"{part.name} at {part.target.name} by {part.key}"
+    table = part
     match table.missing:
         case Wait(seconds):
             return f"{table.name} (waits {seconds:g} s for a row, then dead)"
@@ -165,6 +171,8 @@ def mermaid(bus: Bus) -> str:
                 chart.edge(chart.node("topic", flow.topic.name), "-->", node)
                 for table in [table for step in flow.steps for table in tables_of(step)]:
                     chart.edge(chart.node("table", table.name), "-->", node)
+                for lookup in [lookup for step in flow.steps for lookup in lookups_of(step)]:
+                    chart.edge(chart.node("target", lookup.target.name), f'-->|"{lookup.name}"|', node)
                 for topic, route in flow.to.items():
                     chart.edge(node, f'-->|"{name_of(route)}"|', chart.node("topic", topic.name))
                 chart.edge(node, "-.->", chart.node("dead", dead_letters_of(identity_of(flow))))
@@ -191,7 +199,14 @@ def data(bus: Bus) -> dict[str, Any]:
             case Publish():
                 flows.append(kind | {"source": flow.source.name, "writes": [flow.to.name]})
             case Process():
-                steps = [{"step": name_of(body_of(step)), "tables": names(tables_of(step))} for step in flow.steps]
+                steps = [
+                    {
+                        "step": name_of(body_of(step)),
+                        "tables": names(tables_of(step)),
+                        "lookups": names(lookups_of(step)),
+                    }
+                    for step in flow.steps
+                ]
                 routes = [{"route": name_of(route), "topic": topic.name} for topic, route in flow.to.items()]
                 more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(identity_of(flow))}
                 flows.append(kind | {"reads": flow.topic.name, "writes": names(flow.to)} | more)
@@ -210,7 +225,8 @@ def data(bus: Bus) -> dict[str, Any]:
         "flows": flows,
         "topics": [stored(topic) | {"keep_seconds": topic.keep.total_seconds()} for topic in bus.topics],
         "tables": [stored(table) | {"missing": missing_of(table)} for table in bus.tables],
-        "targets": [target_data(target) for target in {sink.target.name: sink.target for sink in bus.sinks}.values()],
+        "lookups": [lookup_data(lookup) for lookup in bus.lookups],
+        "targets": [target_data(target) for target in bus.targets.values()],
     }
 
 
@@ -233,6 +249,19 @@ def stored(part: Topic | Table) -> dict[str, Any]:
 def missing_of(table: Table) -> str | dict[str, float]:
     """Describe what a missing row means."""
     return {"wait_seconds": table.missing.seconds} if isinstance(table.missing, Wait) else table.missing
+
+
+def lookup_data(lookup: Lookup) -> dict[str, Any]:
+    """Describe a look-up."""
+    return {
+        "name": lookup.name,
+        "target": lookup.target.name,
+        "path": lookup.path,
+        "record": lookup.record.__name__,
+        "key": lookup.key,
+        "together": lookup.together,
+        **{f"{name}_seconds": getattr(lookup, name).total_seconds() for name in ("ttl", "absent", "stale")},
+    }
 
 
 def target_data(target: Target) -> dict[str, Any]:

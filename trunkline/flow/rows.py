@@ -1,13 +1,27 @@
-"""What a step gets of a table: a read-only mapping, and what becomes of an event whose row is not there. Pure."""
+"""What a step gets of a table or a look-up: a read-only mapping, and what it means that a row is not there. Pure."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from trunkline.errors import Absent
-from trunkline.flow.declare import Table, Wait
+from trunkline.errors import Absent, Permanent
+from trunkline.event import Event
+from trunkline.flow.declare import Lookup, Table, Wait
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
+
+
+class Remote(Protocol):
+    """Where the rows of a look-up come from."""
+
+    async def ask(self, keys: Sequence[str]) -> Rows:
+        """Give the rows of these keys, as far as there are any.
+
+        Raises:
+            Permanent: the target refuses one of the keys, or its answer is no row.
+            Halt: the target refuses us.
+        """
+        ...
 
 
 class Asked(Rows):
@@ -44,3 +58,68 @@ class Asked(Rows):
 def asked(table: Table, rows: Rows) -> Rows:
     """Give the rows of a table as steps get them: with what `missing` says."""
     return rows if table.missing == "null" else Asked(table, rows)
+
+
+class Answers(Rows):
+    """What a look-up has for one event: nobody has asked for other keys than those that its `key` gives."""
+
+    def __init__(self, lookup: Lookup, keys: Iterable[str], rows: Rows) -> None:
+        self._lookup = lookup
+        self._keys = frozenset(keys)
+        self._rows = rows
+
+    def __getitem__(self, key: str) -> Row:
+        if key not in self._keys:
+            name, field = self._lookup.name, self._lookup.key
+            raise Permanent(
+                f'{name} was not asked for "{key}": it is no {field} of the event. Correct the key of {name}.'
+            )
+        return self._rows[key]
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(str(key)) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+class Known(Remote):
+    """Rows that are here already, as tests give them."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    async def ask(self, keys: Sequence[str]) -> Rows:
+        """Give what there is."""
+        return {key: self._rows[key] for key in keys if key in self._rows}
+
+
+def keys_of(lookup: Lookup, event: Event[Any]) -> list[str]:
+    """Give the keys that an event has for a look-up, each once, in their order; a field that is null has none.
+
+    Raises:
+        Permanent: the event has no such field.
+    """
+    values = [event.data]
+    for name in lookup.key.split("."):
+        values = [inner for value in values for inner in within(lookup, name, value)]
+    return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def within(lookup: Lookup, name: str, value: Any) -> list[Any]:
+    """Give the values of a field, of one record or of each of a list.
+
+    Raises:
+        Permanent: one has no such field.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [inner for item in value for inner in within(lookup, name, item)]
+    if not isinstance(value, Mapping) or name not in value:
+        raise Permanent(f"the event has no {lookup.key}, which is the key of {lookup.name}")
+    found = value[name]
+    return [*found] if isinstance(found, list) and not any(isinstance(item, Mapping) for item in found) else [found]

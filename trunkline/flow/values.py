@@ -5,13 +5,15 @@ A value of a wrong type is a fault and never a traceback, so everything is read 
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Any
 
-from trunkline.adapters import Idempotency
+from pydantic import PydanticUserError
+
+from trunkline.adapters import Idempotency, validator
 from trunkline.errors import Fault
 from trunkline.flow.credentials import (
     Alone,
@@ -32,6 +34,7 @@ from trunkline.flow.declare import (
     Enrich,
     Flow,
     Limit,
+    Lookup,
     Process,
     Publish,
     Table,
@@ -75,15 +78,16 @@ def parts_of(flow: Flow) -> Iterator[Declared]:
             inside: list[Any] = [flow.to]
         case Process():
             steps = flow.steps if isinstance(flow.steps, Sequence) else []
-            tables = [table for step in steps if isinstance(step, Enrich) for table in step.tables]
-            inside = [flow.topic, *steps, *tables, *(flow.to if isinstance(flow.to, Mapping) else [])]
+            looked = [part for step in steps if isinstance(step, Enrich) for part in step.parts]
+            asked = [part.target for part in looked if isinstance(part, Lookup)]
+            inside = [flow.topic, *steps, *looked, *asked, *(flow.to if isinstance(flow.to, Mapping) else [])]
         case Agent():
             inside = [flow.topic, *([] if flow.join is None else [flow.join]), flow.to]
         case Deliver():
             others = attribute(flow.to, "others")
             inside = [flow.topic, *(attribute(flow.to, name) for name in ("results", "target"))]
             inside += others.values() if isinstance(others, Mapping) else []
-    yield from (part for part in inside if isinstance(part, Topic | Table | Enrich | Target))
+    yield from (part for part in inside if isinstance(part, Topic | Table | Lookup | Enrich | Target))
 
 
 def is_sound(part: Declared) -> bool:
@@ -123,8 +127,11 @@ def type_faults(part: Declared) -> Faults:
         case Target():
             yield from target_types(where, part, part.url, part.auth, part.limit)
         case Enrich():
-            for table in part.tables:
-                yield from expect(where, f"a table of Enrich({name_of(part.step)})", table, Table, "a Table")
+            for given in part.parts:
+                what = f"what Enrich({name_of(part.step)}) looks up"
+                yield from expect(where, what, given, (Table, Lookup), "a Table or a Lookup")
+        case Lookup():
+            yield from lookup_types(part)
         case Publish():
             yield from name_types(where, "Publish", part.name, part.was)
             yield from source_types(where, part.source)
@@ -136,6 +143,7 @@ def type_faults(part: Declared) -> Faults:
                 where, "what comes second in a Process", part.steps, (list, tuple), "its steps: [step, …]"
             )
             yield from expect(where, "Process's to", part.to, Mapping, "a route for each topic: to={topic: route}")
+            yield from expect(where, "Process's weight", part.weight, (int, float), "a number")
         case Agent():
             yield from name_types(where, "Agent", part.name, part.was)
             yield from topic_types(where, "Agent reads", part.topic)
@@ -181,6 +189,21 @@ def stored_types(part: Topic | Table) -> Faults:
             yield from expect(where, "the seconds of wait", part.missing.seconds, (int, float), "a number")
     if isinstance(part, Topic):
         yield from expect(where, "Topic's keep", part.keep, timedelta, "a duration such as days(7)")
+
+
+def lookup_types(part: Lookup) -> Faults:
+    """Find the wrongly typed values of a look-up."""
+    where = part.where
+    yield from expect(where, "Lookup's name", part.name, str, 'a text such as "ratings"')
+    yield from expect(where, "Lookup's target", part.target, Target, 'Target("name", env("NAME"))')
+    yield from expect(where, "Lookup's path", part.path, str, 'a text such as "/ratings/{key}"')
+    yield from expect(where, "Lookup's record", part.record, type, "a TypedDict")
+    yield from expect(where, "Lookup's key", part.key, str, "the name of a field")
+    for name in ("ttl", "absent", "stale"):
+        yield from expect(where, f"Lookup's {name}", getattr(part, name), timedelta, "a duration such as minutes(5)")
+    yield from expect(where, "Lookup's together", part.together, int, "a whole number")
+    if part.split is not None:
+        yield from expect(where, "Lookup's split", part.split, Callable, "a function of the answer, or leave it out")
 
 
 def target_types(where: str, part: Target, url: Any, auth: Any, limit: Any) -> Faults:
@@ -355,11 +378,14 @@ def value_faults(part: Declared) -> Faults:
             yield from allow_faults(part)
             if part.auth is not None:
                 yield from auth_faults(part.where, part.name, part.auth)
+        case Lookup():
+            yield from lookup_faults(part)
         case Publish():
             yield from name_faults(part.where, "source", part.source.name, LONGEST_FLOW)
             yield from was_name_faults(part.where, part.was)
         case Process():
             yield from was_name_faults(part.where, part.was)
+            yield from weight_faults(part)
         case Agent():
             yield from was_name_faults(part.where, part.was)
             yield from window_faults(part)
@@ -453,7 +479,31 @@ def allow_faults(part: Target) -> Faults:
             yield Fault(part.where, f'{part.name} allows "{network}", which is no network: {error}.')
 
 
-def weight_faults(flow: Deliver) -> Faults:
+def lookup_faults(part: Lookup) -> Faults:
+    """Find what is wrong with a look-up."""
+    yield from name_faults(part.where, "Lookup", part.name, LONGEST_FLOW)
+    for name in ("ttl", "absent", "stale"):
+        if getattr(part, name) < timedelta(0):
+            yield Fault(part.where, f"{part.name}'s {name} is {getattr(part, name)}. Give 0 or more.")
+    if part.together < 1:
+        yield Fault(part.where, f"{part.name} asks for {part.together} keys together. Give at least 1.")
+    elif part.together > 1 and part.split is None:
+        told = "and does not say how an answer is split"
+        yield Fault(part.where, f"{part.name} asks for {part.together} keys together {told}. Add split=function.")
+    place = "key" if part.split is None and part.together == 1 else "keys"
+    if (found := re.findall(r"\{(\w+)\}", part.path)) != [place]:
+        told = ", ".join(f"{{{name}}}" for name in found) or "none"
+        yield Fault(part.where, f"the path of {part.name} has the places: {told}. It needs {{{place}}}, once.")
+    if not part.path.startswith("/"):
+        yield Fault(part.where, f'the path of {part.name} does not begin with "/". Give what follows the address.')
+    try:
+        validator(part.record)
+    except PydanticUserError as error:
+        told = str(error).split("\n", 1)[0]
+        yield Fault(part.where, f"{part.name}: answers cannot be read as {part.record.__name__}: {told}")
+
+
+def weight_faults(flow: Process | Deliver) -> Faults:
     """Find that a flow's share of its target's limit is none."""
     if not (math.isfinite(flow.weight) and flow.weight > 0):
         yield Fault(flow.where, f"the weight of {flow_name(flow)} is {flow.weight}. Give a number above 0.")

@@ -5,15 +5,10 @@ from dataclasses import dataclass
 
 from trunkline.engine.targets import order_name, weights_of
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Target, targets_of
+from trunkline.flow.declare import Bus, Target
 from trunkline.kafka import orders
 from trunkline.kafka.orders import Change, Command, Orders
 from trunkline.operate.control import Answer, Desk, topic_of
-
-
-def targets_in(bus: Bus) -> dict[str, Target]:
-    """Give every target that a sink calls, by name."""
-    return {target.name: target for sink in bus.sinks for target in targets_of(sink)}
 
 
 def target_of(bus: Bus, name: str) -> Target:
@@ -22,7 +17,7 @@ def target_of(bus: Bus, name: str) -> Target:
     Raises:
         UsageError: there is none of this name.
     """
-    known = targets_in(bus)
+    known = bus.targets
     if name not in known:
         raise UsageError(f"there is no target {name}. The targets are: {', '.join(known)}.")
     return known[name]
@@ -74,5 +69,5 @@ def standings(bus: Bus, held: Orders) -> list[Standing]:
             {flow: weights[flow, name] for flow in callers(bus, name)},
             held.paused.get(order_name(name)),
         )
-        for name, target in targets_in(bus).items()
+        for name, target in bus.targets.items()
     ]
