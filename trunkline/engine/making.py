@@ -14,7 +14,7 @@ from trunkline.engine import spans
 from trunkline.errors import Halt, Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.event import Drop, Event, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, identity_of, source_of
-from trunkline.flow.rows import Rows
+from trunkline.flow.rows import Given
 from trunkline.flow.transform import Routed, at_once, passed, routed
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
@@ -54,7 +54,7 @@ class Maker:
         flow: Process,
         *,
         forms: Mapping[str, Format],
-        tables: Mapping[str, Rows],
+        tables: Given,
         elsewhere: Callable[[float], bool],
     ) -> None:
         """Take what the flow needs; `elsewhere` says of a record fetched then whether others may know more of it."""

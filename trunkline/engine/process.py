@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
+from trunkline.engine.lookups import askers_of
 from trunkline.engine.making import Entry, Maker, Read, Through
 from trunkline.engine.tables import TableReader
+from trunkline.engine.targets import Targets
 from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
 from trunkline.errors import Absent, Halt, Retryable, TrunklineError, Unavailable, UnknownSchema
 from trunkline.flow.declare import Bus, Process, flow_name, group_of, identity_of, tables_of
+from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
 from trunkline.kafka.events import Member, Record, Slot, clock
 from trunkline.kafka.orders import Fleet
@@ -70,13 +73,14 @@ class Processor:
         tables: Mapping[str, TableReader],
         slot: int,
         fleet: Fleet,
+        targets: Targets,
         loop: asyncio.AbstractEventLoop,
         observe: Observer,
     ) -> None:
         """Prepare.
 
         `forms` holds the format of every topic of the flow by name, `tables` each table by name; steps that wait
-        run in `loop`.
+        run in `loop`, and so do the calls to `targets`.
         """
         self.name = flow_name(flow)
         self.heart = Heart(self.name)
@@ -91,7 +95,10 @@ class Processor:
         self._waits = waits(flow)
         self._observe = observe
         self._readers = [tables[table.name] for step in flow.steps for table in tables_of(step)]
-        rows = {reader.name: reader.rows for reader in self._readers}
+        self._targets = targets
+        self._partitions = flow.topic.partitions
+        self._askers = askers_of(flow, targets, observe)
+        rows: Given = {**{reader.name: reader.rows for reader in self._readers}, **self._askers}
         self._make_maker: Callable[[], Maker] = lambda: Maker(
             bus, timed(flow, observe), forms=forms, tables=rows, elsewhere=self._known_elsewhere
         )
@@ -108,6 +115,17 @@ class Processor:
         self.stopping.set()
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+    async def close(self) -> None:
+        """Ask targets no more."""
+        for asker in self._askers.values():
+            await asker.close()
+
+    def divide(self, slots: int) -> None:
+        """Have the share of the limits of targets that belongs to so many partitions (D13)."""
+        if self._askers:
+            share = min(1.0, slots / self._partitions)
+            self._loop.call_soon_threadsafe(self._targets.divide, self.name, share)
 
     def positions(self) -> dict[Slot, Position]:
         """Say how far each partition is finished; may be asked from any thread."""
@@ -221,6 +239,8 @@ class Session:
         self._see = processor.see
         self._maker = maker
         self._open = processor.open
+        self._divide = processor.divide
+        self._owned = 0
         self._loop = loop
         self._pending: list[Record] = []
         """Fetched, and no entries yet."""
@@ -297,6 +317,7 @@ class Session:
 
     def _take(self, most: int, seconds: float) -> None:
         records = self._member.fetch(most, seconds)
+        self._own(len(self._member.slots))
         self._fetched = self._polled = clock()
         if self._failure is not None:  # of what a change of partitions has brought to its end
             raise self._failure
@@ -319,6 +340,7 @@ class Session:
         self._forget(slots)
         self._settle(self._finish)
         self._drop(slots)
+        self._own(len(self._member.slots.difference(slots)))
         return {}
 
     def _lost(self, slots: Sequence[Slot]) -> None:
@@ -326,6 +348,13 @@ class Session:
         self._forget(slots)
         self._settle(self._await_transaction)
         self._drop(slots)
+        self._own(len(self._member.slots.difference(slots)))
+
+    def _own(self, slots: int) -> None:
+        """Have the share of so many partitions."""
+        if slots != self._owned:
+            self._owned = slots
+            self._divide(slots)
 
     def _forget(self, slots: Sequence[Slot]) -> None:
         """Make no entries of what was fetched from these partitions."""

@@ -23,6 +23,7 @@ from trunkline.flow.declare import (
     results_of,
     schemas_of,
     tables_of,
+    targets_called,
 )
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
@@ -77,10 +78,9 @@ class Worker:
                 flow.source.verify.sign("check", b"")
             if isinstance(flow, Agent):
                 window_of(flow)
-        delivering = [flow_name(flow) for flow in self._flows if isinstance(flow, Deliver)]
         self._targets = Targets(
             self._bus,
-            delivering,
+            [flow_name(flow) for flow in self._flows if targets_called(flow)],
             allow=self._settings.targets.allow,
             connections=WIDTH,
             observe=self._observe,
@@ -113,6 +113,7 @@ class Worker:
                             tables=self._tables,
                             slot=self._settings.worker.slot,
                             fleet=fleet,
+                            targets=self._targets,
                             loop=asyncio.get_running_loop(),
                             observe=self._observe,
                         )
@@ -172,6 +173,8 @@ class Worker:
             *(deliverer.stop(seconds) for deliverer in self._deliverers),
         )
         self.drained = all(ended)
+        for processor in self._processors:
+            await processor.close()
         self._sweeping.cancel()
         await asyncio.to_thread(self._control.stop)
         for reader in self._tables.values():

@@ -165,7 +165,7 @@ class Table(Declared):
 class Lookup(Declared):
     """What a target answers to GET, by key: a row as `record` has it, or none where it answers 404 or 410.
 
-    `key` names the field of the event whose values are the keys that the step will ask for; "lines.sku" reaches into
+    `key` names the field of the event whose values are the keys that the step will ask for; "parts.number" reaches into
     lists. All that a batch needs is asked for before its transaction begins (P2). `path` has a place {key}.
 
     An answer is used for `ttl`, and that there is no row for `absent`. If the target fails, an answer may be used for

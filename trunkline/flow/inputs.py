@@ -9,16 +9,17 @@ Bytes are in base64.
 import base64
 import json
 import mimetypes
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ValidationError
 
 from trunkline.adapters import Response, WebhookRequest, validator
+from trunkline.avro.files import schema_of
 from trunkline.errors import Rejected, TrunklineError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Agent, Bus, Deliver, Flow, Process, Publish, Table, Topic, identity_of
+from trunkline.flow.declare import Agent, Bus, Deliver, Flow, Lookup, Process, Publish, Table, Topic, identity_of
 from trunkline.flow.journeys import Data, data_of
 from trunkline.flow.walk import EXAMPLES, codec_of, follow, walk
 
@@ -45,15 +46,16 @@ def posted(source: str, file: str, body: bytes) -> Data:
 def walked(bus: Bus, job: Data, answers: Mapping[str, Response] | None = None) -> Data:
     """Walk every input, and tell of each its journey, or why there is none."""
     notes: list[str] = []
-    tables = {table: dict(rows_of(table, job, notes)) for table in bus.tables}
-    unknown = sorted(set(job["tables"]) - {table.name for table in bus.tables})
+    parts: Sequence[Table | Lookup] = [*bus.tables, *bus.lookups]
+    tables = {part: dict(rows_of(part, job, notes)) for part in parts}
+    unknown = sorted(set(job["tables"]) - {part.name for part in tables})
     notes += [f"rows are given for {name}, which is no table that a step looks up" for name in unknown]
     journeys = {name: one(bus, given, tables, answers) for name, given in job["inputs"].items()}
     return {"bus": facts(bus), "journeys": journeys, "notes": notes}
 
 
 def one(
-    bus: Bus, given: Data, tables: Mapping[Table, Mapping[str, Any]], answers: Mapping[str, Response] | None
+    bus: Bus, given: Data, tables: Mapping[Table | Lookup, Mapping[str, Any]], answers: Mapping[str, Response] | None
 ) -> Data:
     """Walk one input."""
     try:
@@ -92,32 +94,33 @@ def event_of(topic: Topic, given: Data) -> Event[Any]:
     return from_headers(headers, key, data)
 
 
-def rows_of(table: Table, job: Data, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Give the rows of a table by key: the real ones and those written down; what is no row of it is noted."""
-    for given in job.get("rows", {}).get(table.name, ()):
+def rows_of(part: Table | Lookup, job: Data, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give rows by key: the real ones of a table and those written down; what is no row of it is noted."""
+    for given in job.get("rows", {}).get(part.name, ()):
         try:
-            data = codec_of(given["schema"]).decode(base64.b64decode(given["value"]), codec_of(table.schema.text))
+            wanted = codec_of(schema_of(part.record).text)
+            data = codec_of(given["schema"]).decode(base64.b64decode(given["value"]), wanted)
             yield base64.b64decode(given["key"]).decode(errors="surrogateescape"), data
         except TrunklineError as error:
-            notes.append(f"a row of {table.name} cannot be read: {error}")
-    for key, fields in job["tables"].get(table.name, {}).items():
+            notes.append(f"a row of {part.name} cannot be read: {error}")
+    for key, fields in job["tables"].get(part.name, {}).items():
         try:
-            yield key, row_of(table, fields)
+            yield key, row_of(part, fields)
         except ValueError as error:
-            notes.append(f"the row {key} of {table.name} is left out: {error}")
+            notes.append(f"the row {key} of {part.name} is left out: {error}")
 
 
-def row_of(table: Table, fields: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(part: Table | Lookup, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Read a row that a person has written in JSON; what may be null may be left out, and so may what no step reads.
 
     Raises:
-        ValueError: the table's record has no such field, or its value is of another type.
+        ValueError: the record has no such field, or its value is of another type.
     """
-    hints = get_type_hints(table.record)
+    hints = get_type_hints(part.record)
     row: dict[str, Any] = {}
     for name, value in fields.items():
         if name not in hints:
-            raise ValueError(f"{table.record.__name__} has no {name}")
+            raise ValueError(f"{part.record.__name__} has no {name}")
         try:
             row[name] = validator(hints[name]).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:

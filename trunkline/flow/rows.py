@@ -11,6 +11,10 @@ Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
 
 
+RowsOf = Mapping[Table, Rows] | Mapping[Lookup, Rows] | Mapping[Table | Lookup, Rows]
+"""Rows by what is declared."""
+
+
 class Remote(Protocol):
     """Where the rows of a look-up come from."""
 
@@ -22,6 +26,10 @@ class Remote(Protocol):
             Halt: the target refuses us.
         """
         ...
+
+
+Given = Mapping[str, Rows | Remote]
+"""The rows of tables and where those of look-ups come from, by name."""
 
 
 class Asked(Rows):
@@ -69,7 +77,7 @@ class Answers(Rows):
         self._rows = rows
 
     def __getitem__(self, key: str) -> Row:
-        if key not in self._keys:
+        if key and key not in self._keys:  # a field that is null has none
             name, field = self._lookup.name, self._lookup.key
             raise Permanent(
                 f'{name} was not asked for "{key}": it is no {field} of the event. Correct the key of {name}.'
@@ -77,7 +85,7 @@ class Answers(Rows):
         return self._rows[key]
 
     def __contains__(self, key: object) -> bool:
-        return self.get(str(key)) is not None
+        return self.get(str(key or "")) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

@@ -12,6 +12,7 @@ from trunkline.event import Drop, Event, derived_id
 from trunkline.flow.declare import (
     Bus,
     Enrich,
+    Lookup,
     Process,
     Publish,
     Route,
@@ -20,10 +21,12 @@ from trunkline.flow.declare import (
     Topic,
     Wait,
     body_of,
+    lookups_of,
+    parts_of,
     source_of,
     tables_of,
 )
-from trunkline.flow.rows import Rows
+from trunkline.flow.rows import Answers, Given, Rows, keys_of
 
 T = TypeVar("T")
 
@@ -50,7 +53,7 @@ class Unrouted:
 Outcome = Routed | Filtered | Unrouted
 
 
-def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str, Rows]) -> Outcome:
+def transform(flow: Process, source: str, event: Event[Any], tables: Given) -> Outcome:
     """Run steps, then routes, here and now; `source` names the flow's records.
 
     Raises:
@@ -68,13 +71,15 @@ def transform(flow: Process, source: str, event: Event[Any], tables: Mapping[str
 def waits(flow: Process) -> bool:
     """Say whether a step of the flow has to be awaited, or waits for rows."""
     return any(
-        iscoroutinefunction(body_of(step)) or any(isinstance(table.missing, Wait) for table in tables_of(step))
+        iscoroutinefunction(body_of(step))
+        or lookups_of(step)
+        or any(isinstance(table.missing, Wait) for table in tables_of(step))
         for step in flow.steps
     )
 
 
-async def passed(flow: Process, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
-    """Run the steps one after the other; `tables` holds the rows of every table by its name.
+async def passed(flow: Process, event: Event[Any], tables: Given) -> Event[Any] | Drop:
+    """Run the steps one after the other; `tables` holds what every table and look-up has, by its name.
 
     Raises:
         Permanent, TrunklineError, OSError: as `transform`.
@@ -87,14 +92,14 @@ async def passed(flow: Process, event: Event[Any], tables: Mapping[str, Rows]) -
     return event
 
 
-async def stepped(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+async def stepped(step: Step | Enrich, event: Event[Any], tables: Given) -> Event[Any] | Drop:
     """Run one step.
 
     Raises:
         Permanent, TrunklineError, OSError: as `transform`.
     """
     body = body_of(step)
-    made = run(body, event, *[tables[table.name] for table in tables_of(step)])
+    made = run(body, event, *[await rows_of(part, event, tables) for part in parts_of(step)])
     if isinstance(made, CoroutineType):
         made = await waited(body, made)
     if not isinstance(made, Event | Drop):
@@ -102,7 +107,21 @@ async def stepped(step: Step | Enrich, event: Event[Any], tables: Mapping[str, R
     return made
 
 
-def step_of(step: Step | Enrich, event: Event[Any], tables: Mapping[str, Rows]) -> Event[Any] | Drop:
+async def rows_of(part: Table | Lookup, event: Event[Any], tables: Given) -> Rows:
+    """Give what a step gets of a table, or of what it has asked of a target for this event.
+
+    Raises:
+        Permanent, Halt: the event has no such key, or the target refuses.
+    """
+    rows = tables[part.name]
+    if isinstance(part, Table):
+        assert isinstance(rows, Mapping)
+        return rows
+    assert not isinstance(rows, Mapping)
+    return Answers(part, keys := keys_of(part, event), await rows.ask(keys))
+
+
+def step_of(step: Step | Enrich, event: Event[Any], tables: Given) -> Event[Any] | Drop:
     """Run one step here and now.
 
     Raises:

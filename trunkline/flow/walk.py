@@ -35,21 +35,22 @@ from trunkline.flow.composite import (
 from trunkline.flow.declare import (
     Bus,
     Deliver,
+    Lookup,
     Process,
     Publish,
     Table,
     Topic,
     body_of,
     flow_name,
+    parts_of,
     results_of,
     sink_identity,
     source_of,
-    tables_of,
 )
 from trunkline.flow.functions import name_of
 from trunkline.flow.journey import Called, Hidden, Journey, Looked, Parsed, Stepped, Took
 from trunkline.flow.reading import Saw
-from trunkline.flow.rows import Rows, asked
+from trunkline.flow.rows import Given, Known, Rows, RowsOf, asked
 from trunkline.flow.transform import records_of, stamp, step_of
 from trunkline.verdict import (
     Action,
@@ -79,14 +80,14 @@ def walk(
     source: Source,
     request: str | bytes | WebhookRequest,
     *,
-    tables: Mapping[Table, Rows] | None = None,
+    tables: RowsOf | None = None,
     answers: Mapping[str, Response] | None = None,
 ) -> Journey:
     """Follow one request of `source`: an example's file name, a body, or a whole request; its signature is not checked.
 
-    `tables` holds rows by key for every table that a step uses (absent: empty); `answers` what a target would answer,
-    by sink, or by "sink/call" for a composite's (absent: 200, and of what a call keeps the name). Of a sink that makes
-    its calls itself nothing is known.
+    `tables` holds rows by key for every table and look-up that a step uses (absent: empty); `answers` what a target
+    would answer, by sink, or by "sink/call" for a composite's (absent: 200, and of what a call keeps the name). Of a
+    sink that makes its calls itself nothing is known.
 
     Raises:
         Rejected: the request is wrong, as the sender would be told.
@@ -99,7 +100,7 @@ def walk(
         written = through(flow.to, stamp(bus, flow, event))
         journey.events[flow.to.name].append(written)
         journey.hops.append(Parsed(flow_name(flow), flow.to.name, written))
-    return travel(journey, bus, tables or {}, answers or {})
+    return travel(journey, bus, {} if tables is None else tables, answers or {})
 
 
 def follow(
@@ -107,19 +108,20 @@ def follow(
     topic: Topic,
     events: Iterable[Event[Any]],
     *,
-    tables: Mapping[Table, Rows] | None = None,
+    tables: RowsOf | None = None,
     answers: Mapping[str, Response] | None = None,
 ) -> Journey:
     """Follow events that lie on a topic; the rest is as for `walk`."""
     journey = Journey()
     journey.events[topic.name] += events
-    return travel(journey, bus, tables or {}, answers or {})
+    return travel(journey, bus, {} if tables is None else tables, answers or {})
 
 
-def travel(journey: Journey, bus: Bus, tables: Mapping[Table, Rows], answers: Mapping[str, Response]) -> Journey:
+def travel(journey: Journey, bus: Bus, tables: RowsOf, answers: Mapping[str, Response]) -> Journey:
     """Let what lies on topics go on through every flow that reads them, in the order of the topology."""
-    given = {table.name: found for table, found in tables.items()}
-    rows = {table.name: given.get(table.name, {}) for table in bus.tables}
+    parts: Sequence[Table | Lookup] = [*bus.tables, *bus.lookups]
+    given: Mapping[str, Rows] = {part.name: found for part, found in tables.items()}
+    rows = {part.name: given.get(part.name, {}) for part in parts}
     for flow in bus.flows:
         if isinstance(flow, Publish):
             continue
@@ -182,8 +184,11 @@ def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: 
     """Run one event through steps and routes and note what came of it."""
     name = flow_name(flow)
     for step in flow.steps:
-        looked = {table.name: Looked(rows[table.name]) for table in tables_of(step)}
-        given = {table.name: asked(table, looked[table.name]) for table in tables_of(step)}
+        looked = {part.name: Looked(rows[part.name]) for part in parts_of(step)}
+        given: Given = {
+            part.name: asked(part, looked[part.name]) if isinstance(part, Table) else Known(looked[part.name])
+            for part in parts_of(step)
+        }
         after: Event[Any] | Drop | Verdict
         try:
             after = step_of(step, event, given)

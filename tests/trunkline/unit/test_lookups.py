@@ -75,6 +75,7 @@ def test_an_event_without_the_field_is_dead(data: Any) -> None:
 def test_a_step_that_asks_for_another_key_than_declared_is_told() -> None:
     rows = Answers(lookup(), ["7", "8"], {"7": {"score": 1}})
     assert (rows["7"], rows.get("8"), "8" in rows, list(rows), len(rows)) == ({"score": 1}, None, False, ["7"], 1)
+    assert (rows.get(""), None in rows) == (None, False), "a field that is null has no key"
     for ask in (rows.get, rows.__getitem__, rows.__contains__):
         with pytest.raises(Permanent, match='ratings was not asked for "9": it is no id of the event'):
             ask("9")
