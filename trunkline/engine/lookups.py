@@ -24,7 +24,7 @@ from trunkline.flow.declare import Lookup, Process, flow_name, lookups_of
 from trunkline.flow.rows import Remote, Row, Rows
 from trunkline.kafka import events
 from trunkline.observe import Observed, Observer
-from trunkline.verdict import Retry, Superseded, backoff, judge
+from trunkline.verdict import Retry, backoff, judge
 
 WIDTH = 64
 """Requests of one look-up that are under way at once."""
@@ -234,9 +234,13 @@ def read(lookup: Lookup, keys: Sequence[str], response: Response) -> dict[str, R
     if response.status in (404, 410) and lookup.split is None:
         return {}
     verdict = judge(response.status, response.headers, response.body, now=datetime.now(UTC), method="GET", keyed=False)
-    if isinstance(verdict, TrunklineError):
-        raise verdict
-    assert not isinstance(verdict, Superseded)
+    match verdict:
+        case Permanent():
+            raise Permanent(f"{lookup.name} {verdict}", status=verdict.status)
+        case TrunklineError():
+            raise verdict
+        case _:
+            pass
     try:
         found = response.json()
     except Unknown as error:

@@ -139,7 +139,7 @@ def test_an_api_that_takes_several_keys_is_asked_for_them_together(stage: Stage,
         wait_for(lambda: running.counted(flow_of(bus))["read"] == 30, why=lambda: running.details("stuck"))
     assert sorted(mark[0] or "" for mark in marks(stage, bus)) == sorted(boxes[:29])
     [letter] = stage.letters(flow_of(bus))
-    assert header(letter, "__connect.errors.exception.message") == "answered 422: null"
+    assert header(letter, "__connect.errors.exception.message").startswith("titles answered 422")
     assert len([path for path in titles.asked if path.count(",") == 9]) == 3
     assert len(titles.asked) == 3 + 10, "those asked for with a refused one are asked for again, each alone"
 
