@@ -21,7 +21,7 @@ from trunkline.adapters import Idempotency, Request, Response
 from trunkline.engine.breaker import Circuit, State
 from trunkline.engine.limits import Limiter, Throttle
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
-from trunkline.flow.declare import Bus, Publish, Target, targets_called
+from trunkline.flow.declare import Bus, Deliver, Process, Target, targets_called
 from trunkline.http import transport
 from trunkline.http.client import client_of
 from trunkline.http.guard import Network
@@ -390,7 +390,7 @@ def weights_of(bus: Bus) -> dict[tuple[str, str], float]:
     calling = [
         (name, target.name, flow.weight)
         for name, flow in bus.named()
-        if not isinstance(flow, Publish)
+        if isinstance(flow, Process | Deliver)
         for target in targets_called(flow)
     ]
     total: dict[str, float] = {}

@@ -440,7 +440,7 @@ def targets_of(sink: Sink) -> list[Target]:
 def targets_called(flow: Flow) -> list[Target]:
     """Give every target that a flow calls: a sink's, and those of look-ups."""
     match flow:
-        case Publish():
+        case Publish() | Agent():
             return []
         case Process():
             found = (lookup.target for step in flow.steps for lookup in lookups_of(step))
