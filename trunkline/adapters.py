@@ -257,6 +257,8 @@ def expand(template: str, values: Mapping[str, object]) -> str:
         Permanent: a value is missing, empty, or "." or "..", which no encoding keeps from being resolved away.
     """
     parts = list(split(template))
+    if len(parts) == 1:
+        return template
     for place in range(1, len(parts), 2):
         value = values.get(parts[place])
         text = "" if value is None else str(value)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from trunkline.errors import Poison
@@ -79,6 +80,11 @@ class Parent(NamedTuple):
 
 def digest(*parts: str | bytes | None) -> bytes:
     """SHA-256 over length-prefixed parts; None differs from the empty string."""
+    return hashlib.sha256(prefixed(parts)).digest()
+
+
+def prefixed(parts: Iterable[str | bytes | None]) -> bytes:
+    """Join parts, each with its length in front."""
     joined: list[bytes] = []
     for part in parts:
         if part is None:
@@ -86,7 +92,18 @@ def digest(*parts: str | bytes | None) -> bytes:
             continue
         raw = part.encode() if isinstance(part, str) else part
         joined += (len(raw).to_bytes(8, "big"), raw)
-    return hashlib.sha256(b"".join(joined)).digest()
+    return b"".join(joined)
+
+
+@lru_cache(maxsize=256)
+def beginning(parts: tuple[str, ...]) -> bytes:
+    """Join parts that many digests begin with."""
+    return prefixed(parts)
+
+
+def digest_after(parts: tuple[str, ...], *more: str) -> bytes:
+    """Give the digest of all these parts; the first ones are joined once for all digests that begin with them."""
+    return hashlib.sha256(beginning(parts) + prefixed(more)).digest()
 
 
 def name_of(digested: bytes) -> str:
@@ -102,7 +119,7 @@ def derived_id(parent: Event[Any], topic: str, key: str | None, ordinal: int) ->
 
 def idempotency_key(bus: str, sink: str, source: str, event_id: str, call: str = "") -> str:
     """Give the key sent to a target: the same for every attempt, worker, restart and replay; 32 ASCII characters."""
-    return name_of(digest(bus, sink, source, event_id, call))
+    return name_of(digest_after((bus, sink, source), event_id, call))
 
 
 def batch_key(keys: Sequence[str]) -> str:
@@ -141,13 +158,15 @@ def from_headers(
     try:
         trace = found.get("traceparent")
         time = datetime.fromisoformat(found["ce_time"].decode())
-        if time.tzinfo is None:
-            raise Poison(f"the ce_time of the record has no offset: {time.isoformat()}")
+        if time.tzinfo is not UTC:
+            if time.tzinfo is None:
+                raise Poison(f"the ce_time of the record has no offset: {time.isoformat()}")
+            time = time.astimezone(UTC)
         return Event(
             id=found["ce_id"].decode(),
             source=found["ce_source"].decode(),
             type=found["ce_type"].decode(),
-            time=time.astimezone(UTC),
+            time=time,
             key=None if key is None else key.decode(),
             traceparent=None if trace is None else trace.decode(),
             data=data,

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
@@ -33,7 +33,7 @@ What = Literal[
     "table",
     # a look-up: so many keys were asked for
     "looked up",
-    # moments that tests stop the world at
+    # moments that tests stop the world at; the last also says that a flow moves on
     "begun", "produced", "offered", "prepared", "answered", "buried", "recorded",
 ]  # fmt: skip
 
@@ -51,6 +51,8 @@ class Observed:
     detail: str = ""
     status: int | None = None
     seconds: float = 0.0
+    took: Sequence[float] = ()
+    """Of calls that ended alike, told together: the seconds of each."""
     attempt: int = 0
     """Which call for its event it was; of one that failed."""
     lane: str = ""
@@ -66,6 +68,11 @@ class Observed:
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and nobody asks for them
 
 Observer = Callable[[Observed], None]
+"""May have an attribute `wants`: then it is told of these only."""
+
+ALL: frozenset[What] = frozenset(get_args(What))
+CALLED = frozenset[What]({"calling", "answered"})
+"""What happens at every call and is of no interest to most; so it is asked before it is told."""
 
 TRACE: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """The W3C `traceparent` of what is being done: whoever calls another system sends it along, if there is one."""
@@ -81,6 +88,8 @@ class Metrics:
 
     docs/operating.md says what each one means.
     """
+
+    wants = ALL - CALLED
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -108,7 +117,6 @@ class Metrics:
         self.duration = self._spread(
             "delivery_duration_seconds", "How long calls to a target took.", CALLS, "flow", "sink", "target"
         )
-        self.in_flight = self._gauge("delivery_in_flight", "Calls that have no answer yet.", "flow", "sink")
         self.ages = self._spread(
             "event_age_seconds", "From when an event happened to when it was delivered.", AGES, "flow", "sink"
         )
@@ -151,15 +159,15 @@ class Metrics:
         """Count it."""
         of = labelled
         match seen.what:
-            case "stuck" | "table" | "begun" | "produced" | "offered" | "prepared" | "answered" | "buried":
+            case "stuck" | "table" | "begun" | "produced" | "offered" | "prepared" | "calling" | "answered" | "buried":
                 pass
-            case "calling":
-                of(self.in_flight, seen.flow, seen.sink).inc()
             case "attempt":
-                of(self.in_flight, seen.flow, seen.sink).dec()
-                of(self.duration, seen.flow, seen.sink, seen.target).observe(seen.seconds)
+                observe = of(self.duration, seen.flow, seen.sink, seen.target).observe
+                for seconds in seen.took or (seen.seconds,):
+                    observe(seconds)
                 klass = "none" if seen.status is None else f"{seen.status // 100}xx"
-                of(self.attempts, seen.flow, seen.sink, seen.target, seen.outcome or "delivered", klass).inc()
+                outcome = seen.outcome or "delivered"
+                of(self.attempts, seen.flow, seen.sink, seen.target, outcome, klass).inc(seen.count)
             case "recorded":
                 self.progressed(seen.flow)
             case "published":
@@ -272,6 +280,8 @@ class Log:
     that is down must not fill a disk. A dead letter is always told.
     """
 
+    wants = ALL - CALLED
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._logger = structlog.get_logger("trunkline")
@@ -331,11 +341,18 @@ def facts(seen: Observed) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def every(*observers: Observer) -> Observer:
-    """Join observers into one."""
+def wanted(observer: Observer) -> frozenset[What]:
+    """Give what an observer is to be told of."""
+    return getattr(observer, "wants", ALL)
 
-    def observe(seen: Observed) -> None:
-        for observer in observers:
+
+class Every:
+    """Observers joined into one: each is told of what it wants."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.wants = frozenset[What]().union(*map(wanted, observers))
+        self._who = {what: [one for one in observers if what in wanted(one)] for what in self.wants}
+
+    def __call__(self, seen: Observed) -> None:
+        for observer in self._who.get(seen.what, ()):
             observer(seen)
-
-    return observe

@@ -36,7 +36,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import control_of
-from trunkline.observe import Log, Observer, every
+from trunkline.observe import Every, Log, Observer
 from trunkline.operate.leaving import left
 from trunkline.redact import redact_data
 from trunkline.settings import Settings
@@ -118,7 +118,7 @@ def work(
     flows: list[str],
     *,
     start: str | None = None,
-    observe: Observer = lambda _: None,
+    observe: Observer = Every(),
     ready: Callable[[str], None] = lambda _: None,
     ports: Sequence[socket.socket] = (),
 ) -> bool:
@@ -145,7 +145,7 @@ def work(
     sys.setswitchinterval(SWITCH)
     gc.freeze()
     gc.set_threshold(*COLLECT)
-    return uvloop.run(serve(bus, config, address, flows=flows, observe=every(Log(), observe), ready=say, ports=ports))
+    return uvloop.run(serve(bus, config, address, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
 
 
 def note(bus: Bus, address: str, gaps: Sequence[Passed]) -> None:

@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -56,13 +56,13 @@ from trunkline.ledger.intents import Intent, Standing, Wait, intend, withdraw
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
-from trunkline.observe import Observed, Observer
+from trunkline.observe import CALLED, Observed, Observer, wanted
 from trunkline.redact import hashed, marked, redact
 from trunkline.sinks.composite import CompositeSink
 from trunkline.sinks.http import Deletes, HttpSink, Written
 from trunkline.verdict import Delivered, Verdict, of_exception
 
-WIDTH = 256
+WIDTH = 512
 """Calls in flight at most, over all keys."""
 CAPS = Caps()
 OVERHEAD = 6_144
@@ -72,6 +72,10 @@ SPARE = 2.0
 AGAIN = 1.0
 GATHER = 0.01
 """Seconds that outcomes are gathered while more lanes are ready than may be called: none of them waits for it."""
+
+
+Way = Callable[[Begun, Sequence[Delivery]], Awaitable[Sequence[Verdict | None]]]
+"""Makes one call of what may be called; no verdict where none could be made now."""
 
 
 class Deliverer:
@@ -130,12 +134,18 @@ class Deliverer:
             )
         )
         self.heart = Heart(self.name, runnable=self.core.working, tell=self._tell)
+        self.sink = self._sink.name
+        self._deletes = self._sink.delete if isinstance(self._sink, Deletes) else None
+        self._attempt = self._way()
+        self._moments = CALLED & wanted(observe)
+        self._took: dict[int | None, list[float]] = {}
+        """Seconds that each call took which delivered, by status, since they were told last."""
         self._me = secrets.token_hex(8)
         self._calls = count()
         self._seen = (0, 0)
         self._halted = False
         self._number = 0
-        self._outcomes: list[tuple[Delivery, Outcome]] = []
+        self._outcomes: list[tuple[Delivery, State, bool]] = []
         self._recording = False
         self._acting = False
         self._idle = asyncio.Event()
@@ -143,6 +153,15 @@ class Deliverer:
         self._orders: Orders | None = None
         self._ledger_id: Identity | None = None
         self._intake: Intake | None = None
+
+    def _way(self) -> Way:
+        """Choose how calls are made, by what the sink is."""
+        sink = self._sink
+        if self._composer is not None:
+            return partial(self._attempt_composite, self._composer)
+        if isinstance(sink, Written) and isinstance(sink, HttpSink):
+            return partial(self._attempt_written, sink, sink)
+        return self._attempt_single if sink.together == 1 else self._attempt_together
 
     @property
     def halted(self) -> str:
@@ -226,14 +245,14 @@ class Deliverer:
         poison: Poison | None = None
         fetched = 0.0
         try:
-            gone = record.value is None and isinstance(self._sink, Deletes)
+            gone = record.value is None and self._deletes is not None
             data = {} if gone else self._form.decode(record.value)
             event: Event[Any] = from_headers(record.headers, record.key, data)
         except Poison as error:
             event, poison, fetched = deadletter.stray(origin), error, events.clock()
             if isinstance(error, UnknownSchema):
                 self._fleet.asked.set()  # whoever wrote it may run another topology
-        key = None if record.key is None else deliveries.payload_of(record.key)
+        key = None if record.key is None else deliveries.key_of(record.key)
         return Delivery(
             record=record,
             event=event,
@@ -331,7 +350,7 @@ class Deliverer:
         try:
             function(*arguments)
         except Exception as error:  # noqa: BLE001 - a loop's callback that dies in silence would be a stalled flow
-            self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
+            self._bug(error)
 
     def stuck(self, why: str) -> None:
         """Take note that the flow begins again at its committed offsets."""
@@ -357,6 +376,7 @@ class Deliverer:
     def _act(self) -> None:
         """Do what the dispatcher has decided, and let it choose what is called next."""
         now = events.clock()
+        self._tell_calls()
         room = self._gate.room(now)
         self.core.stood = self._gate.access.stood(now)
         self.core.uniform = self._fleet.uniform
@@ -365,7 +385,7 @@ class Deliverer:
             match effect:
                 case Call(chosen):
                     room -= 1
-                    self._spawn(self._call(self._gate.begin(now), chosen))
+                    self._tasks.add(self._loop.create_task(self._call(self._gate.begin(now), chosen)))
                 case Record(delivery, state, park):
                     if delivery.kind is None and (delivery.live or state is State.SUPERSEDED):
                         self._spawn(self._tell_and_record(delivery, state, park=park))
@@ -394,6 +414,13 @@ class Deliverer:
         self._acting = False
         self._act()
 
+    def _tell_calls(self) -> None:
+        """Say of the calls that delivered how long they took, all together."""
+        took, self._took = self._took, {}
+        for status, seconds in took.items():
+            target = self._sink.target.name
+            self._see("attempt", count=len(seconds), status=status, took=seconds, target=target)
+
     def _count(self) -> None:
         """Say what has changed since the last time."""
         accepted, repeats = self._seen
@@ -412,22 +439,20 @@ class Deliverer:
 
     async def _call(self, call: Begun, chosen: Sequence[Delivery]) -> None:
         """Make one call and do what follows from it; none when flow or partition have stopped by its turn."""
+        try:
+            await self._make(call, chosen)
+        except Exception as error:  # noqa: BLE001 - as `_ended`, which would cost each call another turn of the loop
+            self._bug(error)
+        self._tasks.discard(asyncio.current_task())
+
+    async def _make(self, call: Begun, chosen: Sequence[Delivery]) -> None:
         now = events.clock()
         ready = [delivery for delivery in chosen if self.core.begin(delivery, now)]
         if asking := [delivery for delivery in ready if delivery.stage is Stage.PREPARING]:
             refused = await self._prepare(asking)
             ready = [delivery for delivery in ready if delivery not in refused]
         if ready:
-            verdicts: Sequence[Verdict | None]
-            if self._composer is not None:
-                self._targets.unmade(self._gate, call)  # each of its calls is begun by itself
-                verdicts = await self._attempt_composite(self._composer, ready[0])
-            elif isinstance(self._sink, Written) and isinstance(self._sink, HttpSink):
-                verdicts = await self._attempt_written(call, self._sink, self._sink, ready[0])
-            elif self._sink.together == 1:
-                verdicts = await self._attempt(call, ready[0])
-            else:
-                verdicts = await self._attempt_together(call, ready)
+            verdicts = await self._attempt(call, ready)
             now = events.clock()
             self.core.stood = self._gate.access.stood(now)
             if not verdicts:
@@ -436,7 +461,8 @@ class Deliverer:
                 if verdict is None:
                     self.core.unmade(delivery)
                     continue
-                self._see("answered", delivery)
+                if "answered" in self._moments:
+                    self._see("answered", delivery)
                 down = self._gate.access.is_down(delivery.began)
                 self.core.answered(delivery, verdict, now, random.random, down=down)
             self.heart.done()
@@ -479,21 +505,25 @@ class Deliverer:
         now, wall = events.clock(), time.time()
         return [delivery for delivery in asking if not self.core.prepared(delivery, found[delivery.place], now, wall)]
 
-    async def _attempt(self, call: Begun, delivery: Delivery) -> list[Verdict | None]:
+    async def _attempt_single(self, call: Begun, ready: Sequence[Delivery]) -> list[Verdict | None]:
         """sink.request → target.send → sink.verdict; no verdict when no call can be made now."""
+        [delivery] = ready
+        event = delivery.event
         began = 0.0
         response = None
         verdict: Verdict
         sink = self._sink
         span = None
         try:
-            if delivery.record.value is None and isinstance(sink, Deletes):
-                request = sink.delete(delivery.event)
+            if delivery.record.value is None and self._deletes is not None:
+                request = self._deletes(event)
             else:
-                request = sink.request(delivery.event)
-            span = spans.calling(sink.name, self.name, sink.target.name, [delivery.event], replayed=bool(delivery.run))
+                request = sink.request(event)
+            if event.traceparent is not None or spans.Exporting.tracer is not None:
+                span = spans.calling(sink.name, self.name, sink.target.name, [event], replayed=bool(delivery.run))
             began = time.monotonic()
-            self._see("calling", delivery)
+            if "calling" in self._moments:
+                self._see("calling", delivery)
             response = await self._targets.send(
                 sink.target, request, self._key(delivery), sink.idempotency, again=delivery.attempts > 1
             )
@@ -512,13 +542,15 @@ class Deliverer:
         spans.ended(span, status, [verdict])
         seconds = time.monotonic() - began
         if isinstance(verdict, Delivered):
-            self._see("attempt", delivery, status=status, seconds=seconds, target=sink.target.name)
+            self._took.setdefault(status, []).append(seconds)
         elif began:
             self._failed(delivery, verdict, status, seconds)
         return [verdict]
 
-    async def _attempt_composite(self, composer: Composer, delivery: Delivery) -> list[Verdict]:
+    async def _attempt_composite(self, composer: Composer, call: Begun, ready: Sequence[Delivery]) -> list[Verdict]:
         """Make as many of a composite's calls as can be made now."""
+        [delivery] = ready
+        self._targets.unmade(self._gate, call)  # each of its calls is begun by itself
         began = time.monotonic()
         verdict = await composer.attempt(
             delivery,
@@ -530,9 +562,10 @@ class Deliverer:
         return [verdict]
 
     async def _attempt_written(
-        self, begun: Begun, sink: HttpSink, deliver: Written, delivery: Delivery
+        self, sink: HttpSink, deliver: Written, begun: Begun, ready: Sequence[Delivery]
     ) -> list[Verdict | None]:
         """Let a hand-written sink make its calls."""
+        [delivery] = ready
         event = delivery.event
         call = calling.Calling(
             self._targets.client(sink.target),
@@ -541,7 +574,8 @@ class Deliverer:
         target = sink.target.name
         span = spans.calling(sink.name, self.name, target, [event], replayed=bool(delivery.run))
         began = time.monotonic()
-        self._see("calling", delivery, target=target)
+        if "calling" in self._moments:
+            self._see("calling", delivery, target=target)
         try:
             verdict, status = await calling.attempt(sink, deliver, event, call)
         except Unavailable as error:
@@ -553,7 +587,7 @@ class Deliverer:
         spans.ended(span, status, [verdict])
         seconds = time.monotonic() - began
         if isinstance(verdict, Delivered):
-            self._see("attempt", delivery, target=target, status=status, seconds=seconds, outcome="delivered")
+            self._took.setdefault(status, []).append(seconds)
         else:
             self._failed(delivery, verdict, status, seconds)
         return [verdict]
@@ -577,7 +611,7 @@ class Deliverer:
             replayed = any(delivery.run for delivery in group)
             sent = [delivery.event for delivery in group]
             span = spans.calling(sink.name, self.name, sink.target.name, sent, replayed=replayed)
-            for delivery in group:
+            for delivery in group if "calling" in self._moments else ():
                 self._see("calling", delivery)
             again = any(delivery.attempts > 1 for delivery in group)
             response = await self._targets.send(sink.target, request, batch_key(keys), sink.idempotency, again=again)
@@ -597,7 +631,7 @@ class Deliverer:
         seconds = time.monotonic() - began
         for delivery, verdict in zip(group, verdicts, strict=True):
             if isinstance(verdict, Delivered):
-                self._see("attempt", delivery, status=status, seconds=seconds, target=sink.target.name)
+                self._took.setdefault(status, []).append(seconds)
             else:
                 self._failed(delivery, verdict, status, seconds)
         refused = all(isinstance(verdict, Permanent) for verdict in verdicts) and (status is None or status >= 400)
@@ -729,22 +763,7 @@ class Deliverer:
 
     def _record(self, delivery: Delivery, state: State, *, park: bool) -> None:
         """Record an outcome; the next group begins when the last one is durable (D3)."""
-        outcome = Outcome(
-            place=delivery.place,
-            sink=self._number,
-            state=state,
-            key=delivery.key,
-            partition=delivery.origin.partition,
-            offset=delivery.origin.offset,
-            payload=delivery.payload,
-            attempts=delivery.attempts,
-            at=datetime.now(UTC),
-            owner=delivery.owner,
-            park=park,
-            latest=self._sink.writes == "latest",
-            run=delivery.run if delivery.live else "",
-        )
-        self._outcomes.append((delivery, outcome))
+        self._outcomes.append((delivery, state, park))
         if not self._recording:
             self._recording = True
             self._spawn(self._commit())
@@ -755,7 +774,8 @@ class Deliverer:
             if self.core.crowded:
                 await asyncio.sleep(GATHER)
             group, self._outcomes = self._outcomes, []
-            rows = [outcome for _, outcome in group]
+            at = datetime.now(UTC)
+            rows = [self._outcome(delivery, state, at, park=park) for delivery, state, park in group]
             while True:
                 try:
                     freed = await self._writer.write(partial(deliveries.record, outcomes=rows))
@@ -767,17 +787,14 @@ class Deliverer:
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
             self._see("recorded", count=len(group))
-            ages = [
-                (outcome.at - delivery.event.time).total_seconds()
-                for delivery, outcome in group
-                if outcome.state is State.DONE
-            ]
-            for state, many in Counter(outcome.state for outcome in rows).items():
+            now = at.timestamp()
+            ages = [now - delivery.event.time.timestamp() for delivery, state, _ in group if state is State.DONE]
+            for state, many in Counter(state for _, state, _ in group).items():
                 if (word := WORDS.get(state)) is not None:
                     self._see(word, count=many, ages=ages if state is State.DONE else ())
             for state, many in Counter(outcome.state for outcome in rows if outcome.run).items():
                 self._see("replayed", count=many, outcome=state.name.lower())
-            for delivery, _ in group:
+            for delivery, _, _ in group:
                 self.core.recorded(delivery, freed)
                 if delivery.skipped:
                     for key, value in skipped(self._known_as, delivery.skipped):
@@ -785,6 +802,24 @@ class Deliverer:
             self.heart.done()
             self._act()
         self._recording = False
+
+    def _outcome(self, delivery: Delivery, state: State, at: datetime, *, park: bool) -> Outcome:
+        origin = delivery.origin
+        return Outcome(
+            delivery.place,
+            self._number,
+            state,
+            delivery.key,
+            origin.partition,
+            origin.offset,
+            delivery.payload,
+            delivery.attempts,
+            at,
+            delivery.owner,
+            park,
+            self._sink.writes == "latest",
+            delivery.run if delivery.live else "",
+        )
 
     async def _drain(self, slots: Collection[Slot], seconds: float) -> bool:
         """Drop what has not begun on these partitions and wait for what has; say whether all of it ended."""
@@ -808,7 +843,10 @@ class Deliverer:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
+            self._bug(error)
+
+    def _bug(self, error: BaseException) -> None:
+        self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
 
     def _tell(self) -> Mapping[str, object]:
         """Say how it stands, for the dump of a process that is given up."""

@@ -23,7 +23,7 @@ from trunkline.errors import Permanent, Poison, Undeliverable, Unknown, UnknownS
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Place, Row, State, may_reopen, place_of
 from trunkline.ledger.intents import Ambiguous, Finished, Go, Parked, Standing, Superseded, Wait
-from trunkline.verdict import Again, Bury, Done, Guard, Retry, Stop, Supersede, Verdict, decide
+from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Retry, Stop, Supersede, Verdict, decide
 
 LETTERS = frozenset({State.DEAD, State.PARKED, State.AMBIGUOUS})
 """What lies in the dead letters, until a replay opens it again."""
@@ -140,7 +140,7 @@ class Dispatcher:
         self._watermarks: dict[Slot, Watermark] = {}
         self._leaving: set[Slot] = set()
         self._open: dict[Place, Delivery] = {}
-        self._held: Counter[Slot] = Counter()
+        self._held: dict[Slot, int] = {}
         self._bytes = 0
         self._settled: dict[Place, tuple[int, Row]] = {}
         self._looked_up = 0
@@ -230,7 +230,7 @@ class Dispatcher:
         return (
             bool(self.halted)
             or self._lanes.full(slot)
-            or self._held[slot] >= self._caps.slot_events * share
+            or self._held.get(slot, 0) >= self._caps.slot_events * share
             or (self._bytes >= self._caps.bytes * share and slot.topic != self._policy.replay)
             or (watermark is not None and watermark.unfinished >= self._caps.span * share)
         )
@@ -262,10 +262,15 @@ class Dispatcher:
                 continue
             delivery.watermark = watermark
             watermark.begin(delivery.record.offset)
-            row = known.get(delivery.place)
-            if (late := self._settled.get(delivery.place)) is not None and late[0] >= number:
+            place = delivery.place
+            row = known.get(place)
+            if (late := self._settled.get(place)) is not None and late[0] >= number:
                 row = late[1]
-            first = self._open.get(delivery.place)
+            first = self._open.get(place)
+            if row is None and first is None and not delivery.run:  # as nearly all are
+                self._hold(delivery)
+                self._queue(delivery)
+                continue
             if any(before is not None and before.payload != delivery.payload for before in (row, first)):
                 row = known.get(self.apart(delivery))
                 if row is None and delivery.event.id not in self._skips | self._skipped:
@@ -292,13 +297,10 @@ class Dispatcher:
             delivery.watermark.finish(delivery.record.offset)
             self.repeats += 1
             return
-        self._held[delivery.record.slot] += 1
-        self._bytes += delivery.size
+        self._hold(delivery)
         first = self._open.get(delivery.place)
         if first is None:
-            self._open[delivery.place] = delivery
-            self.accepted += 1
-            self._lanes.add(delivery)
+            self._queue(delivery)
         elif delivery.run and untried(first) and first.lane == delivery.lane:
             # The first may wait for the very letter that this replay brings back.
             self._open[delivery.place] = delivery
@@ -306,6 +308,18 @@ class Dispatcher:
             delivery.twins, first.twins = [first, *first.twins], []
         else:
             first.twins.append(delivery)
+
+    def _hold(self, delivery: Delivery) -> None:
+        """Count what a delivery weighs, until it is let go."""
+        slot = delivery.record.slot
+        self._held[slot] = self._held.get(slot, 0) + 1
+        self._bytes += delivery.size
+
+    def _queue(self, delivery: Delivery) -> None:
+        """Put the only delivery of its event in its lane."""
+        self._open[delivery.place] = delivery
+        self.accepted += 1
+        self._lanes.add(delivery)
 
     # Calls.
 
@@ -412,6 +426,10 @@ class Dispatcher:
     ) -> None:
         """Take the end of a call. While its target is `down` no failure brings an event nearer to being given up."""
         self._lanes.answered()
+        if isinstance(verdict, Delivered):
+            self._guard.ease()
+            self._record(delivery, State.DONE)
+            return
         verdict = self._guard.consider(verdict, delivery.key)
         action = decide(
             verdict,
@@ -422,8 +440,6 @@ class Dispatcher:
             random=random,
         )
         match action:
-            case Done():
-                self._record(delivery, State.DONE)
             case Supersede() if self.owns(delivery):
                 self._record(delivery, State.SUPERSEDED)
             case Again(seconds) if self._keeps(delivery):
@@ -436,7 +452,7 @@ class Dispatcher:
                 delivery.stage = Stage.QUEUED
                 self._lanes.again(delivery.lane)
                 self.halt(reason)
-            case Again() | Bury() | Stop() | Supersede():
+            case Again() | Bury() | Stop() | Supersede() | Done():
                 self._drop(delivery)
             case _:
                 assert_never(action)

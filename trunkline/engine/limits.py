@@ -202,6 +202,9 @@ class Throttle:
 
 
 POLICY, STATE, OLD = "ratelimit-policy", "ratelimit", "-remaining"
+PREFIXES = ("ratelimit", "x-ratelimit", "x-rate-limit")
+SAYING = frozenset({POLICY, STATE, *(prefix + OLD for prefix in PREFIXES)})
+"""An answer without one of these headers says nothing of a limit."""
 ITEM = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z*][A-Za-z0-9_\-.:/*]*|[0-9]+)\s*((?:;[^,;"]*(?:"[^"]*")?)*)')
 PARAMETER = re.compile(r';\s*([a-z*][a-z0-9_\-.*]*)=("[^"]*"|[^;,"\s]+)')
 PAIRED = re.compile(r"\s*(limit|remaining|reset)=([0-9]+)\s*,?")
@@ -215,6 +218,8 @@ def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
     version and those before had, and the `X-RateLimit-…` that GitHub and others send, where a reset is seconds or a
     moment.
     """
+    if headers.keys().isdisjoint(SAYING):
+        return None
     if STATE in headers or POLICY in headers:
         found = structured(headers)
         if found is not None:
@@ -222,7 +227,7 @@ def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
     if PAIRED.match(headers.get(STATE, "")):
         pairs = dict(PAIRED.findall(headers[STATE][:LONGEST_FIELD]))
         return Told(number(pairs.get("remaining")), number(pairs.get("reset")))
-    for prefix in ("ratelimit", "x-ratelimit", "x-rate-limit"):
+    for prefix in PREFIXES:
         if (remaining := number(headers.get(prefix + OLD))) is None:
             continue
         reset = number(headers.get(f"{prefix}-reset"))

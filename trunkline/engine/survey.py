@@ -169,6 +169,7 @@ class Survey(Collector):
                 paused.add(sink_identity(flow.to) in orders.paused, flow=name)
         yield from (workers, paused)
         stages = family("flow_deliveries", "Events held by the worker, by how far they are.")
+        flying = family("delivery_in_flight", "Deliveries whose call has no answer yet.")
         full = family("flow_full_partitions", "Partitions that are not read from, because one key fills them up.")
         gap = family("flow_accounting_gap", "Events of which nobody knows any more; anything but 0 is a bug.")
         for reader in self._reading:
@@ -178,11 +179,12 @@ class Survey(Collector):
                     held = reader.core.stages()
                     for stage in STAGES:
                         stages.add(held.get(stage, 0), flow=name, stage=stage)
+                    flying.add(held.get("calling", 0), flow=name, sink=reader.sink)
                     full.add(len(reader.filled()), flow=name)
                     gap.add(reader.core.gap(), flow=name)
                 case Processor() | Timekeeper():
                     gap.add(self._lost(name), flow=name)
-        yield from (stages, full, gap)
+        yield from (stages, flying, full, gap)
 
     def _lost(self, flow: str) -> int:
         """Count the input events of a process flow that came to no end."""

@@ -85,11 +85,16 @@ def is_large(value: object) -> bool:
 def is_finite(value: Any) -> bool:
     """Say whether no number in a value is NaN or infinite."""
     kind = type(value)
-    if kind is dict:
-        return all(map(is_finite, value.values()))
-    if kind is list or kind is tuple:
-        return all(map(is_finite, value))
-    return kind is not float or math.isfinite(value)
+    if kind is float:
+        return math.isfinite(value)
+    for each in value.values() if kind is dict else value if kind is list or kind is tuple else ():
+        kind = type(each)
+        if kind is float:
+            if not math.isfinite(each):
+                return False
+        elif (kind is dict or kind is list or kind is tuple) and not is_finite(each):
+            return False
+    return True
 
 
 def refuse_nan(value: Any, path: str) -> None:

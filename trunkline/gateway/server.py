@@ -18,7 +18,7 @@ from trunkline.engine.worker import Worker
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
 from trunkline.gateway.app import Condition, Door, build
-from trunkline.observe import Metrics, Observer, every
+from trunkline.observe import Every, Metrics, Observer
 from trunkline.redact import redact
 from trunkline.settings import Settings
 
@@ -55,7 +55,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number, stopping, door, settings.worker.drain_seconds)
-    worker = Worker(bus, settings, bootstrap, observe=every(metrics, observe), flows=flows)
+    worker = Worker(bus, settings, bootstrap, observe=Every(metrics, observe), flows=flows)
     ports = ports or [bind(settings.gateway.host, settings.gateway.port)]
     chosen = list(flows) or [name for name, _ in bus.named()]
 

@@ -44,9 +44,12 @@ HEARTBEATS = 6
 """Commits in one session at least, whether anything has moved or not: each one proves that we are still a member."""
 
 
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def clock() -> float:
     """Seconds that also pass while the machine is suspended, where there is such a clock."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(CLOCK)
 
 
 class Slot(NamedTuple):

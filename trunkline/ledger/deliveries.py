@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from trunkline.event import Event, digest
+from trunkline.event import Event, digest, digest_after
 from trunkline.ledger import delivered
 from trunkline.ledger.database import Connection
 from trunkline.ledger.parks import Park, any_parked, free, park
@@ -91,12 +92,18 @@ def place_of(sink: str, event: Event[Any]) -> Place:
 
 def id_of(sink: str, source: str, event_id: str) -> bytes:
     """Give the digest that names a delivery."""
-    return digest(sink, source, event_id)[:SHORT]
+    return digest_after((sink, source), event_id)[:SHORT]
 
 
 def payload_of(body: bytes) -> bytes:
     """Identify a payload: its Avro body, without the schema id in front."""
     return digest(body)[:SHORT]
+
+
+@lru_cache(maxsize=16_384)
+def key_of(key: bytes) -> bytes:
+    """Identify the key of a record."""
+    return digest(key)[:SHORT]
 
 
 def number_of(db: Connection, sink: str) -> int:

@@ -1,5 +1,6 @@
 """The ledger in one SQLite file, shared by the processes of a machine: WAL, every commit synced to disk."""
 
+import functools
 import itertools
 import os
 import sqlite3
@@ -15,8 +16,8 @@ from trunkline.ledger.database import Failure, outdated
 PATIENCE = 10.0
 """Seconds that a write waits for another process's; one that is frozen inside a commit holds it up longer."""
 
-AT_ONCE = 500
-"""Rows of a join that go into one statement, which would otherwise have too many values."""
+AT_ONCE = (256, 64, 16, 4, 1)
+"""Rows of a join that go into one statement: few lengths, so that each is a statement that SQLite has read before."""
 
 MIGRATIONS = (
     (
@@ -218,6 +219,13 @@ def version_of(raw: sqlite3.Connection) -> int:
     return version
 
 
+@functools.lru_cache(256)
+def joined(sql: str, width: int, length: int) -> str:
+    """Write a statement over so many rows of so many values."""
+    row = f"({', '.join('?' * width)})"
+    return sql.replace(":deliveries", "deliveries").replace(":rows", f"VALUES {', '.join([row] * length)}")
+
+
 class Connection:
     """A connection to the file, as database.Connection promises."""
 
@@ -237,14 +245,15 @@ class Connection:
             return self._raw.execute(sql, values).fetchall()
 
     def join(self, sql: str, kinds: str, rows: Iterable[Sequence[object]]) -> list[tuple[Any, ...]]:
-        """Run one statement over many rows, 500 at a time."""
-        row = f"({', '.join('?' * len(kinds.split()))})"
-        sql, found, waiting = sql.replace(":deliveries", "deliveries"), [], iter(rows)
+        """Run one statement over many rows, 256 at a time."""
+        width, found, at = len(kinds.split()), [], 0
+        values = list(itertools.chain.from_iterable(rows))
         with self._failing():
-            while chunk := list(itertools.islice(waiting, AT_ONCE)):
-                table = f"VALUES {', '.join([row] * len(chunk))}"
-                values = list(itertools.chain.from_iterable(chunk))
-                found += self._raw.execute(sql.replace(":rows", table), values).fetchall()
+            for length in AT_ONCE:
+                while len(values) - at >= length * width:
+                    part = values[at : at + length * width]
+                    found += self._raw.execute(joined(sql, width, length), part).fetchall()
+                    at += length * width
         return found
 
     @contextmanager

@@ -51,7 +51,7 @@ class Dead:
     @property
     def key(self) -> bytes | None:
         """The digest of its key, as the ledger keeps it; None without a key."""
-        return None if self.record.key is None else deliveries.payload_of(self.record.key)
+        return None if self.record.key is None else deliveries.key_of(self.record.key)
 
     @property
     def origin(self) -> tuple[str, int, int]:

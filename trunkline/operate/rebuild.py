@@ -292,7 +292,7 @@ class Known:
             place=self.places[0],
             sink=number,
             state=state,
-            key=None if key is None else deliveries.payload_of(key),
+            key=None if key is None else deliveries.key_of(key),
             partition=self.origin.partition,
             offset=self.origin.offset,
             payload=deliveries.payload_of((self.record.value or b"")[HEAD:]),

@@ -320,7 +320,7 @@ class Tracer:
         if fate is None:
             before = 0 if node.record is None else self._before(flow, node.record)
             stands: Stands = "unknown" if node.record is None else "waiting" if before >= 0 else "forgotten"
-            key = None if node.record is None or node.record.key is None else deliveries.payload_of(node.record.key)
+            key = None if node.record is None or node.record.key is None else deliveries.key_of(node.record.key)
             blocked = stands == "waiting" and not failed and flow.after_dead == "block"
             return Delivery(
                 flow=name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from trunkline.adapters import Idempotency, Item, Request, Response
 from trunkline.event import Event
 from trunkline.flow.declare import Target
-from trunkline.verdict import Verdict, judge
+from trunkline.verdict import Delivered, Verdict, judge
 
 if TYPE_CHECKING:  # importing a topology loads no HTTP client
     import httpx
@@ -54,6 +54,8 @@ class HttpSink:
 
     def verdict(self, response: Response) -> Verdict:
         """Say what an answer means; override it where a target is odd."""
+        if 200 <= response.status < 300:  # as `judge` says too, for whom the clock need not be read
+            return Delivered(response.status)
         return judge(
             response.status,
             response.headers,
