@@ -354,5 +354,9 @@ class Every:
         self._who = {what: [one for one in observers if what in wanted(one)] for what in self.wants}
 
     def __call__(self, seen: Observed) -> None:
+        """Tell them."""
         for observer in self._who.get(seen.what, ()):
             observer(seen)
+
+
+NOBODY = Every()

@@ -52,7 +52,7 @@ from trunkline.kafka.events import BY_KEY, Sender, Written
 from trunkline.kafka.registry import Format, Registry
 from trunkline.kafka.topics import plan, reading
 from trunkline.ledger.deliveries import State
-from trunkline.observe import Metrics, Observed, Observer, every
+from trunkline.observe import Every, Metrics, Observed, Observer
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
 from trunkline.settings import Worker as WorkerSettings
 from trunkline.sinks import HttpSink, Request
@@ -349,7 +349,7 @@ class Stage:
         stopping = asyncio.Event()
 
         async def serve() -> None:
-            watch = every(seen.append, metrics, observe)
+            watch = Every(seen.append, metrics, observe)
             settings = self.settings(slot=slot, drain_seconds=drain_seconds)
             async with Worker(bus, settings, self.bootstrap, observe=watch, flows=flows) as worker:
                 started.append(Running(worker, seen, metrics))

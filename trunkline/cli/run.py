@@ -36,7 +36,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import control_of
-from trunkline.observe import Every, Log, Observer
+from trunkline.observe import NOBODY, Every, Log, Observer
 from trunkline.operate.leaving import left
 from trunkline.redact import redact_data
 from trunkline.settings import Settings
@@ -118,7 +118,7 @@ def work(
     flows: list[str],
     *,
     start: str | None = None,
-    observe: Observer = Every(),
+    observe: Observer = NOBODY,
     ready: Callable[[str], None] = lambda _: None,
     ports: Sequence[socket.socket] = (),
 ) -> bool:

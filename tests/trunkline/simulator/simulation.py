@@ -558,7 +558,13 @@ class Simulation:
     def account(self, worker: Worker) -> None:
         """Check that nothing is left over and that the counts add up."""
         core = worker.core
-        left = (dict(+core._held), core._bytes, len(core._lanes), core._lanes.calling, core._open)
+        left = (
+            {slot: many for slot, many in core._held.items() if many},
+            core._bytes,
+            len(core._lanes),
+            core._lanes.calling,
+            core._open,
+        )
         if left != ({}, 0, 0, 0, {}):
             raise Broken(f"left-over: w{worker.number}: held, bytes, lanes, calling, open are {left}")
         ended = worker.recorded + worker.found_finished + worker.dropped
