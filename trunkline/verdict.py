@@ -258,16 +258,12 @@ class Guard:
             case Retryable() | Unknown() | Poison():
                 return verdict
             case Delivered() | Superseded() | Halt():
-                self.ease()
+                if self.count or self.barred:
+                    self._begin("")
+                    self.barred.clear()
                 return verdict
             case _:
                 assert_never(verdict)
-
-    def ease(self) -> None:
-        """Begin to count anew: something was no refusal."""
-        if self.count or self.barred:
-            self._begin("")
-            self.barred.clear()
 
     def _refused(self, verdict: Permanent, key: bytes | None) -> Verdict:
         if (kind := fingerprint(verdict)) != self.kind:

@@ -23,7 +23,7 @@ from trunkline.errors import Permanent, Poison, Undeliverable, Unknown, UnknownS
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Place, Row, State, may_reopen, place_of
 from trunkline.ledger.intents import Ambiguous, Finished, Go, Parked, Standing, Superseded, Wait
-from trunkline.verdict import Again, Bury, Delivered, Done, Guard, Retry, Stop, Supersede, Verdict, decide
+from trunkline.verdict import Again, Bury, Done, Guard, Retry, Stop, Supersede, Verdict, decide
 
 LETTERS = frozenset({State.DEAD, State.PARKED, State.AMBIGUOUS})
 """What lies in the dead letters, until a replay opens it again."""
@@ -140,7 +140,7 @@ class Dispatcher:
         self._watermarks: dict[Slot, Watermark] = {}
         self._leaving: set[Slot] = set()
         self._open: dict[Place, Delivery] = {}
-        self._held: dict[Slot, int] = {}
+        self._held: Counter[Slot] = Counter()
         self._bytes = 0
         self._settled: dict[Place, tuple[int, Row]] = {}
         self._looked_up = 0
@@ -230,7 +230,7 @@ class Dispatcher:
         return (
             bool(self.halted)
             or self._lanes.full(slot)
-            or self._held.get(slot, 0) >= self._caps.slot_events * share
+            or self._held[slot] >= self._caps.slot_events * share
             or (self._bytes >= self._caps.bytes * share and slot.topic != self._policy.replay)
             or (watermark is not None and watermark.unfinished >= self._caps.span * share)
         )
@@ -311,8 +311,7 @@ class Dispatcher:
 
     def _hold(self, delivery: Delivery) -> None:
         """Count what a delivery weighs, until it is let go."""
-        slot = delivery.record.slot
-        self._held[slot] = self._held.get(slot, 0) + 1
+        self._held[delivery.record.slot] += 1
         self._bytes += delivery.size
 
     def _queue(self, delivery: Delivery) -> None:
@@ -426,10 +425,6 @@ class Dispatcher:
     ) -> None:
         """Take the end of a call. While its target is `down` no failure brings an event nearer to being given up."""
         self._lanes.answered()
-        if isinstance(verdict, Delivered):
-            self._guard.ease()
-            self._record(delivery, State.DONE)
-            return
         verdict = self._guard.consider(verdict, delivery.key)
         action = decide(
             verdict,
@@ -440,6 +435,8 @@ class Dispatcher:
             random=random,
         )
         match action:
+            case Done():
+                self._record(delivery, State.DONE)
             case Supersede() if self.owns(delivery):
                 self._record(delivery, State.SUPERSEDED)
             case Again(seconds) if self._keeps(delivery):
@@ -452,7 +449,7 @@ class Dispatcher:
                 delivery.stage = Stage.QUEUED
                 self._lanes.again(delivery.lane)
                 self.halt(reason)
-            case Again() | Bury() | Stop() | Supersede() | Done():
+            case Again() | Bury() | Stop() | Supersede():
                 self._drop(delivery)
             case _:
                 assert_never(action)

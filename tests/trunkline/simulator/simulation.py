@@ -559,7 +559,7 @@ class Simulation:
         """Check that nothing is left over and that the counts add up."""
         core = worker.core
         left = (
-            {slot: many for slot, many in core._held.items() if many},
+            dict(+core._held),
             core._bytes,
             len(core._lanes),
             core._lanes.calling,
