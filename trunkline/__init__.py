@@ -30,6 +30,7 @@ from trunkline.flow.declare import (
     minutes,
     wait,
 )
+from trunkline.flow.where import Where, first_match
 from trunkline.settings import Secret, env
 from trunkline.verdict import Delivered, Retry, Superseded
 
@@ -73,8 +74,10 @@ __all__ = [
     "TopologyError",
     "TrunklineError",
     "Unknown",
+    "Where",
     "days",
     "env",
+    "first_match",
     "minutes",
     "wait",
 ]

@@ -160,6 +160,8 @@ def route(hop: Data) -> Iterator[Text]:
     count = len(hop["records"])
     told = f"{count} record{'' if count == 1 else 's'}" if count else "takes nothing"
     yield Text.assemble(f"    {hop['route']} → ", (hop["topic"], "cyan"), f"  {told}")
+    if hop["why"]:
+        yield Text(f"      {safe(hop['why'])}")
     if hop["saw"]:
         yield Text(f"      it saw {safe(saw(hop['saw']))}", QUIET)
     for record in hop["records"]:

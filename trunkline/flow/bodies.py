@@ -7,6 +7,7 @@ from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 from trunkline.adapters import Item
 from trunkline.errors import Fault
 from trunkline.event import Drop
+from trunkline.flow.conditions import condition_faults
 from trunkline.flow.declare import (
     Declared,
     Deliver,
@@ -35,7 +36,8 @@ from trunkline.flow.functions import (
     takes,
 )
 from trunkline.flow.records import fits, literal_faults, near
-from trunkline.flow.values import is_sound
+from trunkline.flow.values import expect, is_sound
+from trunkline.flow.where import Where
 
 Faults = Iterator[Fault]
 
@@ -86,9 +88,25 @@ def process_faults(flow: Process) -> Faults:
     if not flow.to:
         yield Fault(flow.where, f"Process of {flow.topic.name} has no routes. Add to={{topic: route}}.")
     for topic, route in flow.to.items():
+        if isinstance(route, Where):
+            yield from where_faults(flow, topic, route, data, giver)
+            continue
         yield from route_faults(flow, topic, route)
         if is_function(route):
             yield from reading_faults(flow, route, data, giver)
+
+
+def where_faults(flow: Process, topic: Any, route: Where, data: Any, giver: str) -> Faults:
+    """Find what is wrong with a route that has a condition."""
+    wrong = list(expect(route.where, "what Where asks", route.condition, str, 'a condition such as "total > 100.0"'))
+    yield from wrong or condition_faults(route, data)
+    if route.record is not None:
+        yield from route_faults(flow, topic, route.record)
+        if is_function(route.record):
+            yield from reading_faults(route, route.record, data, giver)
+    elif isinstance(topic, Topic) and is_sound(topic) and not fits(data, topic.record):
+        told = f"makes no record of its own; {giver} {data.__name__}, and {topic.name} holds {topic.record.__name__}"
+        yield Fault(route.where, f"Where {told}. Give it a function: Where(condition, record).")
 
 
 def is_async(body: Any) -> bool:

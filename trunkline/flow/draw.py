@@ -14,6 +14,7 @@ from trunkline.flow.declare import (
     Lookup,
     Process,
     Publish,
+    Route,
     Table,
     Target,
     Topic,
@@ -28,6 +29,7 @@ from trunkline.flow.declare import (
     tables_of,
 )
 from trunkline.flow.functions import name_of
+from trunkline.flow.where import REST, Where
 from trunkline.settings import Env, Secret
 
 SHAPES = {
@@ -96,7 +98,7 @@ def draw_process(node: Tree, bus: Bus, flow: Process, drawn: set[str]) -> None:
         tables = ", ".join(map(looked_up, parts_of(step)))
         node.add(line(name_of(body_of(step)), "", f"looks up {tables}" if tables else ""))
     for topic, route in flow.to.items():
-        draw_topic(node.add(line(name_of(route), "yellow")), bus, topic, drawn)
+        draw_topic(node.add(line(name_of(route), "yellow", asked(route))), bus, topic, drawn)
 
 
 def looked_up(part: Table | Lookup) -> str:
@@ -126,6 +128,14 @@ def draw_agent(node: Tree, bus: Bus, flow: Agent, topic: Topic, drawn: set[str])
 def remembered(window: timedelta | Env) -> str:
     """Say for how long an agent remembers an event; a setting by its name."""
     return span(window) if isinstance(window, timedelta) else f"${window.name}"
+
+
+def asked(route: Route) -> str:
+    """Say which events a route takes."""
+    if not isinstance(route, Where):
+        return ""
+    rest = "of what no route above took" if route.unless else ""
+    return rest if route.condition == REST else f"where {route.condition}{', ' if rest else ''}{rest}"
 
 
 def told_of(target: Target) -> str:
@@ -207,7 +217,7 @@ def data(bus: Bus) -> dict[str, Any]:
                     }
                     for step in flow.steps
                 ]
-                routes = [{"route": name_of(route), "topic": topic.name} for topic, route in flow.to.items()]
+                routes = [route_data(topic, route) for topic, route in flow.to.items()]
                 more = {"steps": steps, "routes": routes, "dead_letters": dead_letters_of(identity_of(flow))}
                 flows.append(kind | {"reads": flow.topic.name, "writes": names(flow.to)} | more)
             case Agent():
@@ -228,6 +238,12 @@ def data(bus: Bus) -> dict[str, Any]:
         "lookups": [lookup_data(lookup) for lookup in bus.lookups],
         "targets": [target_data(target) for target in bus.targets.values()],
     }
+
+
+def route_data(topic: Topic, route: Route) -> dict[str, Any]:
+    """Describe a route, with its condition if it has one."""
+    told = {"route": name_of(route), "topic": topic.name}
+    return told | {"where": route.condition, "first_match": bool(route.unless)} if isinstance(route, Where) else told
 
 
 def names(parts: Any) -> list[str]:

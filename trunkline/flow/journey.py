@@ -43,6 +43,8 @@ class Took:
     failure: Verdict | None = None
     saw: Mapping[str, Any] = field(default_factory=dict)
     """The fields that it read, by JSON pointer."""
+    why: str = ""
+    """Of a route with a condition, what became of that."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def took(hop: Took) -> Data:
     """Tell what a route made of an event."""
     failed = {} if hop.failure is None else {"failed": verdict_data(hop.failure)}
     records = [event_data(record) for record in hop.records]
-    return {"event": identity(hop.event), "records": records, "saw": plain(hop.saw), **failed}
+    return {"event": identity(hop.event), "records": records, "saw": plain(hop.saw), "why": hop.why, **failed}
 
 
 def called(flow: Deliver, hop: Called) -> Data:

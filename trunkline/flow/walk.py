@@ -52,6 +52,7 @@ from trunkline.flow.journey import Called, Hidden, Journey, Looked, Parsed, Step
 from trunkline.flow.reading import Saw
 from trunkline.flow.rows import Given, Known, Rows, RowsOf, asked
 from trunkline.flow.transform import records_of, stamp, step_of
+from trunkline.flow.where import Where
 from trunkline.verdict import (
     Action,
     Again,
@@ -207,13 +208,14 @@ def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: 
                 return
     made: list[Took] = []
     for topic, route in flow.to.items():
-        records, failure, saw = [], None, Saw()
+        records, failure, saw, why = [], None, Saw(), ""
         watched = event.having(saw.watch(dict(event.data)))
         try:
+            why = route.told(watched.data) if isinstance(route, Where) else ""
             records = [through(topic, one) for _, one in records_of(route, topic, source_of(bus, flow), watched)]
         except (TrunklineError, OSError) as error:
             failure = of_exception(error)
-        made.append(Took(name, name_of(route), topic.name, event, records, failure, saw.fields))
+        made.append(Took(name, name_of(route), topic.name, event, records, failure, saw.fields, why))
         if failure is not None:
             break
     journey.hops.extend(made)
