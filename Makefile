@@ -41,7 +41,7 @@ bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: bui
 bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
 	@$(BIN)/python -m benchmarks.ledger
 
-bench-transport: .venv/ready  ## the way to a target beside bare HTTP clients: build/bench/transport.json
+bench-transport: .venv/ready  ## the way to a target beside bare HTTP clients: build/bench/transport.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.transport
 
 lock: .venv/ready  ## write requirements.lock anew (needs uv)

@@ -1,16 +1,18 @@
 """What the way to a target costs: `python -m benchmarks.transport`.
 
 The same call, a small JSON POST under an idempotency key whose answer is read, by the bus and by plain clients, at 1,
-64 and 512 calls in flight, with TLS and without. The target runs in a process of its own and answers at once. All
-contenders take turns of a second, so that whatever else this machine does is in all of them alike; each turn gives one
-figure, and the middle one counts. Exit code 1 when the bus uses more processor time a call than the bar allows over the
-client that it is built on, where that writes and reads the same objects for sinks.
+64 and 512 calls in flight, with TLS and without. The bus's call goes through all that stands before a target: limit,
+breaker, traceparent, guard, deadline; and its answer is judged. The target runs in a process of its own and answers at
+once. All contenders take short turns, so that whatever else this machine does is in all of them alike; each turn gives
+one figure, and the middle one counts. Exit code 1 when the bus uses more processor time a call than the bar allows over
+the client that it is built on, where that writes and reads the same objects for sinks.
 """
 
 import argparse
 import asyncio
 import gc
 import json
+import platform
 import ssl
 import statistics
 import subprocess
@@ -20,30 +22,43 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 import httpx
 import orjson
 import trustme
 import uvloop
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from pyreqwest.client import Client, ClientBuilder
 
+from benchmarks import results
+from benchmarks.topology import sales
+from trunkline import ApiKey, Bus, Deliver, Event, Limit, Secret, Target
 from trunkline.adapters import Idempotency, Request, Response
+from trunkline.engine import spans
+from trunkline.engine.targets import Targets
 from trunkline.flow.declare import Tls
-from trunkline.http.client import client_of
-from trunkline.http.guard import Guard, networks
-from trunkline.http.proofs import Fixed
-from trunkline.http.transport import Transport
+from trunkline.kafka import events
 from trunkline.settings import Env
+from trunkline.sinks import HttpSink
 
 BAR = 1.15
 """Processor time of a call of the bus, as a multiple of that of the bare client."""
 IN_FLIGHT = (1, 64, 512)
-TURN = 1.0
-TURNS = 7
+TURN = 0.3
+"""Seconds."""
+WARM = 1.0
+"""Seconds of a turn before all others, which opens the connections and counts for nothing."""
+TURNS = 5
+LIMIT = Limit(1_000_000, burst=1_000_000)
+"""It is counted, and never reached."""
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BUILD = Path("build/bench")
 KEY = "abcdefghijklmnopqrstuvwxyz234567"
 SECRET = "bench-key"  # noqa: S105 - opens nothing
@@ -64,34 +79,87 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of the results: the median of the turns."""
+    """One row of the results, the median of the turns; contenders share a process, so its memory is nobody's own."""
 
+    case: str
     contender: str
-    tls: bool
-    in_flight: int
-    calls_per_s: float
-    cpu_us_per_call: float
+    events_per_s: float
+    cpu_us_per_event: float
     over_bare: float
-    failed: int
+    p50_ms: float
+    p99_ms: float
+    rss_mib: None
+    order: str
+    lost: int
+
+
+class Collector(HttpSink):
+    """The sink of the bus."""
+
+    name = "collector"
+
+    def request(self, event: Event[Any]) -> Request:
+        """Send the event."""
+        return Request("POST", "/events", event.data)
+
+
+EVENT = Event("0123456789abcdef", datetime(2026, 1, 1, tzinfo=UTC), BODY, traceparent=TRACEPARENT)
 
 
 @asynccontextmanager
 async def direct(place: Place) -> AsyncIterator[Call]:
-    """Call as the bus does for a declared sink."""
-    under = Idempotency()
-    async with transport(place) as way:
+    """Call as the bus does for a declared sink: `Delivering._attempt` without ledger and dead letters."""
+    async with targets(place) as (sink, opened):
+        gate = opened.gate("bench", sink.target)
 
         async def call() -> int:
-            return (await way.send(Request("POST", "/events", BODY), KEY, under)).status
+            now = events.clock()
+            assert gate.room(now) > 0
+            begun = gate.begin(now)
+            request = sink.request(EVENT)
+            span = spans.calling(sink.name, "bench", sink.target.name, [EVENT], replayed=False)
+            response = await opened.send(sink.target, request, KEY, sink.idempotency, again=False)
+            verdict = sink.verdict(response)
+            opened.ended(gate, begun, verdict, response)
+            spans.ended(span, response.status, [verdict])
+            return response.status
 
         yield call
+
+
+class Nowhere(SpanExporter):
+    """Takes spans, and sends them nowhere."""
+
+    def export(self, _spans: Any) -> SpanExportResult:
+        """Forget them."""
+        return SpanExportResult.SUCCESS
+
+
+@asynccontextmanager
+async def traced(place: Place) -> AsyncIterator[Call]:
+    """Call so, with a span made of every call."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    tracer = provider.get_tracer("bench")
+    async with direct(place) as plain:
+
+        async def call() -> int:
+            spans.Exporting.tracer = tracer
+            try:
+                return await plain()
+            finally:
+                spans.Exporting.tracer = None
+
+        yield call
+    provider.shutdown()
 
 
 @asynccontextmanager
 async def by_httpx(place: Place) -> AsyncIterator[Call]:
     """Call as a hand-written sink of the bus does."""
     headers = {"idempotency-key": KEY, "content-type": "application/json"}
-    async with transport(place) as way, client_of(way) as client:
+    async with targets(place) as (sink, opened):
+        client = opened.client(sink.target)
 
         async def call() -> int:
             return (await client.post("/events", content=orjson.dumps(BODY), headers=headers)).status_code
@@ -100,19 +168,32 @@ async def by_httpx(place: Place) -> AsyncIterator[Call]:
 
 
 @asynccontextmanager
-async def transport(place: Place) -> AsyncIterator[Transport]:
+async def targets(place: Place) -> AsyncIterator[tuple[Collector, Targets]]:
     """Open the bus's way to the target."""
     tls = None if place.authority is None else Tls(ca=Written("BENCH_CA", place.authority))
-    guard = Guard(networks(["127.0.0.0/8", "::1"]))
-    async with Transport(
-        place.url, Fixed({"x-api-key": SECRET}), guard=guard, tls=tls, connections=512, deadline=20.0
-    ) as way:
-        yield way
+    key = ApiKey(Known("BENCH_KEY", SECRET))
+    sink = Collector(Target("collector", Written("BENCH_URL", place.url), auth=key, limit=LIMIT, tls=tls))
+    bus = Bus("bench", [Deliver(sales("bench"), to=sink, name="bench")])
+    loopback = (ip_network("127.0.0.0/8"), ip_network("::1"))
+    async with Targets(bus, ["bench"], allow=loopback, connections=512) as opened:
+        opened.divide("bench", 1.0)
+        yield sink, opened
 
 
 @dataclass(frozen=True, slots=True)
 class Written(Env):
     """A setting whose value is known here."""
+
+    value: str
+
+    def read(self, _environment: object = None) -> str:
+        """Give it."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Secret):
+    """A secret that is none."""
 
     value: str
 
@@ -147,18 +228,20 @@ async def pyreqwest(place: Place) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def pyreqwest_for_sinks(place: Place) -> AsyncIterator[Call]:
-    """Call with that client from what a sink declares, and give what a sink is given: the least that a bus can do."""
-    under = Idempotency()
+    """Call with that client what a sink asks for, and let the sink judge the answer: the least that a bus can do."""
+    under, sink = Idempotency(), Collector(Target("collector", Written("BENCH_URL", place.url)))
     async with client_at(place) as client:
 
         async def call() -> int:
-            request = Request("POST", "/events", BODY)
+            request = sink.request(EVENT)
             content, headers = request.encode()
             headers |= under.headers(KEY)
             builder = client.request(request.method, place.url + request.path).headers(headers)
             async with builder.body_bytes(content or b"").build_streamed() as answer:
                 body = bytes(await answer.body_reader.read(65_537) or b"")
-                return Response(answer.status, dict(answer.headers), body, request.method).status
+                response = Response(answer.status, dict(answer.headers), body, request.method)
+                sink.verdict(response)
+                return response.status
 
         yield call
 
@@ -198,6 +281,7 @@ async def by_aiohttp(place: Place) -> AsyncIterator[Call]:
 
 CONTENDERS = {
     "trunkline": direct,
+    "trunkline, spans": traced,
     "trunkline, httpx": by_httpx,
     "pyreqwest": pyreqwest,
     "pyreqwest, sinks": pyreqwest_for_sinks,
@@ -213,53 +297,58 @@ def context_of(place: Place) -> ssl.SSLContext:
 
 
 class Figure(NamedTuple):
-    """What one turn gave; what failed counts for neither of the first two."""
+    """What one turn gave; what failed counts for nothing but itself."""
 
     calls_per_s: float
     cpu_us_per_call: float
+    p50_ms: float
+    p99_ms: float
     failed: int
 
 
-async def turn(call: Call, in_flight: int) -> Figure:
-    """Make calls for a second."""
-    count = failed = 0
-    ends = time.perf_counter() + TURN
+async def turn(call: Call, in_flight: int, seconds: float = TURN) -> Figure:
+    """Make calls for a while."""
+    took_each: list[float] = []
+    failed = 0
 
     async def again() -> None:
-        nonlocal count, failed
-        while time.perf_counter() < ends:
+        nonlocal failed
+        while (started := time.perf_counter()) < ends:
             try:
                 assert await call() == 200
-                count += 1
+                took_each.append(time.perf_counter() - started)
             except Exception:  # noqa: BLE001 - some contenders break connections when they have many at once
                 failed += 1
 
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
+    ends = began + seconds
     await asyncio.gather(*(again() for _ in range(in_flight)))
     took, work = time.perf_counter() - began, time.process_time() - worked
-    return Figure(count / took, work / max(1, count) * 1e6, failed)
+    count = len(took_each)
+    shares = statistics.quantiles(took_each, n=100) if count > 1 else [TURN] * 99
+    return Figure(count / took, work / max(1, count) * 1e6, 1000 * shares[49], 1000 * shares[98], failed)
 
 
 async def compare(place: Place, turns: int) -> list[Result]:
     """Let all contenders take turns at one target."""
-    results = []
+    rows = []
     async with AsyncExitStack() as stack:
         calls = {name: await stack.enter_async_context(opened(place)) for name, opened in CONTENDERS.items()}
         for in_flight in IN_FLIGHT:
             figures: dict[str, list[Figure]] = {name: [] for name in calls}
             for number in range(turns + 1):
                 for name, call in calls.items():
-                    figure = await turn(call, in_flight)
-                    if number:  # the first one opens the connections
+                    figure = await turn(call, in_flight, TURN if number else WARM)
+                    if number:
                         figures[name].append(figure)
+            case = f"{'http' if place.authority is None else 'https'}, {in_flight} in flight"
             bare = statistics.median(one.cpu_us_per_call for one in figures[BARE])
             for name, all_of_it in figures.items():
-                cpu = statistics.median(one.cpu_us_per_call for one in all_of_it)
-                pace = statistics.median(one.calls_per_s for one in all_of_it)
+                pace, cpu, p50, p99 = (statistics.median(one[at] for one in all_of_it) for at in range(4))
                 failed = sum(one.failed for one in all_of_it)
-                results.append(Result(name, place.authority is not None, in_flight, pace, cpu, cpu / bare, failed))
-    return results
+                rows.append(Result(case, name, pace, cpu, cpu / bare, p50, p99, None, "none", failed))
+    return rows
 
 
 class Connection(asyncio.Protocol):
@@ -319,24 +408,49 @@ def served(*, tls: bool) -> Iterator[Place]:
 def main() -> int:
     """Measure and write it down."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=TURNS, help="how many seconds each contender gets in each case")
+    parser.add_argument("--turns", type=int, default=TURNS, help="how many turns each contender has in each case")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve is not None:
         uvloop.run(serve(asked.serve))
-    results: list[Result] = []
+    rows: list[Result] = []
     for tls in (False, True):
         with served(tls=tls) as place:
-            results += uvloop.run(compare(place, asked.turns))
+            rows += uvloop.run(compare(place, asked.turns))
     BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "transport.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
-    for result in results:
-        case = f"{'https' if result.tls else 'http':5} {result.in_flight:3} in flight  {result.contender:17}"
-        figures = f"{result.calls_per_s:8.0f} calls/s  {result.cpu_us_per_call:6.0f} µs a call"
-        sys.stdout.write(f"{case} {figures}  {result.over_bare:5.2f} of {BARE}  {result.failed} failed\n")
-    worst = max(result.over_bare for result in results if result.contender == "trunkline")
-    sys.stdout.write(f"At worst the bus uses {worst:.2f} of the processor time of {BARE}; the bar is {BAR}.\n")
+    (BUILD / "transport.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    lines = results.table(HEADS, map(cells, rows))
+    worst = max(row.over_bare for row in rows if row.contender == "trunkline")
+    told = f"At worst the bus uses {worst:.2f} of the processor time of {BARE}; the bar is {BAR}."
+    sys.stdout.write("\n".join([*lines, told, ""]))
+    if asked.turns >= TURNS:
+        results.keep("The way to a target", [*introduction(), "", *lines, "", told])
     return int(worst > BAR)
+
+
+HEADS = ("case", "contender", "calls/s", "CPU µs a call", f"of {BARE}", "p50 ms", "p99 ms", "failed")
+
+
+def cells(row: Result) -> list[str]:
+    """Give a row as text."""
+    figures = (f"{row.events_per_s:,.0f}", f"{row.cpu_us_per_event:.0f}", f"{row.over_bare:.2f}")
+    return [row.case, row.contender, *figures, f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", str(row.lost)]
+
+
+def introduction() -> list[str]:
+    """Say how it was measured."""
+    clients = ", ".join(f"{name} {version(name)}" for name in ("trunkline", "pyreqwest", "httpx", "aiohttp", "uvloop"))
+    here = f"{results.machine()}. Python {platform.python_version()}, {clients}"
+    return [f"`make bench-transport`, {datetime.now(UTC):%Y-%m-%d}. {here}.", "", INTRODUCTION]
+
+
+INTRODUCTION = f"""\
+A small JSON POST under a key whose answer is read and judged; the target, a process on the same machine, answers at
+once. Contenders take turns of {TURN:g} s in one process; figures are medians of the turns. *trunkline* has limit,
+breaker, guard, traceparent and deadline, each asked about for every call; *spans* makes a span of every call as well;
+*trunkline, httpx* is the client that hand-written sinks get. *pyreqwest, sinks* sends what the same sink asks for with
+the bare client, and lets it judge the answer: what a bus costs at the least. *pyreqwest*, *httpx* and *aiohttp* are
+those clients alone."""
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ D = TypeVar("D", bound=Mapping[str, Any])
 Fields = Mapping[str, object]
 Headers = Mapping[str, str]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+LONGEST = 8 * 1024
+"""Characters of a header that is sent: servers read no more, and answer 400 or 431 or nothing."""
 NO_OTHER = (None, None, None, None)
 
 
@@ -224,7 +226,7 @@ class Request:
         Raises:
             Permanent: the body cannot be written; the message says where.
         """
-        headers = {name.lower(): value for name, value in self.headers.items()} if self.headers else {}
+        headers = sendable(self.headers) if self.headers else {}
         content: bytes
         if self.json is not None:
             content, kind = json.dumps(self.json), "application/json"
@@ -248,6 +250,20 @@ class Request:
             headers["content-encoding"] = "gzip"
             content = gzip.compress(content, compresslevel=6, mtime=0)
         return content, headers
+
+
+def sendable(headers: Headers) -> dict[str, str]:
+    """Give headers as they are sent, their names in lower case; what else is wrong with one is the client's to say.
+
+    Raises:
+        Permanent: one of them is too long for most servers.
+    """
+    found = {}
+    for name, value in headers.items():
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise Permanent(f"the request cannot be made: its header {name[:60]} has more than {LONGEST} characters")
+        found[name.lower()] = value
+    return found
 
 
 def expand(template: str, values: Mapping[str, object]) -> str:

@@ -57,10 +57,12 @@ class Circuit:
 
     def begin(self, now: float) -> int:
         """Take note that a call begins and give what `ended` asks for."""
-        if self.state is not State.CLOSED and self.room(now) > 0:
-            self._flying += 1
+        if self.state is State.CLOSED:
             return self._epoch
-        return self._epoch if self.state is State.CLOSED else -1
+        if self.room(now) <= 0:
+            return -1
+        self._flying += 1
+        return self._epoch
 
     def ended(self, begun: int, now: float, *, failed: bool | None) -> None:
         """Take the end of a call; `failed` is None when it says nothing of the target, or was not made."""
@@ -84,6 +86,8 @@ class Circuit:
     def _count(self, now: float, *, failed: bool) -> None:
         last = self._failed
         if len(last) == last.maxlen:
+            if not failed and not self._failures:  # nothing would change
+                return
             self._failures -= last[0]
         last.append(failed)
         self._failures += failed

@@ -37,14 +37,11 @@ class Limiter:
     def __init__(self, limit: Limit) -> None:
         self._rate = limit.events / SECONDS[limit.per]
         self._burst = limit.burst or 0.0
-        self._share = 0.0
+        self.rate = 0.0
+        """Calls a second."""
+        self._most = 0.0
         self._held = 0.0
         self._at = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Calls a second."""
-        return self._rate * self._share
 
     def divide(self, share: float, now: float) -> None:
         """Have another share from now on.
@@ -53,7 +50,8 @@ class Limiter:
         go from hand to hand, all buckets together hold no more than one would (but one call each).
         """
         self._fill(now)
-        self._share = share
+        self.rate = self._rate * share
+        self._most = max(1.0 + self.rate * CATCH_UP, self._burst * share) if share > 0 else 0.0
         self._held = min(self._held, self._most)
 
     def room(self, now: float) -> int:
@@ -71,13 +69,10 @@ class Limiter:
         self._fill(now)
         return max(0.0, (1 - self._held) / self.rate) if self.rate > 0 else math.inf
 
-    @property
-    def _most(self) -> float:
-        return max(1.0 + self.rate * CATCH_UP, self._burst * self._share) if self._share > 0 else 0.0
-
     def _fill(self, now: float) -> None:
-        self._held = min(self._most, self._held + (now - self._at) * self.rate)
-        self._at = now
+        if now != self._at:
+            self._held = min(self._most, self._held + (now - self._at) * self.rate)
+            self._at = now
 
 
 @dataclass(frozen=True, slots=True)

@@ -408,7 +408,7 @@ def is_failure(verdict: Verdict, status: int | None) -> bool | None:
     """Say whether a call failed by the target's fault; None when its end says nothing of that."""
     if status is None:
         return True if isinstance(verdict, Retryable | Unknown) else None
-    return isinstance(verdict, Retryable) and (status >= 500 or status == 408)
+    return (status >= 500 or status == 408) and isinstance(verdict, Retryable)
 
 
 def meaning(response: Response) -> Verdict:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import httpx
 
+from trunkline.adapters import sendable
 from trunkline.errors import Permanent, Unknown
 from trunkline.http.transport import READ, Transport
 
@@ -35,7 +36,7 @@ class Way(httpx.AsyncBaseTransport):
         """
         path = self._below(request.url)
         content = await request.aread()
-        headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in OURS}
+        headers = sendable({name: value for name, value in request.headers.items() if name.lower() not in OURS})
         seconds = request.extensions.get("timeout", NOTHING).get("read")
         try:
             async with asyncio.timeout(seconds):

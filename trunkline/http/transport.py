@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import Self
 from urllib.parse import urlencode, urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
@@ -32,8 +32,6 @@ KEPT = 64 * 1024
 """Bytes of an answer's body that are kept."""
 READ = 1024 * 1024
 """Bytes of an answer's body that are read, decompressed: the connection is closed on the rest."""
-LONGEST = 8 * 1024
-"""Characters of a header that is sent: servers read no more, and answer 400 or 431 or nothing."""
 CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
 DISTRUST = "invalid peer certificate: "
@@ -44,15 +42,6 @@ ODD = re.compile(r"[\x00-\x1f\x7f\\#.%]")
 """What a path has in it that may be ASTRAY, found sooner."""
 ASTRAY = re.compile(r"[\x00-\x1f\x7f#]|^[^?]*(?:\\|/(?:\.|%2e){1,2}(?:[/?]|$))", re.IGNORECASE)
 """What in a path would be left out or resolved away on the way, so that another address would be called."""
-
-
-class Answer(NamedTuple):
-    """What came back: the headers that are text, the body as far as it is kept, and whether that is all of it."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    whole: bool
 
 
 class Transport:
@@ -144,8 +133,7 @@ class Transport:
         if under is not None:  # a header of ours replaces the sink's of that name
             for name, value in under.headers(key).items():
                 headers[name.lower()] = value
-        answer = await self.call(request.method, request.path, headers, content, careful=again or under is None)
-        return Response(answer.status, answer.headers, answer.body, request.method, answer.whole)
+        return await self.call(request.method, request.path, headers, content, careful=again or under is None)
 
     async def call(
         self,
@@ -156,8 +144,10 @@ class Transport:
         *,
         careful: bool = True,
         kept: int = KEPT,
-    ) -> Answer:
+    ) -> Response:
         """Make one call to a path below the target's address; header names are in lower case.
+
+        The answer has the headers that are text, of several with one name a list, and `kept` bytes of the body.
 
         With `careful` a body that breaks is cut there, without it the outcome is Unknown. All that one call takes, a
         token, a second address, the same once more with a new token, has the one deadline.
@@ -183,7 +173,7 @@ class Transport:
             try:
                 async with call as got:
                     body, whole = await read(got.body_reader, kept, careful=careful)
-                    answer = Answer(got.status, headers_of(got), body, whole)
+                    answer = Response(got.status, headers_of(got), body, method, whole)
             except PyreqwestError as error:
                 if not unsent(error):
                     raise Unknown(f"no answer from the target: {reason(error)}") from None
@@ -242,8 +232,6 @@ class Transport:
         if (left := ends - self._clock()) <= 0:
             raise Retryable("no time was left to call the target")
         try:
-            if max(map(len, headers.values()), default=0) > LONGEST:
-                raise Permanent(f"the request cannot be made: a header has more than {LONGEST} characters")
             builder = client.request(method, self._url + path)
             if content is not None:
                 builder = builder.body_bytes(content)
