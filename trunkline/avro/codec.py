@@ -1,7 +1,6 @@
 """Values in Confluent wire format: a zero byte, the schema's id as a big-endian int32, the Avro body. Nothing more."""
 
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,10 @@ import fastavro
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
+from trunkline.avro.defaults import with_defaults
+from trunkline.avro.files import canonical, fingerprint
+from trunkline.avro.limits import definition_of, refuse_hostile
+from trunkline.avro.logical import exact
 from trunkline.errors import Permanent, Poison, UnknownSchema, UsageError
 
 MAGIC = 0
@@ -19,9 +22,26 @@ class Codec:
     """Writes and reads values of one schema."""
 
     def __init__(self, text: str) -> None:
+        """Prepare for a schema, whoever wrote it.
+
+        Raises:
+            UsageError: it is no Avro schema, or one with which reading could end or swamp the process.
+        """
+        definition = definition_of(text)
+        self.named: dict[str, Any] = {}
+        """The types that the schema names."""
         try:
-            self.schema = fastavro.parse_schema(json.loads(text))
-        except (SchemaParseException, ValueError, KeyError, TypeError) as error:
+            self.schema = fastavro.parse_schema(definition, self.named)
+            refuse_hostile(self.schema, self.named)
+            self.mark = fingerprint(canonical(definition))
+            """What equal schemas have in common."""
+            self.reads = with_defaults(self.schema)
+            """The schema as fastavro is to read with it."""
+            self._writes = exact(self.reads)
+        except UsageError:
+            raise
+        except (SchemaParseException, RecursionError, ArithmeticError, ValueError, KeyError, TypeError,
+                AttributeError, LookupError) as error:  # fmt: skip
             raise UsageError(f"not an Avro schema: {type(error).__name__}: {error}") from None
 
     def encode(self, value: Mapping[str, Any], schema_id: int) -> bytes:
@@ -33,7 +53,7 @@ class Codec:
         out = io.BytesIO()
         out.write(MAGIC.to_bytes(1, "big") + schema_id.to_bytes(4, "big"))
         try:
-            fastavro.schemaless_writer(out, self.schema, value, strict_allow_default=True)
+            fastavro.schemaless_writer(out, self._writes, value, strict_allow_default=True)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
             raise Permanent(f"the record does not fit its schema: {error}") from None
         return out.getvalue()
@@ -47,7 +67,7 @@ class Codec:
         """
         source = io.BytesIO(body)
         try:
-            value = fastavro.schemaless_reader(source, self.schema, None if reader is None else reader.schema)
+            value = fastavro.schemaless_reader(source, self.reads, None if reader is None else reader.reads)
         except SchemaResolutionError as error:
             raise UnknownSchema(f"it was written with a schema that ours cannot read: {str(error)[:200]}") from None
         except Exception as error:  # noqa: BLE001 - whatever a hostile body makes the decoder raise

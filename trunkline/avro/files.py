@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Schema:
     version: int
     path: Path
     definition: Mapping[str, Any] = field(compare=False, repr=False)
+    package: str = field(default="schemas", compare=False)
+    """The Python package that the file lies in."""
 
     @property
     def text(self) -> str:
@@ -89,4 +91,4 @@ def schema_of(record: type) -> Schema:
     path = folder / f"{name}.v{match['version']}.avsc"
     if not path.exists():
         raise UsageError(f"{record.__name__}: there is no {path.name} in {folder.name}/. Add it, or take another.")
-    return read(path)
+    return replace(read(path), package=record.__module__)

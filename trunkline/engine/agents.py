@@ -291,7 +291,7 @@ class Timekeeper:
             if topic not in waiting and (slot := Slot(topic, lane.number)) in member.ended:
                 reach.ended(member.met[slot], now)
 
-    def _take(self, lane: Lane, fetched: float) -> tuple[list[Given], tuple[Record, Poison] | None]:
+    def _take(self, lane: Lane, fetched: float) -> tuple[list[Given], tuple[Record, Permanent | Poison] | None]:
         """Take from what is pending up to the first record that is no event; give that one with the reason."""
         given: list[Given] = []
         while lane.pending:
@@ -302,14 +302,27 @@ class Timekeeper:
                 continue
             try:
                 event = self._event(record)
+                self._consider_newer(record, fetched)
                 given.append(Given(Moment(at, event), record, passed=is_repeat(lane, event, record)))
             except UnknownSchema as error:
                 if self._known_elsewhere(fetched):
                     raise
                 return given, (record, error)
-            except Poison as error:
+            except (Permanent, Poison) as error:
                 return given, (record, error)
         return given, None
+
+    def _consider_newer(self, record: Record, fetched: float) -> None:
+        """Let other workers have what is of a version of its schema that ours is too old for (L5).
+
+        Raises:
+            UnknownSchema: one may have that version.
+        """
+        form = self._forms[record.slot.topic]
+        if not form.knows(record.value):
+            if self._known_elsewhere(fetched):
+                raise UnknownSchema("it was written with a version of its schema that this topology has not")
+            form.accept(record.value)
 
     def _event(self, record: Record) -> Taken[Any]:
         event = from_headers(record.headers, record.key, self._forms[record.slot.topic].decode(record.value))
@@ -512,7 +525,7 @@ class Timekeeper:
         """Give an error's words without secrets, and without what the schema marks as sensitive."""
         try:
             data = {} if record is None else self._forms[record.slot.topic].decode(record.value)
-        except (Poison, Unavailable):
+        except (Permanent, Poison, Unavailable):
             data = {}
         topic = self._flow.topic if record is None else self._topics[record.slot.topic]
         return redact(str(error), marked(topic.schema.definition, data))

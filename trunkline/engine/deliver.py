@@ -105,6 +105,8 @@ class Deliverer:
         self._replay = replay_of(self._identity)
         self._bootstrap = bootstrap
         self._form = forms[flow.topic.name]
+        self._newer: dict[bytes, float] = {}
+        """When a schema that is no version of ours was first met, by the head of its values."""
         self._targets = targets
         self._gate = targets.gate(self.name, flow.to.target)
         self._gate.wake = partial(self.guarded, self._act)
@@ -242,16 +244,16 @@ class Deliverer:
         origin, run = Origin(*record.slot, record.offset), ""
         if record.slot.topic == self._replay:
             origin, run = deadletter.sent_again(record.headers, origin)
-        poison: Poison | None = None
-        fetched = 0.0
+        poison: Undeliverable | None = None
         try:
             gone = record.value is None and self._deletes is not None
-            data = {} if gone else self._form.decode(record.value)
+            data, poison = ({}, None) if gone else self._decode(record)
             event: Event[Any] = from_headers(record.headers, record.key, data)
         except Poison as error:
-            event, poison, fetched = deadletter.stray(origin), error, events.clock()
-            if isinstance(error, UnknownSchema):
-                self._fleet.asked.set()  # whoever wrote it may run another topology
+            event, poison = deadletter.stray(origin), error
+        newer = poison is None and record.value is not None and self._is_newer(record)
+        if newer or isinstance(poison, UnknownSchema):
+            self._fleet.asked.set()  # whoever wrote it may run another topology
         key = None if record.key is None else deliveries.key_of(record.key)
         return Delivery(
             record=record,
@@ -263,9 +265,27 @@ class Deliverer:
             key=key,
             size=OVERHEAD + len(record.value or b""),
             poison=poison,
-            fetched=fetched,
+            newer=newer,
+            fetched=events.clock() if newer or poison is not None else 0.0,
             run=run,
         )
+
+    def _decode(self, record: events.Record) -> tuple[dict[str, Any], Permanent | None]:
+        """Decode a record's value; what a function from one version to the next makes impossible is the event's end."""
+        try:
+            return self._form.decode(record.value), None
+        except Permanent as error:
+            return {}, error
+
+    def _is_newer(self, record: events.Record) -> bool:
+        """Say whether another topology may have the version of a record's schema that ours has not (L5)."""
+        if self._form.knows(record.value):
+            return False
+        since = self._newer.setdefault((record.value or b"")[:HEAD], events.clock())
+        if self.core.uniform > since:
+            self._form.accept(record.value)
+            return False
+        return True
 
     async def take_over(self, slots: Sequence[Slot], committed: Mapping[Slot, int]) -> None:
         """Take partitions over whose next record comes after this; halt when the ledger cannot be trusted with them.

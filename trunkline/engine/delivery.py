@@ -7,7 +7,7 @@ from typing import Any
 
 from trunkline.deadletter import Kind, Origin
 from trunkline.engine.watermark import Watermark
-from trunkline.errors import Poison
+from trunkline.errors import Undeliverable
 from trunkline.event import Event
 from trunkline.kafka.events import Record
 from trunkline.ledger.deliveries import Place, State
@@ -51,9 +51,11 @@ class Delivery:
     key: bytes | None
     """The digest of the record's key; None when it has none."""
     size: int
-    poison: Poison | None = None
+    poison: Undeliverable | None = None
+    newer: bool = False
+    """It is of a version of its schema that our topology has not, read as far as Avro resolves it."""
     fetched: float = 0.0
-    """When one that is no event had been, by the dispatcher's clock."""
+    """When one that is no event, or newer, had been, by the dispatcher's clock."""
     run: str = ""
     """The replay that sent it, if one did."""
     live: bool = False

@@ -329,7 +329,8 @@ class Dispatcher:
         together = self._policy.together
         groups: dict[Hashable, list[Delivery]] = {}
         for delivery in self._lanes.start():
-            if isinstance(delivery.poison, UnknownSchema) and self._to_wait_for_fleet(delivery):
+            unknown = delivery.newer or isinstance(delivery.poison, UnknownSchema)
+            if unknown and self._to_wait_for_fleet(delivery):
                 self._lanes.answered()
                 self._wait(delivery, LOOK_AGAIN)
                 continue
@@ -561,7 +562,8 @@ class Dispatcher:
     def _unsendable(self, delivery: Delivery) -> tuple[Kind, Undeliverable] | None:
         """Say why a delivery becomes a dead letter without a call."""
         if delivery.poison is not None:
-            return "skipped" if delivery.skipped else "poison", delivery.poison
+            kind: Kind = "poison" if isinstance(delivery.poison, Poison) else "permanent"
+            return "skipped" if delivery.skipped else kind, delivery.poison
         if self._to_skip(delivery):
             return "skipped", Permanent("it was skipped by order")
         fresh = not (delivery.run or delivery.attempts or delivery.doubtful)

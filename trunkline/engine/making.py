@@ -74,6 +74,7 @@ class Maker:
 
         Raises:
             Poison: it is none.
+            Permanent: a function from an earlier version of its schema to the next failed.
             Unavailable: its schema is unknown here and cannot be asked for.
         """
         event = from_headers(record.headers, record.key, self._form.decode(record.value))
@@ -104,6 +105,7 @@ class Maker:
             elif isinstance(read, Exception):
                 raise read
             event, span = read
+            self._consider_newer(record, fetched)
             if through is None:
                 through = at_once(passed(self._flow, event, self._tables))
             elif isinstance(through, Exception):
@@ -146,9 +148,20 @@ class Maker:
         """Give an error's words without secrets, and without what the schema marks as sensitive."""
         try:
             data = self._form.decode(record.value)
-        except (Poison, Unavailable):
+        except (Permanent, Poison, Unavailable):
             data = {}
         return redact(str(error), marked(self._flow.topic.schema.definition, data))
+
+    def _consider_newer(self, record: Record, fetched: float) -> None:
+        """Let other workers have what is of a version of its schema that ours is too old for (L5).
+
+        Raises:
+            UnknownSchema: one may have that version.
+        """
+        if not self._form.knows(record.value):
+            if self._elsewhere(fetched):
+                raise UnknownSchema("it was written with a version of its schema that this topology has not")
+            self._form.accept(record.value)
 
     def _route(self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float) -> Entry:
         if isinstance(through, Drop):

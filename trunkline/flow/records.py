@@ -10,9 +10,20 @@ from typing import Any, get_type_hints
 from trunkline.avro.codec import Codec
 from trunkline.avro.files import Schema, schema_of
 from trunkline.avro.types import Writer
+from trunkline.avro.versions import Function, functions_of, legs, module_of, unreachable, versions_of
 from trunkline.errors import Fault, UsageError
 from trunkline.flow.declare import Declared, Process, Route, Table, Topic
-from trunkline.flow.functions import fields_in, is_record, name_of, place, syntax, written
+from trunkline.flow.functions import (
+    annotations,
+    argument,
+    fields_in,
+    is_record,
+    name_of,
+    place,
+    syntax,
+    takes,
+    written,
+)
 
 Faults = Iterator[Fault]
 
@@ -50,6 +61,7 @@ def record_faults(parts: Iterable[Topic | Table]) -> Faults:
             found = usable(part.record)
             if part.record not in seen:
                 yield from stale_faults(part, found)
+                yield from version_faults(part, found)
             yield from key_faults(part, found)
         except UsageError as error:
             yield Fault(part.where, f"{part.name}: {error}")
@@ -71,6 +83,45 @@ def stale_faults(part: Topic | Table, found: Schema) -> Faults:
             differing = [field for field in {**new, **old} if new.get(field) != old.get(field)]
             told = f"{name} differs from {found.path.name} in {', '.join(differing) or 'the order of its fields'}"
             yield Fault(part.where, f"{told}. Run `trunkline schema types`.")
+
+
+def version_faults(part: Topic | Table, found: Schema) -> Faults:
+    """Find versions whose events could not be read as the topic's, and functions between versions that are none.
+
+    Raises:
+        UsageError: an earlier version is no schema, or the functions cannot be loaded.
+    """
+    functions = functions_of(found)
+    versions = {one.version: one for one in versions_of(found)}
+    where = module_of(found)
+    for start, function in sorted(functions.items()):
+        name = f"v{start}_to_v{start + 1} ({where})"
+        if start not in versions or start + 1 not in versions:
+            if start < found.version:
+                told = f"there is no {found.name}.v{start if start not in versions else start + 1}.avsc"
+                yield Fault(part.where, f"{name} has nothing to lead from or to: {told}. Add the file, or take it out.")
+        elif not takes(function, 1):
+            yield Fault(part.where, f"{name} cannot be called with the older record alone. Give it one parameter.")
+        else:
+            yield from function_faults(part, name, function, versions[start], versions[start + 1])
+    codecs = {version: Codec(one.text) for version, one in versions.items()}
+    for version in versions:
+        way = list(legs(version, found.version, functions))
+        if all(leg.start in versions and leg.end in versions for leg in way) and (
+            why := unreachable(codecs[version], way, codecs)
+        ):
+            told = f"events of {found.name} v{version} cannot be read as v{found.version}: {why[0]}"
+            yield Fault(part.where, f"{told}. Mend the schema, or write v{way[0].start}_to_v{way[0].end} in {where}.")
+
+
+def function_faults(part: Topic | Table, name: str, function: Function, older: Schema, newer: Schema) -> Faults:
+    """Find that a function between two versions says that it takes or gives others."""
+    for what, hint, wanted in (
+        ("takes", argument(function, 0), older),
+        ("gives", annotations(function).get("return"), newer),
+    ):
+        if is_record(hint) and hint.__name__ != wanted.type_name:
+            yield Fault(part.where, f"{name} {what} {hint.__name__}; it must be {wanted.type_name}.")
 
 
 def fields_of(found: Schema) -> dict[str, Mapping[str, Any]]:

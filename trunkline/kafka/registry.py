@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.files import Schema, fingerprint
+from trunkline.avro.versions import Past
 from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
 
 PATIENCE = 10.0
@@ -150,6 +151,9 @@ class Format:
         self._registry = registry
         self._id = registry.id_of(schema.text)
         self._codec = Codec(schema.text)
+        self._past = Past(schema, self._codec)
+        self._known = {self._id}
+        """Ids of the schemas whose values are read without asking anybody."""
 
     def encode(self, data: Mapping[str, Any]) -> bytes:
         """Write a value.
@@ -168,13 +172,29 @@ class Format:
 
         Raises:
             UnknownSchema: its schema is not registered, or cannot be read as the topic's.
+            Permanent: a function from one version to the next failed.
             Poison: it is no Avro in Confluent wire format, or bytes are left over.
             Unavailable: its schema is unknown here and the broker does not answer.
         """
         writer, body = split(value)
         if writer == self._id:
             return self._codec.decode(body)
-        return self._registry.codec_of(writer).decode(body, self._codec)
+        return self._past.read(self._registry.codec_of(writer), body)
+
+    def knows(self, value: bytes | None) -> bool:
+        """Say whether a value that was decoded is of our version, of an earlier one, or of one that was accepted.
+
+        Any other is of a version that another topology has and this one has not: Avro may resolve it, but a field that
+        was renamed there would be a default here (L5).
+        """
+        writer, _ = split(value)
+        if writer not in self._known and self._past.knows(self._registry.codec_of(writer)):
+            self._known.add(writer)
+        return writer in self._known
+
+    def accept(self, value: bytes | None) -> None:
+        """Read the values of this one's schema as far as Avro resolves them: nobody knows it better."""
+        self._known.add(split(value)[0])
 
 
 def answer(registry: Registry, schema_id: int) -> bytes | None:

@@ -5,6 +5,31 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 
+class BoxMovedV1(TypedDict):
+    """A box was moved."""
+
+    box: str
+    number: int
+    weight: str
+
+
+class BoxMovedV2(TypedDict):
+    """A box was moved; its weight is part of what is said of it."""
+
+    box: str
+    number: int
+    text: str
+
+
+class BoxMovedV3(TypedDict):
+    """A box was moved by somebody."""
+
+    box: str
+    number: int
+    text: str
+    by: str
+
+
 class MarkV1(TypedDict):
     """What a route makes of a note."""
 
@@ -34,6 +59,9 @@ class NoteWrittenV1(TypedDict):
 
 
 __all__ = [
+    "BoxMovedV1",
+    "BoxMovedV2",
+    "BoxMovedV3",
     "MarkV1",
     "NoteTakenV1",
     "NoteWrittenV1",
