@@ -33,6 +33,8 @@ class Codec:
         try:
             self.schema = fastavro.parse_schema(definition, self.named)
             refuse_hostile(self.schema, self.named)
+            self.name = str(self.schema.get("name", "")) if isinstance(self.schema, dict) else ""
+            """The record's full name; "" of what is no record."""
             self.mark = fingerprint(canonical(definition))
             """What equal schemas have in common."""
             self.reads = with_defaults(self.schema)

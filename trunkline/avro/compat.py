@@ -1,7 +1,7 @@
 """Whether what one schema wrote can be read as another (Avro 1.11.1, Schema Resolution), and if not, where and why.
 
-Stricter than the specification in one place: a logical type that changes (long to timestamp, another scale) is no
-resolution, because the same bytes would then mean something else.
+Stricter than the specification in two places: a logical type that changes (long to timestamp, another scale) is no
+resolution, because the same bytes would then mean something else; nor are bytes read as a string, for not all are text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,6 @@ PROMOTIONS: Mapping[str, Sequence[str]] = {
     "long": ("float", "double"),
     "float": ("double",),
     "string": ("bytes",),
-    "bytes": ("string",),
 }
 NAMES = ("record", "error", "enum", "fixed")
 

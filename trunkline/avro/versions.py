@@ -3,9 +3,9 @@
 What resolution cannot do (a unit that changes, one field made of two) a function does that the project writes beside
 the schema files, in a module with the schema's name. It takes and gives plain data:
 
-    schemas/sale_recorded.v1.avsc
-    schemas/sale_recorded.v2.avsc
-    schemas/sale_recorded.py        def v1_to_v2(old: SaleRecordedV1) -> SaleRecordedV2: …
+    schemas/box_moved.v1.avsc
+    schemas/box_moved.v2.avsc
+    schemas/box_moved.py        def v1_to_v2(old: BoxMovedV1) -> BoxMovedV2: …
 
 A version without such a function to the next one is resolved.
 """
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.avro.compat import Clash, clashes
-from trunkline.avro.files import Schema, released
+from trunkline.avro.compat import Clash, clashes, short
+from trunkline.avro.files import Schema, read
 from trunkline.errors import Permanent, TrunklineError, UnknownSchema, UsageError
 
 Function = Callable[[Any], Any]
@@ -76,7 +76,8 @@ def functions_of(schema: Schema) -> dict[int, Function]:
 
 def versions_of(schema: Schema) -> list[Schema]:
     """Give a schema's versions up to its own, the oldest first."""
-    return [one for one in released(schema.path.parent) if one.name == schema.name and one.version <= schema.version]
+    found = [read(path) for path in schema.path.parent.glob(f"{schema.name}.v*.avsc")]
+    return sorted((one for one in found if one.version <= schema.version), key=lambda one: one.version)
 
 
 def unreachable(older: Codec, legs: list[Leg], codecs: Mapping[int, Codec]) -> list[Clash]:
@@ -106,8 +107,8 @@ class Past:
         self._versions = {one.mark: version for version, one in sorted(self._codecs.items(), reverse=True)}
 
     def knows(self, writer: Codec) -> bool:
-        """Say whether a value's schema is one of the versions."""
-        return writer.mark in self._versions
+        """Say whether a value's schema is one of the versions, or has a name that ours says it had before."""
+        return writer.mark in self._versions or short(writer.name) != short(self._codecs[self._newest].name)
 
     def read(self, writer: Codec, body: bytes) -> dict[str, Any]:
         """Read a body as the newest version.

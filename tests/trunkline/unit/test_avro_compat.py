@@ -73,6 +73,8 @@ LONG_LINE = record(("sku", "string"), ("unit", "string"), name="Line")
             record(("a", {"type": "fixed", "name": "F", "size": 2})),
             ["a has 3 bytes, and had 2"],
         ),
+        (record(("a", "bytes")), record(("a", "string")), []),
+        (record(("a", "string")), record(("a", "bytes")), ["a is string, and was bytes"]),
         (record(name="S"), record(), ["the record is record S, and was record R"]),
         (record(name="S") | {"aliases": ["R"]}, record(), []),
         (record(name="x.R"), record(name="y.R"), []),
@@ -158,7 +160,9 @@ def evolved(schema: Any, data: st.DataObject) -> Any:
             added = {"name": "more", "type": "string"} | data.draw(st.sampled_from([{}, {"default": "x"}]))
             return {"type": "record", "name": name, "fields": [*kept, added]}
         case list():
-            return data.draw(st.sampled_from([schema, [*schema, "boolean"], schema[0]]))
+            return data.draw(
+                st.sampled_from([schema, [*schema, "boolean"], next((one for one in schema if one != "null"), schema)])
+            )
     return data.draw(st.sampled_from([schema, ["null", schema], *{"int": ["long", "double"]}.get(schema, ["string"])]))
 
 
