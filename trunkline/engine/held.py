@@ -6,6 +6,7 @@ done either. So whatever is done is done once, whoever goes on there: it skips w
 
 import base64
 import binascii
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -37,12 +38,14 @@ class Held:
     def __init__(self) -> None:
         self._parts: dict[Slot, Part] = {}
         self._records: dict[tuple[Slot, int], Record] = {}
+        self._since: dict[tuple[Slot, int], float] = {}
         self._until: dict[tuple[Slot, int], float] = {}
         self._keys: set[bytes] = set()
 
-    def begin(self, slot: Slot, offset: int, note: str) -> None:
-        """Take a partition over whose committed offset has this note."""
+    def begin(self, slot: Slot, offset: int, note: str) -> int:
+        """Take a partition over whose committed offset has this note; give the offset where to begin."""
         self._parts[slot] = taken(offset, note)
+        return offset
 
     def drop(self, slots: Collection[Slot]) -> None:
         """Give partitions up."""
@@ -50,7 +53,9 @@ class Held:
             self._parts.pop(slot, None)
         for place in [place for place in self._records if place[0] in slots]:
             del self._records[place]
+        self._since = {place: since for place, since in self._since.items() if place[0] not in slots}
         self._until = {place: until for place, until in self._until.items() if place[0] not in slots}
+        self._keys = {record.key for record in self._records.values() if record.key is not None}
 
     def is_done(self, record: Record) -> bool:
         """Say whether a record that was fetched is done already."""
@@ -61,22 +66,30 @@ class Held:
         """Say whether an earlier record of this key is held back, so that a later one has to be too."""
         return key is not None and key in self._keys
 
-    def hold(self, record: Record) -> None:
+    def hold(self, record: Record, now: float) -> None:
         """Hold a record back until it is released."""
         self._reach(record)
+        self._since.setdefault((record.slot, record.offset), now)
         self._parts[record.slot].undone.setdefault(record.offset)
         self._records[record.slot, record.offset] = record
         if record.key is not None:
             self._keys.add(record.key)
 
     def patient(self, record: Record, now: float, seconds: float) -> bool:
-        """Say whether a record may wait on, for so many seconds from the first time that this is asked."""
-        return now < self._until.setdefault((record.slot, record.offset), now + seconds)
+        """Say whether a record may wait on: so many seconds from when it was first held back, or from now."""
+        place = record.slot, record.offset
+        until = self._until[place] = self._since.get(place, now) + seconds
+        return now < until
+
+    def is_due(self, now: float) -> bool:
+        """Say whether a record that is held back may wait no longer."""
+        return any(self._until.get(place, math.inf) <= now for place in self._records)
 
     def done(self, record: Record) -> None:
         """Take note that a record is done, in a transaction that is yet to be."""
         self._reach(record)
         self._parts[record.slot].undone.pop(record.offset, None)
+        self._since.pop((record.slot, record.offset), None)
         self._until.pop((record.slot, record.offset), None)
 
     def release(self) -> list[Record]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
-from trunkline.errors import Halt, Permanent, Poison, Unavailable, UnknownSchema
+from trunkline.errors import Absent, Halt, Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.event import Drop, Event, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, identity_of, source_of
 from trunkline.flow.rows import Given
@@ -90,10 +90,20 @@ class Maker:
         """
         return await passed(self._flow, event, self._tables)
 
-    def make(self, record: Record, fetched: float, read: Read | Exception | None, through: Through | None) -> Entry:
+    def make(
+        self,
+        record: Record,
+        fetched: float,
+        read: Read | Exception | None,
+        through: Through | None,
+        patient: Callable[[float], bool],
+    ) -> Entry:
         """Make the entry of a record that had been fetched by then; `through` is what the steps gave, if they ran.
 
+        `patient` says whether the record may wait on for a row, for so many seconds in all.
+
         Raises:
+            Absent: a row is missing, and the record may wait for it; nothing has been made.
             Retryable, OSError, TimeoutError, Unavailable: not now; nothing has been made.
             UnknownSchema: other workers may know what to do with it (L5).
             Halt: too many in a row were refused alike.
@@ -118,6 +128,8 @@ class Maker:
                 raise
             return self._bury(record, error, self._guard)
         except (Permanent, Poison) as error:
+            if isinstance(error, Absent) and patient(error.patience):
+                raise
             return self._bury(record, error, self._guard)
         finally:
             if span is not None:

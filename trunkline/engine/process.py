@@ -13,8 +13,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any, NamedTuple
 
+from trunkline.engine.held import Held
 from trunkline.engine.lookups import askers_of
 from trunkline.engine.making import Entry, Maker, Read, Through
 from trunkline.engine.tables import TableReader
@@ -23,7 +25,7 @@ from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
 from trunkline.errors import Absent, Halt, Retryable, TrunklineError, Unavailable, UnknownSchema
-from trunkline.flow.declare import Bus, Process, flow_name, group_of, identity_of, tables_of
+from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, tables_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
 from trunkline.kafka.events import Member, Record, Slot, clock
@@ -44,8 +46,6 @@ IDLE = 0.1
 """Seconds to wait for a record when there is nothing else to do."""
 SHORT = 0.002
 """Seconds to wait for more records while a transaction is under way and some are gathered."""
-LOOKED_FOR = 0.05
-"""Seconds after which a row that is missing is looked for again."""
 AGAIN = 1.0
 """Seconds after which a step is tried again that could not reach something."""
 OUTDATED = 10
@@ -93,6 +93,8 @@ class Processor:
         self._fleet = fleet
         self._loop = loop
         self._waits = waits(flow)
+        self.patient = any(isinstance(table.missing, Wait) for step in flow.steps for table in tables_of(step))
+        """Whether an event may wait for a row of a table."""
         self._observe = observe
         self._readers = [tables[table.name] for step in flow.steps for table in tables_of(step)]
         self._targets = targets
@@ -169,9 +171,27 @@ class Processor:
         """
         return Transactions(self._bootstrap, self._id, one_by_one=one_by_one)
 
-    def join(self, revoked: Callable[[list[Slot]], Mapping[Slot, int]], lost: Callable[[list[Slot]], None]) -> Member:
+    def join(
+        self,
+        revoked: Callable[[list[Slot]], Mapping[Slot, int]],
+        lost: Callable[[list[Slot]], None],
+        begin: Callable[[Slot, int, str], int],
+    ) -> Member:
         """Join the group."""
-        return Member(self._bootstrap, self._group, self._topic, assigned=self._joined, revoked=revoked, lost=lost)
+        return Member(
+            self._bootstrap,
+            self._group,
+            self._topic,
+            assigned=self._joined,
+            revoked=revoked,
+            lost=lost,
+            begin=begin if self.patient else None,
+        )
+
+    @property
+    def changes(self) -> int:
+        """Counts up whenever a row that is waited for may have come."""
+        return sum(reader.changes for reader in self._readers)
 
     def _hold_session(self) -> None:
         session = Session(self, self._make_maker(), self._loop if self._waits else None)
@@ -213,13 +233,17 @@ class Passing(NamedTuple):
     given: "Future[list[Through | None]]"
 
 
+Upto = Mapping[Slot, tuple[int, str]]
+"""Of each partition the offset to commit, and what to note beside it."""
+
+
 class UnderWay(NamedTuple):
     """A transaction that a thread of its own brings to its end."""
 
     since: float
     entries: Sequence[Entry]
-    written: "Future[Sequence[Entry]]"
-    """What it has written in the end."""
+    upto: Upto
+    written: "Future[None]"
 
 
 class Session:
@@ -260,9 +284,13 @@ class Session:
         self._finished: dict[Slot, int] = {}
         self._held: dict[Slot, Record] = {}
         """The first record of each partition that is fetched and not committed."""
+        self._back = Held() if processor.patient else None
+        """The records whose keys wait for a row, where that may be."""
+        self._changes = 0
+        self._processor = processor
         with self._heart.within(OPENING):
             self._transactions = self._open(one_by_one=False)
-        self._member = processor.join(self._revoked, self._lost)
+        self._member = processor.join(self._revoked, self._lost, self._begin)
 
     def positions(self) -> dict[Slot, Position]:
         """Say how far each partition is finished; may be asked from any thread."""
@@ -283,6 +311,7 @@ class Session:
         while not self._stopping.is_set():
             self._heart.beat()
             self._look_after_transaction()
+            self._release()
             if not self._pending:
                 if self._full:
                     self._let_pass(IDLE)
@@ -305,25 +334,40 @@ class Session:
 
     @property
     def _full(self) -> bool:
-        return len(self._gathered) >= BATCH or self._bytes >= BATCH_BYTES
+        crowded = self._back is not None and self._back.full
+        return len(self._gathered) >= BATCH or self._bytes >= BATCH_BYTES or crowded
 
     def _fetch(self) -> None:
         """Get some records, and wait for them the less the more else there is to do."""
         most = min(CHUNK, BATCH - len(self._gathered))
         seconds = 0.0 if self._more else SHORT if self._gathered else IDLE
         self._member.pause(())
-        self._take(most, seconds)
-        self._more = len(self._pending) == most
+        self._more = self._take(most, seconds) == most
 
-    def _take(self, most: int, seconds: float) -> None:
+    def _take(self, most: int, seconds: float) -> int:
         records = self._member.fetch(most, seconds)
         self._own(len(self._member.slots))
         self._fetched = self._polled = clock()
         if self._failure is not None:  # of what a change of partitions has brought to its end
             raise self._failure
-        for record in records:
+        new = records if self._back is None else [record for record in records if not self._back.is_done(record)]
+        for record in new:
             self._held.setdefault(record.slot, record)
-        self._pending += records
+        self._pending += new
+        return len(records)
+
+    def _begin(self, slot: Slot, offset: int, note: str) -> int:
+        """Take a partition over: of what comes after its committed offset some may be done."""
+        return offset if self._back is None else self._back.begin(slot, offset, note)
+
+    def _release(self) -> None:
+        """Try again what waits for a row, when one may have come or the wait is over; it stands before all others."""
+        if not self._back or self._passing is not None:
+            return
+        changes = self._processor.changes
+        if changes != self._changes or self._back.is_due(clock()):
+            self._changes = changes
+            self._pending = [*self._back.release(), *self._pending]
 
     def _let_pass(self, seconds: float) -> None:
         """Let some time pass; what waits for long does so as a member of the group."""
@@ -374,6 +418,8 @@ class Session:
     def _drop(self, slots: Sequence[Slot]) -> None:
         """Let what is gathered of these partitions come again, wherever they will be."""
         self._gathered = [entry for entry in self._gathered if entry.record.slot not in slots]
+        if self._back is not None:
+            self._back.drop(slots)
         self._held = self._first()
 
     # What becomes of it.
@@ -392,19 +438,33 @@ class Session:
         made = 0
         for record, read, through in zip(records, reads, given, strict=True):
             self._heart.beat()
+            if self._back is not None and self._back.holds(record.key):
+                self._back.hold(record, clock())
+                made += 1
+                continue
             try:
-                entry = self._maker.make(record, self._fetched, read, through)
+                entry = self._maker.make(record, self._fetched, read, through, partial(self._is_patient, record))
+            except Absent:
+                assert self._back is not None
+                self._back.hold(record, clock())
+                made += 1
+                continue
             except (Retryable, OSError, TimeoutError, Unavailable) as error:
                 self._tell_stuck(record, error)
                 self._again = clock() + AGAIN
                 break
             made += 1
             self._gathered.append(entry)
+            if self._back is not None:
+                self._back.done(record)
             for write in entry.writes:
                 self._bytes += len(write.value or b"")
             if self._stopping.is_set():
                 break
         self._pending = self._pending[made:]
+
+    def _is_patient(self, record: Record, seconds: float) -> bool:
+        return self._back is not None and self._back.patient(record, clock(), seconds)
 
     def _pass(self, loop: asyncio.AbstractEventLoop) -> Passing:
         """Begin to take what is pending through steps that wait."""
@@ -438,16 +498,11 @@ class Session:
         return found
 
     async def _persist(self, record: Record, read: Read) -> Through:
-        """Take an event through the steps, again while one of them cannot reach something, or a row may still come."""
+        """Take an event through the steps, again for as long as one of them cannot reach something."""
         TRACE.set(read.event.traceparent)
-        began = clock()
         while True:
             try:
                 return await self._maker.through(read.event)
-            except Absent as error:
-                if clock() - began >= error.patience:
-                    return error
-                await asyncio.sleep(LOOKED_FOR)
             except (Retryable, OSError, TimeoutError, Unavailable) as error:
                 self._tell_stuck(record, error)
                 after = error.after if isinstance(error, Retryable) else None
@@ -480,18 +535,26 @@ class Session:
 
     def _begin_transaction(self) -> None:
         entries, self._gathered, self._bytes = self._gathered, [], 0
+        upto = self._upto(entries)
         metadata = self._member.metadata()
-        written: Future[Sequence[Entry]] = Future()
+        written: Future[None] = Future()
 
         def write() -> None:
             try:
-                written.set_result(self._write(entries, metadata))
+                self._write(entries, upto, metadata)
+                written.set_result(None)
             except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
                 written.set_exception(error)
 
         # A thread that can be abandoned: see `Transactions.commit`.
         threading.Thread(target=write, name="transaction", daemon=True).start()
-        self._under_way = UnderWay(clock(), entries, written)
+        self._under_way = UnderWay(clock(), entries, upto, written)
+
+    def _upto(self, entries: Sequence[Entry]) -> dict[Slot, tuple[int, str]]:
+        """Give the offset to commit of each partition with these entries, and the note beside it."""
+        if self._back is not None:
+            return self._back.places({entry.record.slot for entry in entries})
+        return {entry.record.slot: (entry.record.offset + 1, "") for entry in entries}
 
     def _finish(self) -> None:
         """Commit what is gathered."""
@@ -509,7 +572,8 @@ class Session:
     def _note_end(self, transaction: UnderWay) -> None:
         self._under_way = None
         try:
-            self._finished.update(offsets_of(transaction.written.result()))
+            transaction.written.result()
+            self._finished.update((slot, offset) for slot, (offset, _) in transaction.upto.items())
         except Outdated as error:
             self._outdated += 1
             if self._outdated > OUTDATED:
@@ -521,17 +585,21 @@ class Session:
         self._held = self._first()
 
     def _first(self) -> dict[Slot, Record]:
-        return {
+        found = {
             record.slot: record for record in (*reversed(self._pending), *(e.record for e in reversed(self._gathered)))
         }
+        for record in () if self._back is None else self._back.first():
+            if record.slot not in found or record.offset < found[record.slot].offset:
+                found[record.slot] = record
+        return found
 
-    def _write(self, entries: Sequence[Entry], metadata: Any) -> Sequence[Entry]:
+    def _write(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
         """Write entries in one transaction; when the broker refuses a record, find out which, and bury its event."""
         try:
-            self._transact(entries, metadata)
+            self._transact(entries, upto, metadata)
         except Refused:
             try:
-                entries = self._sift(entries, metadata)
+                entries = self._sift(entries, upto, metadata)
             finally:
                 self._transactions = self._open(one_by_one=False)
         else:
@@ -546,16 +614,15 @@ class Session:
             self._see("emitted", topic=topic, count=count)
         for event, why, kind in (entry.dead for entry in entries if entry.outcome == "dead"):
             self._see("dead", event=event, detail=why, outcome=kind)
-        return entries
 
-    def _sift(self, entries: Sequence[Entry], metadata: Any) -> Sequence[Entry]:
+    def _sift(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> Sequence[Entry]:
         """Write entries one by one in a transaction, with letters in place of those that are refused."""
         sifted = [*entries]
         while True:
             # A new one each time: librdkafka stumbles over the sequence number of a record that was refused.
             self._transactions = self._open(one_by_one=True)
             try:
-                self._transact(sifted, metadata)
+                self._transact(sifted, upto, metadata)
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
                 reasons = {owners[place]: why for place, why in refused.which.items()}
@@ -566,7 +633,7 @@ class Session:
             else:
                 return sifted
 
-    def _transact(self, entries: Sequence[Entry], metadata: Any) -> None:
+    def _transact(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
         writes = [write for entry in entries for write in entry.writes]
         transactions = self._transactions
         transactions.begin()
@@ -574,17 +641,13 @@ class Session:
             self._see("begun")
             transactions.write(writes)
             self._see("produced", count=len(writes))
-            transactions.offer(offsets_of(entries), metadata)
+            offsets = {slot: offset for slot, (offset, _) in upto.items()}
+            transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
             self._see("offered")
             transactions.commit()
         except TrunklineError:
             transactions.abort()
             raise
-
-
-def offsets_of(entries: Sequence[Entry]) -> dict[Slot, int]:
-    """Give the offsets that come after what these were made of."""
-    return {entry.record.slot: entry.record.offset + 1 for entry in entries}
 
 
 def settled(future: "Future[Any]", seconds: float) -> bool:

@@ -1,6 +1,6 @@
 """Tables: compacted topics of which each worker holds the last row of every key; ready before a flow starts (P4).
 
-    topic ─▶ Changes ─▶ Store (on disk, with how far it has read) ─▶ Held (decoded when asked for) ─▶ steps
+    topic ─▶ Changes ─▶ Store (on disk, with how far it has read) ─▶ Kept (decoded when asked for) ─▶ steps
 
 A worker that starts again reads what has changed meanwhile and nothing else. As long as the rows cannot be those of the
 topic, asking for one raises Unavailable: the flow waits, and nothing goes dead.
@@ -29,7 +29,7 @@ AGAIN = 1.0
 """Seconds after which an unavailable topic is looked for again."""
 
 
-class Held(Rows):
+class Kept(Rows):
     """The rows of one table for any thread; those that were asked for lately stay decoded."""
 
     def __init__(self, table: str, form: Format) -> None:
@@ -38,7 +38,8 @@ class Held(Rows):
         self._store: Store | None = None
         self._why = "not read to its end yet"
         self._lock = threading.Lock()
-        self._changes = 0
+        self.changes = 0
+        """Counts up whenever a row may have come or gone."""
         self._young: dict[str, Row] = {}
         self._old: dict[str, Row] = {}
         self._bytes = 0
@@ -86,7 +87,7 @@ class Held(Rows):
     def changed(self, keys: Iterable[str]) -> None:
         """Decode these rows anew when they are asked for again."""
         with self._lock:
-            self._changes += 1
+            self.changes += 1
             for key in keys:
                 self._young.pop(key, None)
                 self._old.pop(key, None)
@@ -97,7 +98,7 @@ class Held(Rows):
         return store
 
     def _find(self, key: str) -> Row | None:
-        changes, store = self._changes, self._open()
+        changes, store = self.changes, self._open()
         row = self._old.get(key)
         if row is not None:
             size = 0
@@ -111,7 +112,7 @@ class Held(Rows):
                 return None
             row, size = self._decode(key, value), len(value)
         with self._lock:
-            if changes == self._changes and store is self._store:  # else it may be a row of before
+            if changes == self.changes and store is self._store:  # else it may be a row of before
                 if self._bytes > DECODED:
                     self._old, self._young, self._bytes = self._young, {}, 0
                 self._young[key] = row
@@ -127,7 +128,7 @@ class Held(Rows):
             raise Permanent(f'the row "{key}" of {self._table} cannot be read: {error}') from None
 
     def _forget(self) -> None:
-        self._changes += 1
+        self.changes += 1
         self._young, self._old, self._bytes = {}, {}, 0
 
 
@@ -137,7 +138,7 @@ class TableReader:
     def __init__(self, table: Table, form: Format, bootstrap: str, folder: Path, observe: Observer) -> None:
         """Begin; the rows lie below `folder`."""
         self.name = table.name
-        self._held = Held(table.name, form)
+        self._held = Kept(table.name, form)
         self.rows: Rows = asked(table, self._held)
         """What steps get; to be read from any thread."""
         self.ready = threading.Event()
@@ -150,6 +151,11 @@ class TableReader:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"table {table.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def changes(self) -> int:
+        """Counts up whenever a row may have come or gone."""
+        return self._held.changes
 
     def stop(self) -> None:
         """Stop following."""

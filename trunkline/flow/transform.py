@@ -19,12 +19,10 @@ from trunkline.flow.declare import (
     Step,
     Table,
     Topic,
-    Wait,
     body_of,
     lookups_of,
     parts_of,
     source_of,
-    tables_of,
 )
 from trunkline.flow.rows import Answers, Given, Rows, keys_of
 
@@ -69,13 +67,8 @@ def transform(flow: Process, source: str, event: Event[Any], tables: Given) -> O
 
 
 def waits(flow: Process) -> bool:
-    """Say whether a step of the flow has to be awaited, or waits for rows."""
-    return any(
-        iscoroutinefunction(body_of(step))
-        or lookups_of(step)
-        or any(isinstance(table.missing, Wait) for table in tables_of(step))
-        for step in flow.steps
-    )
+    """Say whether a step of the flow has to be awaited, or what it has asked of a target."""
+    return any(iscoroutinefunction(body_of(step)) or lookups_of(step) for step in flow.steps)
 
 
 async def passed(flow: Process, event: Event[Any], tables: Given) -> Event[Any] | Drop:

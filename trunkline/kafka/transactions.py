@@ -1,7 +1,7 @@
 """Transactions over librdkafka: what a batch writes and the offsets it read become visible together, or not at all."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -127,8 +127,10 @@ class Transactions:
         if left:
             raise Unavailable("the records of a transaction were not acknowledged: no answer")
 
-    def offer(self, offsets: Mapping[Slot, int], metadata: Any) -> None:
+    def offer(self, offsets: Mapping[Slot, int], metadata: Any, note: Callable[[Slot], str] = lambda _: "") -> None:
         """Let the transaction commit the offsets that come after what was read; `metadata` is from `Member.metadata`.
+
+        `note` says what lies beside the offset of a partition, for whoever goes on there (`Member`'s `begin`).
 
         Against librdkafka's documentation this may take for ever, when the group's coordinator goes away (its issue
         5456): call it in a thread that can be abandoned. Who begins again takes the id over, so what such a thread may
@@ -140,7 +142,7 @@ class Transactions:
             Unavailable: the broker will not, or does not answer; abort.
         """
         try:
-            self._producer.send_offsets_to_transaction(dated(offsets), metadata, TRANSACTION_SECONDS)
+            self._producer.send_offsets_to_transaction(dated(offsets, note), metadata, TRANSACTION_SECONDS)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):
                 raise Outdated(f"the group has changed: {error.args[0].str()}") from None

@@ -12,7 +12,7 @@ from kafka.admin import KafkaAdminClient
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import Stage, header, note, notes, read, wait_for
-from trunkline import Bus, Enrich, Event, Process, Table, Topic
+from trunkline import Bus, Enrich, Event, Process, Table, Topic, wait
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.engine.store import ABOUT, Store
 from trunkline.engine.tables import TableReader
@@ -246,3 +246,50 @@ def test_a_worker_says_how_its_tables_stand(stage: Stage) -> None:
             assert "give each its own TRUNKLINE_WORKER__SLOT" in second.details("stuck")[0]
         assert (reader.count, reader.lag) == (2, 0)
         assert reader.size > 0
+
+
+def marks(stage: Stage, bus: Bus) -> list[tuple[str | None, int, str]]:
+    codec = Codec(bus.topics[1].schema.text)
+    found = [codec.decode(record.value[HEAD:]) for record in stage.read(bus.topics[1].name)]
+    return [(mark["box"], mark["number"], mark["text"]) for mark in found]
+
+
+def test_a_missing_row_is_waited_for_by_its_key_only_and_nothing_comes_twice(stage: Stage) -> None:
+    bus = stage.make(bus_of(stage.prefix, missing=wait(60)))
+    flow = flow_of(bus)
+    put(stage, bus, [("here", "known")])
+    with stage.running(bus) as running:
+        stage.write(bus, [note(1, "late", "late"), note(2, "late", "here"), note(3, "other", "here")])
+        wait_for(lambda: running.counted(flow)["routed"] == 1, why=lambda: running.seen)
+        stage.write(bus, [note(4, "late", "here"), note(5, "other", "here"), note(6, None, "later")])
+        wait_for(lambda: running.counted(flow)["routed"] == 2, why=lambda: running.seen)
+        assert stage.committed(bus, flow) == {0: 0}, "at the first that waits"
+    assert marks(stage, bus) == [("other", 3, "known"), ("other", 5, "known")]
+    with stage.running(bus) as running:  # which begins there, and knows what is done
+        stage.write(bus, [note(7, "other", "here")])
+        wait_for(lambda: running.counted(flow)["routed"] == 1, why=lambda: running.seen)
+        put(stage, bus, [("later", "came")])
+        wait_for(lambda: running.counted(flow)["routed"] == 2, why=lambda: running.seen)
+        put(stage, bus, [("late", "came")])
+        wait_for(lambda: running.counted(flow)["routed"] == 5, why=lambda: running.seen)
+        wait_for(lambda: stage.committed(bus, flow) == {0: stage.ends(bus.topics[0].name)[0]})
+    assert marks(stage, bus) == [
+        ("other", 3, "known"),
+        ("other", 5, "known"),
+        ("other", 7, "known"),
+        (None, 6, "came"),
+        ("late", 1, "came"),
+        ("late", 2, "known"),
+        ("late", 4, "known"),
+    ]
+    assert stage.letters(flow) == []
+
+
+def test_a_row_that_does_not_come_in_time_makes_a_letter_and_its_key_goes_on(stage: Stage) -> None:
+    bus = stage.make(bus_of(stage.prefix, missing=wait(0.3)))
+    put(stage, bus, [("here", "known")])
+    with stage.running(bus) as running:
+        stage.write(bus, [note(number, "a", "never" if number < 5 else "here") for number in range(10)])
+        wait_for(lambda: running.counted(flow_of(bus))["read"] == 10, why=lambda: running.seen)
+    assert [number for _, number, _ in marks(stage, bus)] == [5, 6, 7, 8, 9]
+    assert len(stage.letters(flow_of(bus))) == 5

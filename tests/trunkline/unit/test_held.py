@@ -18,9 +18,9 @@ def record(offset: int, key: bytes | None = b"a", slot: Slot = ONE) -> Record:
 def test_what_is_committed_is_the_first_that_is_not_done_and_which_others_are_not() -> None:
     held = Held()
     held.done(record(5, b"x"))
-    held.hold(record(6))
+    held.hold(record(6), 0.0)
     held.done(record(7, b"x"))
-    held.hold(record(8))
+    held.hold(record(8), 0.0)
     held.done(record(9, b"x"))
     offset, note = held.places([ONE, TWO])[ONE]
     assert offset == 6
@@ -36,7 +36,11 @@ def test_what_is_committed_is_the_first_that_is_not_done_and_which_others_are_no
 def test_who_goes_on_there_skips_what_is_done() -> None:
     before = Held()
     for number in range(100, 300):
-        (before.hold if number in (100, 103, 250) else before.done)(record(number, b"%d" % number))
+        one = record(number, b"%d" % number)
+        if number in (100, 103, 250):
+            before.hold(one, 0.0)
+        else:
+            before.done(one)
     offset, note = before.places([ONE])[ONE]
     after = Held()
     after.begin(ONE, offset, note)
@@ -49,8 +53,8 @@ def test_who_goes_on_there_skips_what_is_done() -> None:
 
 def test_a_key_waits_as_a_whole_and_null_keys_alone() -> None:
     held = Held()
-    held.hold(record(1))
-    held.hold(record(2, None))
+    held.hold(record(1), 0.0)
+    held.hold(record(2, None), 0.0)
     assert held.holds(b"a")
     assert not held.holds(b"b")
     assert not held.holds(None)
@@ -58,21 +62,26 @@ def test_a_key_waits_as_a_whole_and_null_keys_alone() -> None:
     assert not held.holds(b"a")
 
 
-def test_patience_counts_from_the_first_time() -> None:
+def test_patience_counts_from_when_a_record_was_first_held_back() -> None:
     held = Held()
     assert held.patient(record(1), 100.0, 30)
-    held.hold(record(1))
+    held.hold(record(1), 100.0)
+    held.hold(record(2), 110.0)  # behind it
+    assert [held.is_due(129.9), held.is_due(130.0)] == [False, True]
     held.release()
     assert held.patient(record(1), 129.9, 30)
     assert not held.patient(record(1), 130.0, 30)
     held.done(record(1))
+    assert held.patient(record(2), 139.9, 30)
+    assert not held.patient(record(2), 140.0, 30), "it has waited as long as the one before it"
     assert held.patient(record(1), 131.0, 30), "what comes again begins anew"
+    assert not held.patient(record(3), 131.0, 0.0)
 
 
 def test_a_partition_that_is_given_up_is_forgotten() -> None:
     held = Held()
-    held.hold(record(1))
-    held.hold(record(7, b"b", TWO))
+    held.hold(record(1), 0.0)
+    held.hold(record(7, b"b", TWO), 0.0)
     held.drop([ONE])
     assert [one.slot for one in held.first()] == [TWO]
     assert list(held.places([ONE, TWO])) == [TWO]
@@ -84,7 +93,7 @@ def test_it_is_full_before_its_note_is_too_long() -> None:
     held = Held()
     number = 0
     while not held.full:
-        held.hold(record(number))
+        held.hold(record(number), 0.0)
         number += 100_000
     assert len(held.places([ONE])[ONE][1]) + 60 < 4096
     assert number // 100_000 == MOST
@@ -126,7 +135,7 @@ def test_whatever_happens_every_record_is_done_exactly_once_and_each_key_in_orde
         while pending:
             one = pending.pop(0)
             if held.holds(one.key) or (action == "hold" and one.key == b"%d" % key):
-                held.hold(one)
+                held.hold(one, 0.0)
             else:
                 held.done(one)
                 uncommitted.append(one)
