@@ -215,7 +215,8 @@ class Member:
                 "partition.assignment.strategy": "cooperative-sticky",
                 "queued.max.messages.kbytes": 4096,
                 "fetch.wait.max.ms": 100,
-                "fetch.message.max.bytes": 1_048_576,
+                "fetch.message.max.bytes": 262_144,
+                "fetch.max.bytes": 2_097_152,
                 "fetch.queue.backoff.ms": 5,  # the queue is small: the default pauses for a second when it is full
                 "enable.partition.eof": True,
                 "on_commit": self._on_commit,
