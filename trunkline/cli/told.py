@@ -98,7 +98,7 @@ def hops(journey: Data) -> Iterator[Text]:
             case "call":
                 yield from call(hop)
             case "unknown":
-                yield Text(f"    {safe(hop['sink'])} makes its calls itself (deliver): what it would send is not known")
+                yield Text(f"    {safe(hop['why'])}: what comes of {named(hop['event'])} is not known", CHANGED)
 
 
 def named(event: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ def notes(old: Data, new: Data, reached: set[str]) -> Iterator[str]:
             yield f"no example of {source} was walked: there is none, or another one was asked for"
     hidden = sorted(
         {
-            hop["sink"]
+            (hop["flow"], hop["why"])
             for side in (old, new)
             for journey in side["journeys"].values()
             for hop in journey.get("hops", ())
@@ -151,11 +151,12 @@ def notes(old: Data, new: Data, reached: set[str]) -> Iterator[str]:
     for name, journey in new["journeys"].items():
         if whole(journey) == whole(old["journeys"][name]) != "walked":
             yield f"{name} is walked by neither version: {whole(journey)}"
-    for sink in hidden:
-        yield f"{sink} makes its calls itself (deliver): its requests cannot be compared"
-    for sink in new["bus"]["sinks"]:
-        if sink not in reached and sink not in hidden:
-            yield f"no input reaches {sink}: nothing is known of its requests"
+    for _, why in hidden:
+        yield f"{why}: what comes of it cannot be compared"
+    unknown = {flow for flow, _ in hidden}
+    for flow in new["bus"]["flows"]:
+        if flow["kind"] == "deliver" and flow["sink"] not in reached and flow["name"] not in unknown:
+            yield f"no input reaches {flow['sink']}: nothing is known of its requests"
 
 
 def unsteady(once: Data, twice: Data) -> list[str]:

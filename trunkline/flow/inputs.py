@@ -50,6 +50,11 @@ def walked(bus: Bus, job: Data, answers: Mapping[str, Response] | None = None) -
     tables = {part: dict(rows_of(part, job, notes)) for part in parts}
     unknown = sorted(set(job["tables"]) - {part.name for part in tables})
     notes += [f"rows are given for {name}, which is no table that a step looks up" for name in unknown]
+    notes += [
+        f"{lookup.name} is not asked, so it has no rows: write those down that are to be found, for --tables"
+        for lookup in bus.lookups
+        if lookup.name not in job["tables"]
+    ]
     journeys = {name: one(bus, given, tables, answers) for name, given in job["inputs"].items()}
     return {"bus": facts(bus), "journeys": journeys, "notes": notes}
 
@@ -145,6 +150,7 @@ def facts(bus: Bus) -> Data:
             "identity": f"{type(flow).__name__} {identity_of(flow)}",
             "kind": type(flow).__name__.lower(),
             "title": title(name, flow),
+            "sink": flow.to.name if isinstance(flow, Deliver) else "",
         }
         for name, flow in bus.named()
     ]
@@ -152,7 +158,6 @@ def facts(bus: Bus) -> Data:
         "identity": bus.identity,
         "flows": flows,
         "sources": list(bus.publishing),
-        "sinks": list(dict.fromkeys(sink.name for sink in bus.sinks)),
     }
 
 

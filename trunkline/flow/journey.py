@@ -70,10 +70,10 @@ class Called:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A sink makes its calls itself: nothing is known of them."""
+    """An event goes where nothing is known of it: to a sink that makes its calls itself, or to an agent."""
 
     flow: str
-    sink: str
+    why: str
     event: Event[Any]
 
 

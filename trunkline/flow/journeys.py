@@ -52,7 +52,7 @@ def data_of(bus: Bus, journey: Journey) -> Data:
                 assert isinstance(flow, Deliver)
                 hops.append({"hop": "call", **called(flow, hop)})
             case Hidden():
-                hops.append({"hop": "unknown", "flow": hop.flow, "sink": hop.sink, "event": event_data(hop.event)})
+                hops.append({"hop": "unknown", "flow": hop.flow, "why": hop.why, "event": event_data(hop.event)})
             case _:
                 assert_never(hop)
     return {

@@ -33,6 +33,7 @@ from trunkline.flow.composite import (
     write,
 )
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Lookup,
@@ -135,7 +136,11 @@ def travel(journey: Journey, bus: Bus, tables: RowsOf, answers: Mapping[str, Res
                 for event in events:
                     compose(journey, bus, flow, flow.to, event, answers)
             case Deliver() if hasattr(flow.to, "deliver"):
-                journey.hops.extend(Hidden(flow_name(flow), flow.to.name, event) for event in events)
+                told = f"{flow.to.name} makes its calls itself (deliver)"
+                journey.hops.extend(Hidden(flow_name(flow), told, event) for event in events)
+            case Agent():
+                told = f"{flow_name(flow)} is an agent: what it makes of an event depends on others and on time"
+                journey.hops.extend(Hidden(flow_name(flow), told, event) for event in events)
             case Deliver():
                 answer = answers.get(flow.to.name, OK)
                 for batch in batches(events, flow.to.together):

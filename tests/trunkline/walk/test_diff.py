@@ -87,6 +87,7 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "other_credentials": [('Secret("PAGER_KEY"))', 'Secret("PAGER_KEY"), header="X-Pager")')],
     "no_key": [('    name = "crm"\n', '    name = "crm"\n    idempotency = None\n')],
     "list_grows": [('event.data["text"].split()', '["seen", *event.data["text"].split()]')],
+    "written_sink": [("    def request(self, event: Event[TicketV1])", "    async def deliver(self, event, call)")],
     "other_bytes": [(SENT, 'json={"message": event.data["text"], "ticket": event.data["number"]}')],
 }
 
