@@ -69,7 +69,7 @@ def give(
 
 @app.command("ls")
 def list_targets(*, as_json: Json = False) -> None:
-    """Print every target: whether it is paused, its limit, and the share that each flow has of it."""
+    """Print every target: whether it is paused or down, its limit, and the share that each flow has of it."""
     found = look()
     if as_json:
         print_json([data_of(one) for one in found])
@@ -97,14 +97,29 @@ def look() -> list[Standing]:
     bus, address = load_bus(), bootstrap(load())
     with Control(address) as control:
         held = orders.current(address, topic_of(bus, control))
-    return targets.standings(bus, held)
+    return targets.standings(bus, held, datetime.now(UTC))
 
 
 def row(one: Standing) -> tuple[str, ...]:
     """Give a target's row of the table."""
-    state = f"paused by {one.paused.who} since {moment(one.paused.at)}" if one.paused else "may be called"
     flows = ", ".join(f"{flow} {share:.0%}" for flow, share in one.shares.items())
-    return one.target.name, state, limit_of(one.target), flows, one.paused.why if one.paused and one.paused.why else "-"
+    return (
+        one.target.name,
+        state_of(one),
+        limit_of(one.target),
+        flows,
+        one.paused.why if one.paused and one.paused.why else "-",
+    )
+
+
+def state_of(one: Standing) -> str:
+    """Say whether a target is called."""
+    if one.paused:
+        return f"paused by {one.paused.who} since {moment(one.paused.at)}"
+    if not one.workers:
+        return "called by no worker"
+    told = ", ".join(f"{word} at {number} of {many(one.workers)}" for word, number in one.told.items())
+    return told or "may be called"
 
 
 def limit_of(target: Target) -> str:
@@ -118,6 +133,7 @@ def data_of(one: Standing) -> dict[str, Any]:
     target, breaker = one.target, one.target.breaker
     return {
         "target": target.name,
+        "state": state_of(one),
         "address": target.url.name,
         "paused": one.paused and {"who": one.paused.who, "at": moment(one.paused.at), "why": one.paused.why},
         "limit": None if target.limit is None else limit_of(target),

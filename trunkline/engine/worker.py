@@ -155,6 +155,7 @@ class Worker:
             obey=self._obey,
             status=self._status,
             notices=self._targets.notices,
+            standing=self._targets.standing,
             observe=self._observe,
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)

@@ -1,7 +1,9 @@
 """Pause a target and let it go on, with every flow that calls it; and see what each may do there."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from trunkline.engine.targets import order_name, weights_of
 from trunkline.errors import UsageError
@@ -52,22 +54,26 @@ def give(desk: Desk, name: str, changes: Iterable[Change]) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is declared of one target, and whether a person has paused it."""
+    """What is declared of one target, whether a person has paused it, and how it stands."""
 
     target: Target
     shares: dict[str, float]
     """Of its limit, by flow."""
     paused: Command | None
+    workers: int = 0
+    """Live ones that call it."""
+    told: Mapping[str, int] = field(default_factory=dict)
+    """How it stands at those where it is not simply called, "down" or "stopped" say, and at how many."""
 
 
-def standings(bus: Bus, held: Orders) -> list[Standing]:
-    """Say how every target stands."""
+def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
+    """Say how every target stands, as the workers said last."""
     weights = weights_of(bus)
-    return [
-        Standing(
-            target,
-            {flow: weights[flow, name] for flow in callers(bus, name)},
-            held.paused.get(order_name(name)),
-        )
-        for name, target in bus.targets.items()
-    ]
+    found = []
+    for name, target in bus.targets.items():
+        flows = callers(bus, name)
+        workers = orders.running(held, flows, now)
+        told = Counter(said.targets[name] for said in workers if name in said.targets)
+        shares = {flow: weights[flow, name] for flow in flows}
+        found.append(Standing(target, shares, held.paused.get(order_name(name)), len(workers), told))
+    return found

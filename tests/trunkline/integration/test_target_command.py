@@ -2,16 +2,17 @@
 
 import secrets
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.trunkline.integration.test_delivering import finished
 from tests.trunkline.support import Stage, deliver_bus, note, wait_for
+from trunkline.cli.target import state_of
 from trunkline.dev.target import Behaviour
 from trunkline.engine.targets import order_name
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus
+from trunkline.flow.declare import Breaker, Bus
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
@@ -64,6 +65,22 @@ def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:
         wait_for(lambda: stage.effects() == {"/b/1": 1})  # the event that was refused waits for its own time
 
 
+def test_a_target_that_is_down_is_said_to_be(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, breaker=Breaker(pause=timedelta(seconds=1))))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=503))
+    stage.write(bus, [note(1, box) for box in "abcdefghijkl"])
+    with Control(stage.bootstrap) as control:
+        with stage.running(bus):
+            wait_for(lambda: standings_of(bus, stage, control)[0].told in ({"down": 1}, {"probing": 1}), seconds=30)
+            [down] = standings_of(bus, stage, control)
+            assert state_of(down) in {"down at 1 of 1 worker", "probing at 1 of 1 worker"}
+            stage.target.control.heal(stage.prefix)
+            wait_for(lambda: not standings_of(bus, stage, control)[0].told, seconds=30)
+            assert state_of(standings_of(bus, stage, control)[0]) == "may be called"
+        [gone] = standings_of(bus, stage, control)
+        assert state_of(gone) == "called by no worker"
+
+
 def test_a_target_that_nothing_calls_is_named(stage: Stage) -> None:
     with pytest.raises(UsageError, match=r"there is no target shelves. The targets are: shelf."):
         targets.target_of(deliver_bus(stage.prefix), "shelves")
@@ -71,4 +88,4 @@ def test_a_target_that_nothing_calls_is_named(stage: Stage) -> None:
 
 
 def standings_of(bus: Bus, stage: Stage, control: Control) -> list[targets.Standing]:
-    return targets.standings(bus, orders.current(stage.bootstrap, topic_of(bus, control)))
+    return targets.standings(bus, orders.current(stage.bootstrap, topic_of(bus, control)), datetime.now(UTC))
