@@ -126,8 +126,14 @@ def declared(old: Data, new: Data) -> Iterator[str]:
         if known not in before:
             begin = "" if flow["kind"] == "publish" else "; on a topic that has records it waits to be told --start"
             yield f"{flow['title']} is new{begin}"
-        elif before[known]["title"] != flow["title"]:
-            yield f"{before[known]['title']} is now {flow['title']}, known by the same identity"
+            continue
+        was = before[known]
+        if was["title"] != flow["title"]:
+            yield f"{was['title']} is now {flow['title']}, known by the same identity"
+        for name in dict.fromkeys((*was["declared"], *flow["declared"])):
+            old_words, words = was["declared"].get(name, "none"), flow["declared"].get(name, "none")
+            if old_words != words:
+                yield f"{flow['title']}: {name} was {old_words}; is {words}"
 
 
 def notes(old: Data, new: Data, reached: set[str]) -> Iterator[str]:

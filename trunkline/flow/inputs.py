@@ -19,9 +19,25 @@ from trunkline.adapters import Response, WebhookRequest, validator
 from trunkline.avro.files import schema_of
 from trunkline.errors import Rejected, TrunklineError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Agent, Bus, Deliver, Flow, Lookup, Process, Publish, Table, Topic, identity_of
+from trunkline.flow.declare import (
+    Agent,
+    Bus,
+    Deliver,
+    Flow,
+    Lookup,
+    Process,
+    Publish,
+    Route,
+    Table,
+    Topic,
+    body_of,
+    identity_of,
+)
+from trunkline.flow.draw import span
+from trunkline.flow.functions import name_of
 from trunkline.flow.journeys import Data, data_of
 from trunkline.flow.walk import EXAMPLES, codec_of, follow, walk
+from trunkline.flow.where import Where
 
 TABLES = EXAMPLES / "tables.json"
 """Rows that examples are walked with, by table and key."""
@@ -143,7 +159,7 @@ def may_be_null(hint: Any) -> bool:
 
 
 def facts(bus: Bus) -> Data:
-    """Tell what there is: what every flow is and is known by, and the sinks."""
+    """Tell what there is: what every flow is, what it is known by, and what is declared of it."""
     flows = [
         {
             "name": name,
@@ -151,14 +167,11 @@ def facts(bus: Bus) -> Data:
             "kind": type(flow).__name__.lower(),
             "title": title(name, flow),
             "sink": flow.to.name if isinstance(flow, Deliver) else "",
+            "declared": declared_of(flow),
         }
         for name, flow in bus.named()
     ]
-    return {
-        "identity": bus.identity,
-        "flows": flows,
-        "sources": list(bus.publishing),
-    }
+    return {"identity": bus.identity, "flows": flows, "sources": list(bus.publishing)}
 
 
 def title(name: str, flow: Flow) -> str:
@@ -166,9 +179,48 @@ def title(name: str, flow: Flow) -> str:
     match flow:
         case Publish():
             return f"Publish {name} → {flow.to.name}"
-        case Process():
-            return f"Process {name} → {', '.join(topic.name for topic in flow.to)}"
-        case Agent():
-            return f"Agent {name} → {flow.to.name}"
+        case Process() | Agent():
+            return f"{type(flow).__name__} {name}"
         case Deliver():
             return f"Deliver {flow.topic.name} → {flow.to.name}"
+
+
+def declared_of(flow: Flow) -> Data:
+    """Tell what is declared of a flow and shows in no request: by its name, in words."""
+    match flow:
+        case Publish():
+            return {"topic": topic_words(flow.to)}
+        case Process():
+            routes = {
+                f"route to {topic.name}": f"{route_words(route)}, {topic_words(topic)}"
+                for topic, route in flow.to.items()
+            }
+            return {"steps": ", ".join(name_of(body_of(step)) for step in flow.steps) or "none", **routes}
+        case Agent():
+            return {"topic": topic_words(flow.to), "window": str(flow.window)}
+        case Deliver():
+            target, retry = flow.to.target, flow.retry
+            return {
+                "give_up_after": span(retry.give_up_after),
+                "waits": f"{span(retry.first)} to {span(retry.longest)}",
+                "after_dead": flow.after_dead,
+                "weight": f"{flow.weight:g}",
+                "writes": flow.to.writes,
+                "together": str(flow.to.together),
+                "speaks": flow.to.speaks or "nothing said",
+                "limit": "none" if target.limit is None else f"{target.limit.events:g} a {target.limit.per}",
+                "breaker": str(target.breaker),
+            }
+
+
+def topic_words(topic: Topic) -> str:
+    """Say what lies on a topic."""
+    keyed = f"{topic.record.__name__} by {topic.key or 'no key'}"
+    return f"{keyed}, {topic.partitions} partitions, kept for {span(topic.keep)}"
+
+
+def route_words(route: Route) -> str:
+    """Name a route, with its condition if it has one."""
+    if not isinstance(route, Where):
+        return name_of(route)
+    return f"{name_of(route)} where {route.condition}" + (", of the rest" if route.unless else "")

@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from tests.trunkline.walk.desk import commit, git
+
 BLOCK = re.compile(r"^( *)```(?:python|json|text)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 IMPORTS = """
 from consumers.sinks.loyalty import Loyalty
@@ -21,6 +23,9 @@ def test_a_sink_is_added_as_the_page_says(tmp_path: Path) -> None:
     schema, steps, sink, lines, walk_test = blocks
     for folder in ("consumers", "producers", "schemas"):
         shutil.copytree(folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("topology.py", tmp_path)
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    commit(tmp_path, "Before")
     (tmp_path / "schemas/points_earned.v1.avsc").write_text(schema)
     (tmp_path / "consumers/steps/points.py").write_text(steps)
     (tmp_path / "consumers/sinks/loyalty.py").write_text(sink)
@@ -33,6 +38,9 @@ def test_a_sink_is_added_as_the_page_says(tmp_path: Path) -> None:
     checked = trunkline(tmp_path, "check")
     assert (checked.returncode, checked.stdout) == (0, "ok: 5 flows, 4 topics, 3 sinks\n"), checked.stderr
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", "--rootdir", str(tmp_path)]
+    told = trunkline(tmp_path, "walk", "--diff", "HEAD")
+    [recorded] = re.findall(r"```console\n\$ trunkline walk --diff HEAD\n(.*?)```\n", page, re.DOTALL)
+    assert (told.returncode, told.stdout.partition("\n\n")[2]) == (1, recorded), told.stderr
     tested = subprocess.run([*command, "-o", "pythonpath=."], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 passed" in tested.stdout, tested.stdout + tested.stderr
 

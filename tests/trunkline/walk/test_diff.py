@@ -87,6 +87,11 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "other_credentials": [('Secret("PAGER_KEY"))', 'Secret("PAGER_KEY"), header="X-Pager")')],
     "no_key": [('    name = "crm"\n', '    name = "crm"\n    idempotency = None\n')],
     "list_grows": [('event.data["text"].split()', '["seen", *event.data["text"].split()]')],
+    "other_patience": [
+        ("to=Crm(crm))", 'to=Crm(crm), retry=Retry(give_up_after=timedelta(hours=1)), after_dead="park_key")'),
+        ("import UTC, datetime", "import UTC, datetime, timedelta"),
+        ("Publish, Secret", "Publish, Retry, Secret"),
+    ],
     "written_sink": [("    def request(self, event: Event[TicketV1])", "    async def deliver(self, event, call)")],
     "other_bytes": [(SENT, 'json={"message": event.data["text"], "ticket": event.data["number"]}')],
 }
