@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
 
-.PHONY: demo test check faults mutants soak bench-deliver bench-ledger bench-transport lock clean
+.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-ledger bench-transport lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -37,6 +37,9 @@ soak: .venv/ready  ## a million schedules of faults through the engine's decisio
 
 bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: build/bench/deliver.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.deliver
+
+bench-process: .venv/ready  ## processing beside its peers, in half an hour: build/bench/process.json, benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.process
 
 bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
 	@$(BIN)/python -m benchmarks.ledger

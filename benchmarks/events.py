@@ -9,15 +9,20 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from benchmarks.schemas import SaleRecordedV1
-from benchmarks.topology import PARTITIONS, sales
+from benchmarks.schemas import ProductListedV1, SaleRecordedV1
+from benchmarks.topology import PARTITIONS, products, sales
 from trunkline.avro.codec import Codec
 from trunkline.event import Event, to_headers
 
 KEYS = 5_000
+ROWS_IN = 0.8
+"""The share of the products of sales that are in the table."""
 HOT = "SKU-hot"
 SCHEMA_ID = 1
 """What a new bus's registry calls its first schema."""
+PRODUCT_ID = 3
+"""And its third: tables come after topics."""
+PRODUCTS = 100_000
 
 Keys = Callable[[int], str]
 """Gives the key of an event by its number."""
@@ -56,11 +61,11 @@ class Writer:
         self._event_type = sales("any").schema.event_type
         self._codec = Codec(sales("any").schema.text)
 
-    def make(self, topic: str) -> None:
+    def make(self, topic: str, *, partitions: int = PARTITIONS, config: dict[str, str] | None = None) -> None:
         """Make a topic, anew when it was there."""
         self.drop(topic)
         while True:
-            future = self._admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic]
+            future = self._admin.create_topics([NewTopic(topic, partitions, 1, config=config or {})])[topic]
             if future.exception() is None:
                 return
             time.sleep(0.1)  # the broker deletes the last one in its own time
@@ -85,6 +90,61 @@ class Writer:
             self._write(producer, topic, number, key, at, None if known else partitions)
         assert producer.flush(60) == 0
         return partitions
+
+    def fill_products(self, rows: int) -> None:
+        """Write the table anew, in one partition."""
+        self.make(products.name, partitions=1, config={"cleanup.policy": "compact"})
+        producer, codec = self._producer(linger_ms=5), Codec(products.schema.text)
+        for number in range(rows):
+            row: ProductListedV1 = {
+                "sku": f"SKU-{number}",
+                "product": f"Product {number} of the season",
+                "category": f"category {number % 300}",
+                "price": number % 97 + 0.99,
+            }
+            self._hand_over(producer, products.name, row["sku"].encode(), codec.encode(row, PRODUCT_ID))
+        assert producer.flush(60) == 0
+
+    def fill_sales(self, topic: str, events: int, *, pieces: int, payload: int) -> None:
+        """Write sales of products that are not all in the table, each of one to so many pieces."""
+        self.make(topic)
+        producer, note = self._producer(linger_ms=5), "n" * payload
+        at = datetime.now(UTC)
+        for number in range(events):
+            self._write_sale(producer, topic, number, at, number % pieces + 1, note)
+        assert producer.flush(60) == 0
+
+    def pace_sales(self, topic: str, first: int, events: int, per_second: float) -> None:
+        """Write sales of one piece at a steady rate, each with the time at which it is written."""
+        producer = self._producer(linger_ms=0)
+        begun = time.perf_counter()
+        for index in range(events):
+            if (wait := begun + index / per_second - time.perf_counter()) > 0:
+                producer.poll(0)
+                time.sleep(wait)
+            self._write_sale(producer, topic, first + index, datetime.now(UTC), 1, "")
+        assert producer.flush(60) == 0
+
+    def _write_sale(self, producer: Producer, topic: str, number: int, at: datetime, pieces: int, note: str) -> None:
+        # A fixed walk through the products that never comes back soon: uniform, and the same in every run.
+        key = f"SKU-{number * 7_919 % int(PRODUCTS / ROWS_IN)}"
+        data = event_of(number, key, at)
+        data["quantity"] = pieces
+        if note:
+            data["tags"] = {"channel": "web", "note": note}
+        event = Event(id=data["event_id"], time=at, data=data, source="/bench/till", type=self._event_type, key=key)
+        value = self._codec.encode(data, SCHEMA_ID)
+        self._hand_over(producer, topic, key.encode(), value, list(to_headers(event)))
+
+    def _hand_over(self, producer: Producer, topic: str, key: bytes, value: bytes, headers: Any = ()) -> None:
+        while True:
+            try:
+                producer.produce(topic, key=key, value=value, headers=list(headers))
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                producer.poll(0)
+                return
 
     def pace(self, topic: str, first: int, events: int, per_second: float) -> None:
         """Write events at a steady rate, each with the time at which it is written."""

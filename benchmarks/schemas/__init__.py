@@ -5,6 +5,29 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 
+class ProductListedV1(TypedDict):
+    """A row of the table that sales are joined with."""
+
+    sku: str
+    product: str
+    category: str
+    price: float
+
+
+class SalePricedV1(TypedDict):
+    """One piece of a sale with what is known of its product."""
+
+    event_id: str
+    piece: int
+    sku: str
+    product: str | None
+    category: str
+    amount: float
+    store: str
+    note: str
+    occurred_at: datetime
+
+
 class SaleRecordedV1(TypedDict):
     """An event of about a hundred bytes; its id is its number in the topic."""
 
@@ -19,5 +42,7 @@ class SaleRecordedV1(TypedDict):
 
 
 __all__ = [
+    "ProductListedV1",
+    "SalePricedV1",
     "SaleRecordedV1",
 ]
