@@ -12,7 +12,7 @@ from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
 from trunkline.errors import Absent, Halt, Permanent, Poison, Unavailable, UnknownSchema
-from trunkline.event import Drop, Event, from_headers, to_headers, to_parent
+from trunkline.event import Drop, Event, Headers, from_headers, to_headers, to_parent, written
 from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, identity_of, source_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import Routed, at_once, passed, routed
@@ -149,8 +149,8 @@ class Maker:
         [letter] = entry.writes
         if letter.value is None:
             raise Unavailable(f"{record.slot.topic} waits at offset {record.offset}: its dead letter is refused: {why}")
-        by_reference = letter._replace(value=None, headers=deadletter.by_reference(letter.headers, record.value))
-        return entry._replace(writes=[by_reference])
+        headers = deadletter.by_reference(tuple(letter.headers), record.value)
+        return entry._replace(writes=[letter._replace(value=None, headers=[*headers])])
 
     def accepted(self) -> None:
         """Take note that the broker has had everything."""
@@ -181,16 +181,18 @@ class Maker:
         made = routed(self._flow, self._source, through)
         if isinstance(made, Routed):
             parent = to_parent(event, record.slot.partition, record.offset)
-            return Entry(record, "routed", [self._write(topic.name, out, parent) for topic, out in made.records])
+            time = time_of(record.headers) or written(event.time)
+            return Entry(record, "routed", [self._write(topic.name, out, time, parent) for topic, out in made.records])
         # No other topology may have a route for what ours has none for.
         if not self._form.is_own(record.value) and self._elsewhere(fetched):
             raise UnknownSchema("no route here takes an event with another schema than ours")
         return Entry(record, "unrouted")
 
-    def _write(self, topic: str, event: Event[Any], parent: tuple[str, bytes]) -> Write:
+    def _write(self, topic: str, event: Event[Any], time: bytes, parent: tuple[str, bytes]) -> Write:
         key = None if event.key is None else event.key.encode()
-        value, headers = self._forms[topic].encode(event.data), (*to_headers(event), parent)
-        if (size := size_of(key, value, headers)) > RECORD_BYTES:
+        value, headers = self._forms[topic].encode(event.data), [*to_headers(event, time), parent]
+        roughly = len(value) + 2 * len(key or b"") + len(parent[1]) + len(event.traceparent or "")
+        if roughly > RECORD_BYTES // 2 and (size := size_of(key, value, tuple(headers))) > RECORD_BYTES:
             raise Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
         return Write(topic, key, value, headers)
 
@@ -210,7 +212,14 @@ class Maker:
             status=None,
             at=datetime.now(UTC),
         )
-        headers = deadletter.write(record.headers, origin, failure)
+        headers = [*deadletter.write(record.headers, origin, failure)]
         letter = Write(self._letters, record.key, record.value, headers, record.slot.partition)
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
         return Entry(record, "dead", [letter], (event.id, failure.message, failure.kind))
+
+
+def time_of(headers: Headers) -> bytes | None:
+    """Give the time of an event that stands where we write it, in UTC; a derived event has the same."""
+    if len(headers) > 4 and headers[4][0] == "ce_time" and (time := headers[4][1] or b"").endswith(b"Z"):
+        return time
+    return None

@@ -1,6 +1,5 @@
 """One event through the steps and routes of a process flow: pure, shared by the engine and by `walk`."""
 
-from collections import Counter
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
@@ -24,7 +23,7 @@ from trunkline.flow.declare import (
     parts_of,
     source_of,
 )
-from trunkline.flow.rows import Answers, Given, Rows, keys_of
+from trunkline.flow.rows import Answers, Given, keys_of
 
 T = TypeVar("T")
 
@@ -92,24 +91,26 @@ async def stepped(step: Step | Enrich, event: Event[Any], tables: Given) -> Even
         Permanent, TrunklineError, OSError: as `transform`.
     """
     body = body_of(step)
-    made = run(body, event, *[await rows_of(part, event, tables) for part in parts_of(step)])
+    parts = parts_of(step)
+    looked: list[Any] = [tables[part.name] for part in parts]
+    for place, part in enumerate(parts):
+        if isinstance(part, Lookup):
+            looked[place] = await answers_of(part, event, tables)
+    made = run(body, event, *looked)
     if isinstance(made, CoroutineType):
         made = await waited(body, made)
-    if not isinstance(made, Event | Drop):
+    if not isinstance(made, (Event, Drop)):
         raise Permanent(f"{body.__name__} returned {type(made).__name__}, no Event or Drop")
     return made
 
 
-async def rows_of(part: Table | Lookup, event: Event[Any], tables: Given) -> Rows:
-    """Give what a step gets of a table, or of what it has asked of a target for this event.
+async def answers_of(part: Lookup, event: Event[Any], tables: Given) -> Answers:
+    """Give what a step gets of what it has asked of a target for this event.
 
     Raises:
         Permanent, Halt: the event has no such key, or the target refuses.
     """
     rows = tables[part.name]
-    if isinstance(part, Table):
-        assert isinstance(rows, Mapping)
-        return rows
     assert not isinstance(rows, Mapping)
     return Answers(part, keys := keys_of(part, event), await rows.ask(keys))
 
@@ -156,22 +157,16 @@ def records_of(route: Route, topic: Topic, source: str, event: Event[Any]) -> li
         Permanent, TrunklineError, OSError: as `transform`.
     """
     records: list[tuple[Topic, Event[Any]]] = []
-    ordinals: Counter[str | None] = Counter()
+    ordinals: dict[str | None, int] = {}
     for data in run(route_to_list, route, event):
-        if not isinstance(data, Mapping):
+        if type(data) is not dict and not isinstance(data, Mapping):  # the first is the rule, and costs nothing
             raise Permanent(f"{route.__name__} gave a {type(data).__name__} for {topic.name}, no record")
         key = key_of(topic, data)
-        made = Event(
-            id=derived_id(event, topic.name, key, ordinals[key]),
-            source=source,
-            type=topic.schema.event_type,
-            time=event.time,
-            key=key,
-            data=data,
-            traceparent=event.traceparent,
-        )
-        ordinals[key] += 1
-        records.append((topic, made))
+        ordinal = ordinals.get(key, 0)
+        ordinals[key] = ordinal + 1
+        name = derived_id(event, topic.name, key, ordinal)
+        kind = topic.schema.event_type
+        records.append((topic, Event(name, event.time, data, source, kind, key, event.traceparent)))
     return records
 
 

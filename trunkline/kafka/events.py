@@ -71,19 +71,19 @@ class Record(NamedTuple):
     """Epoch milliseconds of publishing."""
 
 
+SLOTS: dict[tuple[str | None, int | None], Slot] = {}
+"""Slots by topic and partition: each record has one, and they are few."""
+
+
 def record_of(message: Message) -> Record:
     """Take a fetched message apart."""
     headers: Any = message.headers()
     key: Any = message.key()
     value: Any = message.value()
-    return Record(
-        Slot(message.topic() or "", message.partition() or 0),
-        message.offset() or 0,
-        key,
-        value,
-        tuple(headers) if headers else (),
-        message.timestamp()[1],
-    )
+    place = message.topic(), message.partition()
+    if (slot := SLOTS.get(place)) is None:
+        slot = SLOTS[place] = Slot(place[0] or "", place[1] or 0)
+    return Record(slot, message.offset() or 0, key, value, tuple(headers) if headers else (), message.timestamp()[1])
 
 
 class Written(NamedTuple):

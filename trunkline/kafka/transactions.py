@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from trunkline.errors import Halt, TrunklineError, Unavailable
-from trunkline.event import Headers
 from trunkline.kafka.events import BY_KEY, PRODUCER, Slot, clock, dated
 
 TRANSACTION_SECONDS = 10
@@ -26,7 +25,8 @@ class Write(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: list[tuple[str, Any]]
+    """Each a name and bytes or None."""
     partition: int = BY_KEY
 
 
@@ -105,10 +105,13 @@ class Transactions:
         """
         produce, which = self._producer.produce, dict[int, str]()
         for number, (topic, key, value, headers, partition) in enumerate(writes):
-            more: Any = {"on_delivery": self._noting(number, which)} if self._one_by_one else {}
             while True:
                 try:
-                    produce(topic, value, key, partition, headers=list(headers), **more)
+                    if self._one_by_one:
+                        note = self._noting(number, which)
+                        produce(topic, value, key, partition, headers=headers, on_delivery=note)
+                    else:
+                        produce(topic, value, key, partition, headers=headers)
                 except BufferError:
                     self._producer.poll(0.1)
                 except KafkaException as error:

@@ -181,7 +181,7 @@ def test_a_table_that_ends_with_markers_and_aborted_rows_is_read_to_its_end(stag
     registry.close()
 
     def write(name: str, text: str) -> None:
-        transactions.write([Write(table.name, name.encode(), form.encode(note(1, text=text, name=name)), ())])
+        transactions.write([Write(table.name, name.encode(), form.encode(note(1, text=text, name=name)), [])])
 
     transactions = Transactions(stage.bootstrap, stage.prefix)
     transactions.begin()
