@@ -14,6 +14,7 @@ from trunkline.cli import (
     dlq,
     ledger,
     run,
+    schema,
     send,
     sink,
     status,
@@ -35,7 +36,7 @@ commands = typer.Typer(
 )
 commands.command()(declared.show)
 commands.command()(declared.check)
-commands.add_typer(declared.schema, name="schema")
+commands.add_typer(schema.app, name="schema")
 commands.add_typer(broker.app, name="broker")
 commands.add_typer(topics.app, name="topics")
 commands.command()(run.run)

@@ -46,8 +46,14 @@ def checked_out(name: str) -> Iterator[Revision]:
         yield Revision(commit, title, tree)
 
 
-def git(*arguments: str, wrong: str = "", more: dict[str, str] | None = None, at: Path | None = None) -> str:
-    """Run git, and give what it says.
+def git(
+    *arguments: str,
+    wrong: str = "",
+    more: dict[str, str] | None = None,
+    at: Path | None = None,
+    option: str = "--diff",
+) -> str:
+    """Run git, and give what it says; `option` is what messages call the comparison.
 
     Raises:
         UsageError: it cannot.
@@ -65,7 +71,7 @@ def git(*arguments: str, wrong: str = "", more: dict[str, str] | None = None, at
         raise UsageError(f"git cannot be run: {error.strerror}.") from None
     if done.returncode:
         said = f"there is no revision {wrong} here" if wrong else " ".join(done.stderr.split()) or "git failed"
-        raise UsageError(f"--diff compares with a git revision, and {said}.")
+        raise UsageError(f"{option} compares with a git revision, and {said}.")
     return done.stdout
 
 

@@ -1,0 +1,313 @@
+"""`trunkline schema`: the records on the topics, the types made of them, and what a change of one would break."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from trunkline.adapters import WebhookRequest
+from trunkline.avro.compat import MODES
+from trunkline.avro.files import FILE, Schema, released
+from trunkline.avro.types import module
+from trunkline.avro.versions import functions_of
+from trunkline.cli.declared import Json
+from trunkline.cli.loading import load_unchecked
+from trunkline.cli.project import load_bus, print_json, talk
+from trunkline.cli.revision import git
+from trunkline.cli.show import print_table
+from trunkline.cli.walk import rows_in
+from trunkline.errors import Fault, TrunklineError, UsageError
+from trunkline.flow.declare import Bus, Lookup, Table, Topic
+from trunkline.flow.inputs import rows_of
+from trunkline.flow.proposals import Gone, Proposal, gone_of, proposals, released_faults, version_faults, without
+from trunkline.flow.readers import (
+    FOLDERS,
+    Reading,
+    exercised,
+    fault_of,
+    is_near,
+    places,
+    plainly,
+    readings,
+    roles,
+    sources,
+)
+from trunkline.flow.walk import EXAMPLES
+
+SCHEMAS = Path("schemas")
+CACHE = Path(".mypy_cache/trunkline")
+CHECKED = """[mypy]
+ignore_missing_imports = True
+follow_imports = silent
+check_untyped_defs = True
+explicit_package_bases = True
+"""
+"""How the type checker is asked: for what does not fit, and not for the project's own rules."""
+
+app = typer.Typer(help="The records on the topics: schema files and what is made from them.", no_args_is_help=True)
+
+
+@app.command()
+def types(
+    *, only_check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 when it would.")] = False
+) -> None:
+    """Write schemas/__init__.py: one type for every record of the schema files."""
+    found = files()
+    text = module(found)
+    path = SCHEMAS / "__init__.py"
+    is_stale = not path.exists() or path.read_text() != text
+    if is_stale and only_check:
+        raise TrunklineError(f"{path} is not what the schema files say. Run: trunkline schema types.")
+    if is_stale:
+        path.write_text(text)
+    state = "written from" if is_stale else "up to date with"
+    talk.print(f"{path}: {state} {len(found)} schema file{'' if len(found) == 1 else 's'}.", markup=False)
+
+
+@app.command()
+def check(
+    *,
+    against: Annotated[str | None, typer.Option(help="The git revision whose versions are released. [HEAD]")] = None,
+    mode: Annotated[str, typer.Option(help=f"Which versions must read which: {', '.join(MODES)}.")] = MODES[1],
+    as_json: Json = False,
+) -> None:
+    """Name what a change of the schema files breaks: versions that cannot be read, and every line that reads a field.
+
+    Needs neither broker nor registry. A version that the git revision has is released and never changes; the next one
+    is a new file. Exits with 1 when anything is named.
+    """
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode} is none of {', '.join(MODES)}.")
+    found = files()
+    revision, notes = at_revision(against)
+    bus, held, why = declared()
+    faults = [
+        *([Fault("topology.py:1", why)] if why else []),
+        *released_faults(found, revision, against or "HEAD"),
+        *version_faults(found, mode, {one.name: functions_of(one) for one in found}),
+    ]
+    proposed = proposals(found, revision, [part.schema for part in held])
+    gone = [one for proposal in proposed for one in gone_of(proposal)] + moved(found, held)
+    if gone:
+        before(held, proposed)
+        faults += read_by(found, gone, bus, notes)
+    tell(
+        sorted(set(faults), key=lambda fault: (*place_of(fault.where), fault.message)), proposed, notes, as_json=as_json
+    )
+
+
+def at_revision(name: str | None) -> tuple[list[Schema], list[str]]:
+    """Read the schema files of a git revision; where there is no git, a note says what was not compared.
+
+    Raises:
+        UsageError: the revision was asked for, and is not there.
+    """
+    try:
+        listed = git(
+            "ls-tree", "-z", "--name-only", name or "HEAD", f"{SCHEMAS}/", wrong=name or "", option="--against"
+        )
+        return [
+            Schema(match["name"], int(match["version"]), path, json.loads(git("show", f"{name or 'HEAD'}:./{path}")))
+            for path in map(Path, listed.split("\0"))
+            if (match := FILE.fullmatch(path.name)) is not None
+        ], []
+    except UsageError:
+        if name is not None:
+            raise
+        return [], ["no git revision to compare with: nobody looked whether a released version was changed"]
+
+
+def declared() -> tuple[Bus | None, list[Topic | Table], str]:
+    """Load the bus, wrong as it may be; without one, why there is none."""
+    try:
+        bus = load_unchecked()
+    except UsageError as error:
+        return None, [], str(error)
+    parts: list[Topic | Table] = [*bus.topics, *bus.tables]
+    held = []
+    for part in parts:
+        try:
+            part.schema.text  # noqa: B018 - whether there is one
+            held.append(part)
+        except UsageError:
+            continue  # `trunkline check` names it
+    return bus, held, ""
+
+
+def moved(found: Sequence[Schema], held: Iterable[Topic | Table]) -> list[Gone]:
+    """Find the fields that the versions before those on the topics had: code that was moved may still read them."""
+    here = {(part.schema.name, part.schema.version) for part in held}
+    gone = []
+    for new in found:
+        if (new.name, new.version) in here:
+            for old in found:
+                if old.name == new.name and old.version < new.version:
+                    lost = gone_of(Proposal(old, new))
+                    gone += [one.as_moved() for one in lost if not one.after]
+    return gone
+
+
+def before(held: Iterable[Topic | Table], proposed: Sequence[Proposal]) -> None:
+    """Let topics and tables have the versions that were edited as they were, so that the examples can be walked."""
+    for part in held:
+        for one in proposed:
+            if (one.old.name, one.old.version) == (part.schema.name, part.schema.version):
+                vars(part)["schema"] = one.old
+
+
+def read_by(found: Sequence[Schema], gone: Sequence[Gone], bus: Bus | None, notes: list[str]) -> list[Fault]:
+    """Name every line that reads or writes a field that is gone, or no longer fits."""
+    known, acting = places(), {} if bus is None else roles(bus)
+    seen: list[Reading] = []
+    met: list[Reading] = []
+    if importlib.util.find_spec("mypy") is None:
+        notes.append(
+            "mypy is not installed, so only what the examples reach was looked at: pip install 'trunkline[check]'"
+        )
+    else:
+        seen += typed(found, gone)
+    if bus is not None:
+        with redirect_stdout(StringIO()):  # what the project's code prints is no answer
+            met += exercised(bus, examples(bus), rows(bus, notes), gone)
+    seen += [one for one in met if not any(is_near(one, other) for other in seen)]
+    told = {(one.path, one.line) for one in seen if one.gone is not None}
+    return [fault_of(one, known, acting) for one in seen if one.gone is not None or (one.path, one.line) not in told]
+
+
+def examples(bus: Bus) -> dict[str, list[WebhookRequest]]:
+    """Read the examples of every source."""
+    return {
+        name: [
+            WebhookRequest({"content-type": "application/json"}, path.read_bytes())
+            for path in sorted((EXAMPLES / name).glob("*"))
+            if path.is_file()
+        ]
+        for name in bus.publishing
+    }
+
+
+def rows(bus: Bus, notes: list[str]) -> dict[Any, dict[str, Any]]:
+    """Give the rows that examples are walked with."""
+    written = {"tables": rows_in(None, real=False)}
+    parts: list[Table | Lookup] = [*bus.tables, *bus.lookups]
+    return {part: dict(rows_of(part, written, notes)) for part in parts}
+
+
+def typed(found: Sequence[Schema], gone: Sequence[Gone]) -> list[Reading]:
+    """Ask the type checker about the project's code with types that lack what is gone.
+
+    Raises:
+        UsageError: it cannot be run, or the code cannot be read.
+    """
+    seen = list(readings(checked(without(found, gone), gone), gone))
+    if any(one.gone is None for one in seen):  # some of it may have been there before
+        usual = {(one.path, one.line, one.what) for one in readings(checked(without(found, ()), gone), ())}
+        seen = [one for one in seen if one.gone is not None or (one.path, one.line, one.what) not in usual]
+    return seen
+
+
+def checked(types: str, gone: Sequence[Gone]) -> list[dict[str, Any]]:
+    """Run mypy over the project's code with these types, and give its errors."""
+    with TemporaryDirectory(prefix="trunkline-check-") as place:
+        config = Path(place) / "mypy.ini"
+        config.write_text(CHECKED)
+        shadows: list[str] = []
+        texts = {SCHEMAS / "__init__.py": types}
+        texts |= {path: plainly(path.read_text(), [one.field for one in gone]) for path in sources()}
+        for number, (path, text) in enumerate(texts.items()):
+            shadow = Path(place) / f"{number}.py"
+            shadow.write_text(text)
+            shadows += ["--shadow-file", str(path), str(shadow)]
+        code = [name for name in FOLDERS if Path(name).exists()]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            str(config),
+            "--cache-dir",
+            str(CACHE),
+            "--output=json",
+        ]
+        done = subprocess.run([*command, *shadows, *code], capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode not in (0, 1):
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()[:1]
+            raise UsageError(f"mypy cannot check the project: {said[0] if said else 'it says nothing'}.")
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def place_of(where: str) -> tuple[str, int]:
+    """Take `file:line` apart."""
+    path, _, line = where.rpartition(":")
+    return path, int(line)
+
+
+def tell(faults: Sequence[Fault], proposed: Sequence[Proposal], notes: Sequence[str], *, as_json: bool) -> None:
+    """Print what was found; exit with 1 when it is anything.
+
+    Raises:
+        Exit: something is named, or was not looked at for want of the type checker.
+    """
+    names = list(dict.fromkeys(one.told for one in proposed))
+    lacking = any(note.startswith("mypy is not installed") for note in notes)
+    if as_json:
+        told = [{"where": fault.where, "message": fault.message} for fault in faults]
+        print_json({"proposed": names, "faults": told, "notes": list(notes)})
+    else:
+        for note in notes:
+            talk.print(f"note: {note}", markup=False)
+        for fault in faults:
+            typer.echo(str(fault))
+        count = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "ok"
+        typer.echo(f"{count}: {', '.join(names) if names else 'nothing'} proposed")
+    if faults or lacking:
+        raise typer.Exit(1)
+
+
+@app.command("ls")
+def list_schemas(*, as_json: Json = False) -> None:
+    """List the schema files: name, version, type of event, fields, and the topics they are used on."""
+    bus = load_bus()
+    rows = [row(one, bus) for one in files()]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("schema", "event", "fields", "topics"),
+        [
+            (f"{one['name']}.v{one['version']}", one["event_type"], ", ".join(one["fields"]), ", ".join(one["topics"]))
+            for one in rows
+        ],
+    )
+
+
+def files() -> list[Schema]:
+    """Read the project's schema files.
+
+    Raises:
+        UsageError: there are none, or one of them is no schema.
+    """
+    if not (found := released(SCHEMAS)):
+        raise UsageError(f"there is no schema file in {SCHEMAS}/. Add one: {SCHEMAS}/<name>.v1.avsc.")
+    return found
+
+
+def row(one: Schema, bus: Bus) -> dict[str, Any]:
+    """Describe one schema."""
+    path = one.path.resolve()
+    stored: list[Table | Topic] = [*bus.topics, *bus.tables]
+    return {
+        "name": one.name,
+        "version": one.version,
+        "event_type": one.event_type,
+        "fields": [field["name"] for field in one.definition["fields"]],
+        "topics": [part.name for part in stored if part.schema.path.resolve() == path],
+    }
