@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
-
 from trunkline.errors import Unavailable
 from trunkline.kafka.changes import Identity
 
@@ -40,17 +38,20 @@ class Store:
             Damaged: it cannot be read.
             Unavailable: another process has it open, or the folder cannot be written.
         """
+        import rocksdict  # noqa: PLC0415 - 8 MiB that a worker without tables does not spend
+
         self._folder = folder
-        table = BlockBasedOptions()
-        table.set_block_cache(Cache(CACHED))
+        self._batch = rocksdict.WriteBatch
+        table = rocksdict.BlockBasedOptions()
+        table.set_block_cache(rocksdict.Cache(CACHED))
         table.set_bloom_filter(10, False)
-        options = Options(raw_mode=True)
+        options = rocksdict.Options(raw_mode=True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_size(BUFFERED)
         options.set_keep_log_file_num(1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = Rdict(str(folder), options=options)
+            self._db = rocksdict.Rdict(str(folder), options=options)
         except OSError as error:
             raise Unavailable(
                 f"{folder} cannot be written: {error.strerror}. Set TRUNKLINE_STATE to a folder."
@@ -115,7 +116,7 @@ class Store:
         Raises:
             Damaged: it cannot be written.
         """
-        batch = WriteBatch(raw_mode=True)
+        batch = self._batch(raw_mode=True)
         for key, value in changes.items():
             if value is None:
                 batch.delete(ROW + key)

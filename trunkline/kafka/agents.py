@@ -9,19 +9,22 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Self, cast
-
-import faust
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from trunkline.errors import Permanent
 from trunkline.event import Event, Moment
+
+if TYPE_CHECKING:  # 19 MiB and a quarter of a second that a worker without agents does not spend
+    import faust
 
 STOPPING = 2.0
 """Seconds that a body may take to end when its partition is taken away."""
 
 
-def app_of(group: str) -> faust.App:
+def app_of(group: str) -> "faust.App":
     """Give the app that the agents of a flow belong to; nothing of it runs but they."""
+    import faust  # noqa: PLC0415 - as above
+
     app = faust.App(group, store="memory://", web_enabled=False, autodiscover=False)
     app.consumer = cast("Any", Unread())
     return app
@@ -88,7 +91,7 @@ class Actor:
 
     def __init__(
         self,
-        app: faust.App,
+        app: "faust.App",
         name: str,
         body: Callable[[Any], AsyncIterator[Any]],
         beat: Callable[[], None] = lambda: None,
@@ -98,6 +101,8 @@ class Actor:
         self._belt = Belt(beat)
         self._made: list[list[Event[Any]]] = []
         self._failure: BaseException | None = None
+        import faust  # noqa: PLC0415 - as above
+
         self._agent = faust.Agent(
             self._guarded, app=app, name=name, channel=app.channel(), concurrency=1, sink=[self._took]
         )
