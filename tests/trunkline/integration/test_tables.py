@@ -35,10 +35,10 @@ def marks_of(event: Event[NoteWrittenV1]) -> Iterator[MarkV1]:
     yield {"box": event.data["box"], "number": event.data["number"], "text": event.data["text"]}
 
 
-def bus_of(prefix: str, missing: Any = "null", partitions: int = 1) -> Bus:
+def bus_of(prefix: str, missing: Any = "null", partitions: int = 1, boxes: int = 1) -> Bus:
     known = Table(f"{prefix}.known", NoteWrittenV1, key="note_id", partitions=partitions, missing=missing)
     marks = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
-    return Bus(prefix, [Process(notes(prefix, 1), [Enrich(with_known, known)], to={marks: marks_of})])
+    return Bus(prefix, [Process(notes(prefix, boxes), [Enrich(with_known, known)], to={marks: marks_of})])
 
 
 class Reading:

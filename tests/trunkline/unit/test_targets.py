@@ -7,11 +7,12 @@ import pytest
 
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import Shelf
-from trunkline import ApiKey, Bus, Deliver, Limit, Secret, Target, Topic, env
+from trunkline import ApiKey, Bus, Deliver, Enrich, Limit, Lookup, Process, Secret, Target, Topic, env
 from trunkline.adapters import Response
 from trunkline.engine.breaker import ANY
 from trunkline.engine.targets import Access, Gate, Targets, is_failure, weights_of
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, UsageError
+from trunkline.operate.targets import callers, target_of
 from trunkline.verdict import Delivered, Verdict
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,6 +84,22 @@ def test_a_secret_that_no_header_holds_is_said_and_never_shown(
 def test_flows_share_a_target_by_their_weight() -> None:
     assert weights_of(bus()) == {("left.shelf", "depot"): 0.5, ("right.shelf", "depot"): 0.5}
     assert weights_of(bus(left=3)) == {("left.shelf", "depot"): 0.75, ("right.shelf", "depot"): 0.25}
+
+
+def test_a_flow_that_looks_up_has_its_share_too() -> None:
+    """Of the target's limit, beside the sinks that call it (D13)."""
+
+    def asking(weight: float) -> Bus:
+        lookup = Lookup("boxes", DEPOT, "/{key}", NoteWrittenV1, "box")
+        notes, marks = Topic("notes", NoteWrittenV1, key="box"), Topic("marks", NoteWrittenV1, key="box")
+        enrich = Enrich(lambda event, _: event, lookup)
+        process = Process(notes, [enrich, enrich], to={marks: lambda _: []}, name="asks", weight=weight)
+        return Bus("b", [process, Deliver(marks, to=Shelf(DEPOT))])
+
+    assert weights_of(asking(1)) == {("asks", "depot"): 0.5, ("marks.shelf", "depot"): 0.5}
+    assert weights_of(asking(3)) == {("asks", "depot"): 0.75, ("marks.shelf", "depot"): 0.25}
+    assert callers(asking(1), "depot") == ["asks", "marks.shelf"]
+    assert target_of(asking(1), "depot") is DEPOT
 
 
 @pytest.mark.parametrize(

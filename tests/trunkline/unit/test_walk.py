@@ -14,6 +14,7 @@ from trunkline import (
     Drop,
     Enrich,
     Event,
+    Lookup,
     Permanent,
     Process,
     Publish,
@@ -28,7 +29,8 @@ from trunkline import (
 )
 from trunkline.adapters import Item, Request, Response, WebhookRequest
 from trunkline.errors import Halt, Retryable, UsageError
-from trunkline.flow.journey import Journey
+from trunkline.flow.inputs import posted, walked
+from trunkline.flow.journey import Journey, Stepped
 from trunkline.flow.walk import walk
 from trunkline.sinks import HttpSink
 from trunkline.sources import Webhook
@@ -266,3 +268,36 @@ def test_an_event_without_the_row_that_it_has_to_have_is_dead(missing: Any) -> N
     journey = walk(Bus("bus", flows), web, body, tables={strict: ROWS[customers]})
     assert [event.data["customer"] for event in journey.events["parcels"]] == ["Bern"]
     assert [str(verdict) for verdict in journey.dead["p"]] == ['customers has no row "8"']
+
+
+def test_rows_are_given_for_look_ups_too() -> None:
+    lookup = Lookup("cities", Target("crm", env("CRM_URL")), "/{key}", CustomerV1, "customer")
+    flows: list[Any] = [
+        Publish(web, to=orders),
+        Process(orders, [Enrich(with_city, lookup)], to={parcels: parcels_of}, name="p"),
+    ]
+    asking = Bus("bus", flows)
+    body = json.dumps([{"number": number, "customer": number, "pieces": 1} for number in ("7", "8", None)]).encode()
+    body = body.replace(b'"number": null', b'"number": "9"')
+    journey = walk(asking, web, body, tables={lookup: ROWS[customers]})
+    assert [event.data["customer"] for event in journey.events["parcels"]] == ["Bern", None, None]
+    [first, *_] = [hop for hop in journey.hops if isinstance(hop, Stepped)]
+    assert first.asked == {"cities": {"7": True}}
+
+    job = {"tables": {"cities": {"7": {"city": "Bern"}}}, "inputs": {"it": posted("web", "it.json", body)}}
+    told = walked(asking, job)
+    assert told["notes"] == []
+    assert "Bern" in json.dumps(told["journeys"])
+
+
+def test_a_step_that_looks_up_what_its_key_does_not_give_is_told() -> None:
+    lookup = Lookup("cities", Target("crm", env("CRM_URL")), "/{key}", CustomerV1, "number")
+    flows: list[Any] = [
+        Publish(web, to=orders),
+        Process(orders, [Enrich(with_city, lookup)], to={parcels: parcels_of}, name="p"),
+    ]
+    body = b'[{"number": "1", "customer": "7", "pieces": 1}]'
+    journey = walk(Bus("bus", flows), web, body, tables={lookup: ROWS[customers]})
+    assert [str(one) for one in journey.dead["p"]] == [
+        'cities was not asked for "7": it is no number of the event. Correct the key of cities.'
+    ]
