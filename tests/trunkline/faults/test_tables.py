@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import closing
 
+import httpx
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
@@ -51,6 +52,7 @@ def test_workers_that_die_while_keys_wait_write_every_event_once_and_in_order(st
         wait_for(lambda: counts(first, "routed"), why=lambda: first.log)
         wait_for(lambda: len(written(stage, bus)) == ready, why=lambda: first.log)
         with stage.child(make, slot=1, name="joins") as second:
+            wait_for(lambda: httpx.get(f"{second.url}/readyz").is_success, why=lambda: second.log)
             write(stage, bus, range(3, 5))
             wait_for(lambda: counts(second, "routed"), why=lambda: second.log)
             second.kill()
@@ -97,7 +99,7 @@ def test_a_compacted_topic_is_read_over_its_gaps(stage: Stage) -> None:
 
     wait_for(lambda: len(offsets()) == 25, seconds=100, why=offsets)
     left = offsets()
-    say(f"of {20 * 50 + 25} records {len(left)} are left, at {left[0]}–{left[-1]}")
+    say(f"of {20 * 50 + 25} records {len(left)} are left, at {left[0]} to {left[-1]}")
     assert left[-1] - left[0] > 25
     with following(stage, bus) as reading:
         assert len(reading.reader.rows) == 26
