@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
 
-.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-ledger bench-transport lock clean
+.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-ledger bench-tables bench-transport lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -43,6 +43,9 @@ bench-process: .venv/ready  ## processing beside its peers, in half an hour: bui
 
 bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
 	@$(BIN)/python -m benchmarks.ledger
+
+bench-tables: .venv/ready  ## rows of a table ready at a first start and the next, and asked for: build/bench/tables.json
+	@$(BIN)/python -m benchmarks.tables
 
 bench-transport: .venv/ready  ## the way to a target beside bare HTTP clients: build/bench/transport.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.transport

@@ -1,4 +1,4 @@
-"""What a table costs: `python -m benchmarks.tables`, in a minute.
+"""What a table costs: `make bench-tables`, in ten minutes, most of which go by writing a million rows.
 
 Rows ready at a first start, and at the next after one in a hundred has changed; rows asked for, again, for the first
 time and in vain; memory. Each start is a process of its own. Exit code 1 when a first start takes longer than the bar.
