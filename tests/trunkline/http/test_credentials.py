@@ -169,6 +169,14 @@ def test_a_signed_call_is_what_its_receiver_expects_and_nothing_else() -> None:
     assert not received({**headers, "date": "Mon, 23 Nov 2026 12:00:01 GMT"}, secret=b"k-123456", **sent)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("method", ["PUT", "delete"])
+@pytest.mark.parametrize("target", ["/", "/v1/a%2Fb", "/x?a=1&b=%20"])
+@pytest.mark.parametrize("body", [b"", b"\x00\xff"])
+def test_whatever_is_sent_is_what_is_signed(method: str, target: str, body: bytes) -> None:
+    headers = message_signature(method, "h.example:8443", target, body, key="k", secret=b"s", now=NOW)
+    assert received(headers, method=method.upper(), host="h.example:8443", target=target, body=body, secret=b"s")
+
+
 def test_the_time_of_a_signature() -> None:
     headers = message_signature("put", "h", "/", b"", key="k", secret=b"s", now=NOW)
     assert headers["date"] == "Mon, 23 Nov 2026 12:00:00 GMT"

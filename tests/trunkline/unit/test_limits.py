@@ -82,6 +82,14 @@ def test_a_share_begins_empty_and_fills_evenly() -> None:
     assert [limiter.room(50.0 + tenths / 10) for tenths in (1, 2, 5, 90)] == [1, 2, 5, 5]
 
 
+def test_a_smaller_share_holds_less_at_once() -> None:
+    limiter = Limiter(Limit(10, burst=50))
+    limiter.divide(1.0, 0.0)
+    assert limiter.room(100.0) == 50
+    limiter.divide(0.5, 100.0)
+    assert limiter.room(100.0) == 25
+
+
 def test_debt_is_paid_before_anything_begins() -> None:
     limiter = Limiter(Limit(10))
     limiter.divide(1.0, 0.0)
