@@ -33,6 +33,26 @@ class HouseholdV1(TypedDict):
     campaigns: list[CampaignV1]
 
 
+class ParcelMovedV1(TypedDict):
+    """A parcel of a basket has another status at the carrier."""
+
+    basket_id: str
+    parcel_id: str
+    tracking_number: str
+    status_id: int
+    status: str
+    moved_at: datetime
+
+
+class ParcelOverdueV1(TypedDict):
+    """A basket was sold, and no carrier has a parcel of it in time."""
+
+    basket_id: str
+    household_id: str
+    sold_at: datetime
+    published_at: datetime
+
+
 class ProductV1(TypedDict):
     """What the shop knows of a product."""
 
@@ -62,6 +82,14 @@ class SaleRecordedV1(TypedDict):
     lines: list[SaleLineV1]
 
 
+class ShortageV1(TypedDict):
+    """A product sells so fast that its shelf will be empty."""
+
+    sku: str
+    pieces: int
+    window_seconds: int
+
+
 class StockMovementV1(TypedDict):
     """The stock of one product changed by delta units because of a basket."""
 
@@ -75,8 +103,11 @@ __all__ = [
     "CampaignSignalV1",
     "CampaignV1",
     "HouseholdV1",
+    "ParcelMovedV1",
+    "ParcelOverdueV1",
     "ProductV1",
     "SaleLineV1",
     "SaleRecordedV1",
+    "ShortageV1",
     "StockMovementV1",
 ]

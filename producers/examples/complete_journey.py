@@ -1,7 +1,8 @@
 """The demo's input: what the tills of a grocery chain recorded in 2017 (docs/data.md says where it comes from).
 
-`requests`, `products` and `households` give what the shop's systems send. `expected` is the witness: it works out
-what the shop's rules must make of the same baskets, in pandas, sharing no code with the bus or with the steps.
+`requests`, `parcel`, `products` and `households` give what the shop's systems and its carrier send. `expected` is the
+witness: it works out what the shop's rules must make of the same baskets, in pandas, sharing no code with the bus, the
+steps or the agents.
 `scenario` is what `trunkline demo run` plays.
 """
 
@@ -9,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from itertools import groupby, islice
 from operator import itemgetter
@@ -40,6 +41,10 @@ NOT_STOCKED = frozenset(
     }
 )
 NOT_GOODS = "COUPON/MISC ITEMS"
+FAST = 30
+"""Pieces of a product within ten minutes that make a shortage; a demo is over sooner."""
+WITHHELD = range(12, 1_500, 37)
+"""The baskets, by their place in the input, of which the carrier never gets a parcel."""
 ABSURD = 100
 
 
@@ -128,6 +133,9 @@ class Expected:
     unknown_product_lines: int
     unknown_households: int
     unknown_household_baskets: int
+    parcels: frozenset[str]
+    withheld: frozenset[str]
+    fast_skus: frozenset[str]
     movements_by_sku: Mapping[str, int]
     lines_by_basket: Mapping[str, int]
     deltas: Mapping[tuple[str, str], int]
@@ -163,6 +171,9 @@ def expected(count: int) -> Expected:
     strangers = baskets[~baskets.household_id.isin(invited.household_id.tolist() + demographics.household_id.tolist())]
 
     skus = moved.product_id.astype(str)
+    pieces = moved.groupby(skus).quantity.sum()
+    order = lines.basket_id.drop_duplicates().tolist()
+    kept_back = {order[place] for place in WITHHELD if place < len(order)}
     return Expected(
         baskets=len(baskets),
         lines=len(lines),
@@ -178,6 +189,9 @@ def expected(count: int) -> Expected:
         unknown_product_lines=int(unknown.sum()),
         unknown_households=int(strangers.household_id.nunique()),
         unknown_household_baskets=len(strangers),
+        parcels=frozenset(map(str, set(order) - kept_back)),
+        withheld=frozenset(sold[sold.basket_id.isin(kept_back)].basket_id.astype(str)),
+        fast_skus=frozenset(pieces[pieces >= FAST].index),
         movements_by_sku=skus.value_counts().to_dict(),
         lines_by_basket=lines.basket_id.astype(str).value_counts().to_dict(),
         deltas=dict(zip(zip(moved.basket_id.astype(str), skus, strict=True), (-moved.quantity).tolist(), strict=True)),
@@ -191,7 +205,8 @@ class Told:
     """What the demo must come to: the witness in the demo's terms.
 
     A fact begins with the number of the basket. Then come the number of lines for a sale, product and delta for a
-    movement, household and campaign for a signal.
+    movement, household and campaign for a signal. A parcel and an overdue one are the basket's alone, and a shortage is
+    a product's.
     """
 
     def __init__(self, witness: Expected) -> None:
@@ -206,6 +221,8 @@ class Told:
             "unknown_product_lines": witness.unknown_product_lines,
             "unknown_households": witness.unknown_households,
             "unknown_household_baskets": witness.unknown_household_baskets,
+            "withheld_parcels": len(witness.withheld),
+            "fast_products": len(witness.fast_skus),
         }
         self.outcomes: Mapping[str, Mapping[str, int]] = {
             "shop.sales.with_products": {
@@ -218,6 +235,9 @@ class Told:
             "shop.sales": [(basket, str(lines)) for basket, lines in witness.lines_by_basket.items()],
             "shop.stock-movements": [(*place, str(delta)) for place, delta in witness.deltas.items()],
             "shop.campaign-signals": witness.signal_keys,
+            "shop.parcels": [(basket,) for basket in witness.parcels],
+            "shop.overdue-parcels": [(basket,) for basket in witness.withheld],
+            "shop.shortages": [(sku,) for sku in witness.fast_skus],
         }
 
 
@@ -251,6 +271,11 @@ class CompleteJourney:
         """Yield the bodies of `count` baskets after the `first` ones."""
         return islice(requests(first + count), first, None)
 
+    def following(self, number: int, body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Let the carrier have a parcel of each basket, but for those that are withheld."""
+        if number not in WITHHELD:
+            yield "carrier", parcel(number, body)
+
     def rows(self) -> Mapping[str, Iterator[dict[str, Any]]]:
         """Give what the shop knows of its products and households."""
         return {"shop.products": products(), "shop.households": households()}
@@ -266,6 +291,10 @@ class CompleteJourney:
                 return (data["basket_id"], str(len(data["lines"])))
             case "shop.stock-movements":
                 return (data["basket_id"], data["sku"], str(data["delta"]))
+            case "shop.parcels" | "shop.overdue-parcels":
+                return (data["basket_id"],)
+            case "shop.shortages":
+                return (data["sku"],)
             case _:
                 return (data["basket_id"], data["household_id"], data["campaign_id"])
 
@@ -285,6 +314,21 @@ class CompleteJourney:
 
 
 scenario = CompleteJourney()
+
+
+def parcel(number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the carrier posts when it has picked up a basket's parcel, an hour after the sale."""
+    picked_up = datetime.fromisoformat(body["sold_at"]) + timedelta(hours=1)
+    return {
+        "action": "parcel_status_changed",
+        "timestamp": int(picked_up.timestamp() * 1000),
+        "parcel": {
+            "id": number + 1,
+            "tracking_number": f"3SYZXG{number + 1:09}",
+            "status": {"id": 22, "message": "Shipment picked up by driver"},
+            "order_number": body["basket_id"],
+        },
+    }
 
 
 def _till_lines() -> Iterator[dict[str, Any]]:

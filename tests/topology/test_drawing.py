@@ -53,9 +53,9 @@ def test_no_line_of_the_tree_is_cut_off_in_a_narrow_terminal(command: Command, m
 
 
 def test_check_counts_what_is_right(command: Command) -> None:
-    assert command("check") == (0, "ok: 4 flows, 3 topics, 2 sinks\n", "")
+    assert command("check") == (0, "ok: 7 flows, 6 topics, 2 sinks\n", "")
     code, out, err = command("check", "--json")
-    assert (code, json.loads(out), err) == (0, {"flows": 4, "topics": 3, "sinks": 2, "faults": [], "warnings": []}, "")
+    assert (code, json.loads(out), err) == (0, {"flows": 7, "topics": 6, "sinks": 2, "faults": [], "warnings": []}, "")
 
 
 def test_show_in_two_forms_is_wrong_use(command: Command) -> None:
@@ -79,9 +79,9 @@ def test_stale_types_are_told_then_written(command: Command, tmp_path: Path, mon
     assert (code, out) == (1, "")
     assert err == "trunkline: schemas/__init__.py is not what the schema files say. Run: trunkline schema types.\n"
     assert not types.exists()
-    assert command("schema", "types") == (0, "", "schemas/__init__.py: written from 5 schema files.\n")
+    assert command("schema", "types") == (0, "", "schemas/__init__.py: written from 8 schema files.\n")
     assert types.read_text() == (ROOT / "schemas" / "__init__.py").read_text()
-    assert command("schema", "types", "--check") == (0, "", "schemas/__init__.py: up to date with 5 schema files.\n")
+    assert command("schema", "types", "--check") == (0, "", "schemas/__init__.py: up to date with 8 schema files.\n")
 
 
 def test_without_schema_files_there_is_nothing_to_write(

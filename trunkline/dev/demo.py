@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -87,7 +87,7 @@ def check(bus: Bus, scenario: Scenario) -> None:
         UsageError: it names something that the bus has not.
     """
     sinks = [sink.name for sink in bus.sinks]
-    if scenario.source not in bus.publishing:
+    if scenario.source not in bus.publishing:  # those of `following` are looked up when they are posted
         raise UsageError(f"the scenario's source {scenario.source} is not one of: {', '.join(bus.publishing)}.")
     if scenario.incident.sink not in sinks:
         raise UsageError(f"the scenario's sink {scenario.incident.sink} is not one of: {', '.join(sinks)}.")
@@ -364,7 +364,7 @@ class Run:
 
     def __init__(self, bus: Bus, scenario: Scenario, stage: Stage) -> None:
         self.posted = 0
-        self.answers: Counter[str] = Counter()
+        self.answers: dict[str, Counter[str]] = {name: Counter() for name in bus.publishing}
         self._bus = bus
         self._scenario = scenario
         self._stage = stage
@@ -381,11 +381,16 @@ class Run:
 
     def post(self, count: int, rate: float, tell: Callable[[int], None]) -> None:
         """Post the next events to the gateway, `rate` a second (0: as fast as possible); `tell` hears how many are."""
-        source = self._bus.publishing[self._scenario.source].source
-        bodies = [orjson.dumps(body) for body in self._scenario.requests(self.posted, count)]
-        if len(bodies) < count:
-            raise UsageError(f"the input has only {self.posted + len(bodies)} events. Take fewer: --events.")
-        asyncio.run(post(self._stage.gateway, source, bodies, rate, self.answers, tell))
+        first = Posted(self._scenario.source, b"")
+        chains = [
+            [replace(first, body=orjson.dumps(body))]
+            + [Posted(name, orjson.dumps(more)) for name, more in self._scenario.following(number, body)]
+            for number, body in enumerate(self._scenario.requests(self.posted, count), self.posted)
+        ]
+        if len(chains) < count:
+            raise UsageError(f"the input has only {self.posted + len(chains)} events. Take fewer: --events.")
+        sources = {name: flow.source for name, flow in self._bus.publishing.items()}
+        asyncio.run(post(self._stage.gateway, sources, chains, rate, self.answers, tell))
         self.posted += count
 
     def finished(self) -> dict[str, Counter[str]]:
@@ -423,9 +428,9 @@ class Run:
     def report(self, refused: Collection[Fact], tell: Tell) -> Report:
         """Let the witnesses speak; offsets and counters are asked again while they lag behind what has happened."""
         expected = self._scenario.expected(self.posted)
-        self._topics.read(tell)
         until = time.monotonic() + SETTLING
         while True:
+            self._topics.read(tell)
             apis = self.apis()
             evidence = Evidence(
                 expected=expected,
@@ -452,30 +457,50 @@ class Run:
         return {flow.to.name: found.get(api_of(flow.to.target), witness.Api()) for flow in flows}
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a source posts."""
+
+    source: str
+    body: bytes
+
+
 async def post(
     gateway: str,
-    source: Source,
-    bodies: Sequence[bytes],
+    sources: Mapping[str, Source],
+    chains: Sequence[Sequence[Posted]],
     rate: float,
-    answers: Counter[str],
+    answers: Mapping[str, Counter[str]],
     tell: Callable[[int], None],
 ) -> None:
-    """Post bodies, each signed, `rate` a second and at most 64 at once; count what is answered, by outcome."""
+    """Post chains of bodies, each signed, `rate` a second and at most 64 at once; count what is answered, by outcome.
+
+    Of a chain each is posted when the one before has been taken.
+    """
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(AT_ONCE)
     done = 0
 
-    async def one(client: httpx.AsyncClient, number: int, body: bytes) -> None:
+    async def is_taken(client: httpx.AsyncClient, number: int, one: Posted) -> bool:
+        counts = answers[one.source]
+        try:
+            headers = sources[one.source].verify.sign(f"demo_{number}_{time.time_ns()}", one.body)
+            answer = await client.post(f"/in/{one.source}", content=one.body, headers=headers)
+        except httpx.HTTPError:
+            counts["unanswered"] += 1
+            return False
+        if answer.is_success:
+            counts.update(event["outcome"] for event in answer.json()["events"])
+        else:
+            counts["rejected"] += 1
+        return answer.is_success
+
+    async def each(client: httpx.AsyncClient, number: int, chain: Sequence[Posted]) -> None:
         nonlocal done
         try:
-            headers = source.verify.sign(f"demo_{number}_{time.time_ns()}", body)
-            answer = await client.post(f"/in/{source.name}", content=body, headers=headers)
-            if answer.is_success:
-                answers.update(event["outcome"] for event in answer.json()["events"])
-            else:
-                answers["rejected"] += 1
-        except httpx.HTTPError:
-            answers["unanswered"] += 1
+            for one in chain:
+                if not await is_taken(client, number, one):
+                    break
         finally:
             gate.release()
         done += 1
@@ -487,11 +512,11 @@ async def post(
         asyncio.TaskGroup() as group,
     ):
         began = loop.time()
-        for number, body in enumerate(bodies):
+        for number, chain in enumerate(chains):
             if rate:
                 await asyncio.sleep(began + number / rate - loop.time())
             await gate.acquire()
-            group.create_task(one(client, number, body))
+            group.create_task(each(client, number, chain))
 
 
 def refused(scenario: Scenario, bus: Bus, before: int, after: int) -> list[Fact]:

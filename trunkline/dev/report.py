@@ -8,7 +8,18 @@ from typing import Any
 
 from trunkline.dev.scenario import Expected, Fact, Scenario
 from trunkline.dev.witness import Api, Metrics, Seen
-from trunkline.flow.declare import Bus, Deliver, Process, Publish, dead_letters_of, identity_of, replay_of, source_of
+from trunkline.flow.declare import (
+    Agent,
+    Bus,
+    Deliver,
+    Process,
+    Publish,
+    dead_letters_of,
+    identity_of,
+    inputs_of,
+    replay_of,
+    source_of,
+)
 
 INPUT = "the input file"
 SENDER = "the sender"
@@ -26,13 +37,14 @@ EFFECTS = ("effects", "duplicates", "lost")
 class Evidence:
     """What the witnesses have seen, and what the bus says.
 
-    `refused` are the facts that must be dead now, `answers` counts what the gateway answered to the sender: published,
-    duplicate, rejected or unanswered. `committed` is by flow, then topic and partition; `apis` and `ledger` by sink.
+    `refused` are the facts that must be dead now, `answers` counts by source what the gateway answered to the sender:
+    published, duplicate, rejected or unanswered. `committed` is by flow, then topic and partition; `apis` and `ledger`
+    by sink.
     """
 
     expected: Expected
     refused: Collection[Fact]
-    answers: Mapping[str, int]
+    answers: Mapping[str, Mapping[str, int]]
     records: Mapping[str, Sequence[Seen]]
     committed: Mapping[str, Mapping[tuple[str, int], int]]
     apis: Mapping[str, Api]
@@ -243,6 +255,8 @@ class Judge:
                     sources[flow.source.name] = self._source(flow)
                 case Process():
                     flows[name] = self._process(name, flow)
+                case Agent():
+                    flows[name] = self._agent(name, flow)
                 case Deliver():
                     sinks[flow.to.name] = self._sink(name, flow)
         return Report(
@@ -257,9 +271,8 @@ class Judge:
 
     def _source(self, flow: Publish) -> dict[str, int]:
         name = flow.source.name
-        posted = name == self._scenario.source
-        answers = Counter(self._seen.answers) if posted else Counter[str]()
-        wanted = len(self._seen.expected.facts.get(flow.to.name, ())) if posted else 0
+        answers = Counter(self._seen.answers.get(name, {}))
+        wanted = len(self._seen.expected.facts.get(flow.to.name, ()))
         written = [one for one in self._seen.records[flow.to.name] if one.source == source_of(self._bus, flow)]
         said = {what: self._count("source_events", what, source=name) for what in ("received", *answers_known())}
         counts = {
@@ -341,6 +354,43 @@ class Judge:
                 *self._content(name, topic, records),
             ]
             self._add(emitted, f"{short} → {topic}", f"{distinct(records):,} emitted" if records else "")
+        return counts
+
+    def _agent(self, name: str, flow: Agent) -> dict[str, Any]:
+        topic, joined = flow.to.name, " + ".join(one.name for one in inputs_of(flow))
+        progress = [self._progress(name, one.name) for one in inputs_of(flow)]
+        read, in_flight = (sum(counts) for counts in zip(*progress, strict=True))
+        written = [one for one in self._seen.records[topic] if one.source == source_of(self._bus, flow)]
+        said = {what: self._count("process_events", what, flow=name) for what in ("read", "taken", "dead")}
+        dead = distinct(self._seen.records[dead_letters_of(identity_of(flow))])
+        counts: dict[str, Any] = {
+            "read": read + in_flight,
+            "taken": read - dead,
+            "emitted": {topic: distinct(written)},
+            "dead": dead,
+            "in_flight": in_flight,
+        }
+        hop = [
+            Claim(name, "read", {TOPICS: counts["read"], METRICS: said["read"]}),
+            Claim(name, "taken", {TOPICS: counts["taken"], METRICS: said["taken"]}),
+            Claim(name, "dead", {PROMISE: 0, TOPICS: dead, METRICS: said["dead"]}),
+            Claim(name, "in flight", {PROMISE: 0, TOPICS: in_flight}),
+        ]
+        short = name.removeprefix(f"{flow.topic.name}.")
+        self._add(hop, f"{joined} → {short}", equation(counts, "read", ("taken", "dead", "in_flight")))
+        emitted = [
+            Claim(
+                name,
+                f"emitted to {topic}",
+                {
+                    INPUT: len(self._seen.expected.facts.get(topic, ())),
+                    TOPICS: distinct(written),
+                    METRICS: self._seen.metrics.count("process_emitted", flow=name, topic=topic),
+                },
+            ),
+            *self._content(name, topic, written),
+        ]
+        self._add(emitted, f"{short} → {topic}", f"{distinct(written):,} emitted" if written else "")
         return counts
 
     def _sink(self, flow_name: str, flow: Deliver) -> dict[str, int]:

@@ -80,6 +80,13 @@ class Scenario(Protocol):
         """Yield the JSON bodies of `count` events after the `first` ones; one event each, never the same twice."""
         ...
 
+    def following(self, number: int, body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield what other sources post because of the event with this number, counted from 0: source and JSON body.
+
+        Each is posted as soon as the event has been taken.
+        """
+        ...
+
     def rows(self) -> Mapping[str, Iterable[Mapping[str, Any]]]:
         """Give the rows of every table by its name."""
         ...

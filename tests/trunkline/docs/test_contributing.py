@@ -36,7 +36,7 @@ def test_a_sink_is_added_as_the_page_says(tmp_path: Path) -> None:
     types = trunkline(tmp_path, "schema", "types")
     assert types.returncode == 0, types.stderr
     checked = trunkline(tmp_path, "check")
-    assert (checked.returncode, checked.stdout) == (0, "ok: 5 flows, 4 topics, 3 sinks\n"), checked.stderr
+    assert (checked.returncode, checked.stdout) == (0, "ok: 8 flows, 7 topics, 3 sinks\n"), checked.stderr
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", "--rootdir", str(tmp_path)]
     told = trunkline(tmp_path, "walk", "--diff", "HEAD")
     [recorded] = re.findall(r"```console\n\$ trunkline walk --diff HEAD\n(.*?)```\n", page, re.DOTALL)

@@ -119,6 +119,9 @@ class Play:
     def requests(self, first: int, count: int) -> Iterator[Mapping[str, Any]]:
         return iter([{"order": f"{number}"} for number in range(first, first + count)])
 
+    def following(self, _number: int, _body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return iter(())
+
     def rows(self) -> Mapping[str, list[Mapping[str, Any]]]:
         return {}
 
@@ -202,7 +205,7 @@ def evidence() -> Evidence:
     return Evidence(
         expected=Play().expected(4),
         refused=[],
-        answers={"published": 4},
+        answers={"desk": {"published": 4}},
         records={**topics, **empty},
         committed={
             "t.orders.split": {("t.orders", 0): 4},
@@ -243,6 +246,7 @@ def test_a_renamed_bus_balances_under_its_new_names(evidence: Evidence) -> None:
             expected=expected,
             records=known_by_former_names,
             committed=renamed(evidence.committed),
+            answers=renamed(evidence.answers),
             apis=renamed(evidence.apis),
             metrics=Metrics(told),
             ledger=renamed(evidence.ledger),
@@ -324,15 +328,15 @@ GOOD = (effect("p1", "1", 101.01), effect("p2", "1", 101.02), effect("p3", "2", 
     ("plant", "said"),
     [
         (
-            lambda e: replace(e, answers={"published": 3, "rejected": 1}),
+            lambda e: replace(e, answers={"desk": {"published": 3, "rejected": 1}}),
             "desk, rejected: 1 by the sender, 0 by the bus's metrics",
         ),
         (
-            lambda e: replace(e, answers={"published": 3, "unanswered": 1}),
+            lambda e: replace(e, answers={"desk": {"published": 3, "unanswered": 1}}),
             "desk, left without an answer: 0 by the promise, 1 by the sender",
         ),
         (
-            lambda e: replace(e, answers={"published": 4, "duplicate": 1}),
+            lambda e: replace(e, answers={"desk": {"published": 4, "duplicate": 1}}),
             "desk, duplicate: 1 by the sender, 0 by the bus's metrics",
         ),
         (

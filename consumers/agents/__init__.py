@@ -1,0 +1,1 @@
+"""What needs time: windows, absence, joins."""
