@@ -390,7 +390,8 @@ class Judge:
             ),
             *self._content(name, topic, written),
         ]
-        self._add(emitted, f"{short} → {topic}", f"{distinct(written):,} emitted" if written else "")
+        due = len(self._seen.expected.facts.get(topic, ()))
+        self._add(emitted, f"{short} → {topic}", f"{distinct(written):,} emitted of {due:,} due" if written else "")
         return counts
 
     def _sink(self, flow_name: str, flow: Deliver) -> dict[str, int]:

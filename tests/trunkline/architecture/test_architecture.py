@@ -33,6 +33,7 @@ ORDINARY = {
     *("age", "amount", "and", "category", "complete", "delta", "discount", "end", "example", "income", "init"),
     *("journey", "kind", "line", "name", "quantity", "recorded", "signal", "sink", "size", "sold", "start", "step"),
     *("store", "table"),
+    *("carrier", "moved", "number", "picked", "piece", "published", "ready", "second", "send", "statu", "window"),
 }
 """Words of the reference project, in the singular, that a library may well use for its own things."""
 

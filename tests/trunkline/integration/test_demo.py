@@ -146,15 +146,19 @@ def test_both_acts_balance_and_the_bus_stays_up_for_the_commands_on_the_screen(s
         demo.wait_for("until Ctrl-C")
         _, _, screen = demo.shown.partition("Act one: ")
         assert "✗" not in demo.shown
-        assert screen.startswith(f"{BASKETS} events\n✓ storefront → shop.sales ")
         assert "0 duplicates, 0 lost" in screen
 
         first: dict[str, Any] = json.loads((out / "report.json").read_text())
         assert first["balanced"] is True
+        posted = BASKETS + first["sources"]["carrier"]["received"]
+        assert screen.startswith(f"{posted} events\n✓ storefront → shop.sales ")
         assert first["input"]["baskets"] == first["sources"]["storefront"]["received"] == BASKETS
         flow = first["flows"]["shop.sales.with_products"]
         assert flow["read"] == BASKETS == flow["routed"] + flow["filtered"] + flow["unrouted"]
         assert flow["emitted"]["shop.stock-movements"] == first["sinks"]["warehouse"]["delivered"] > BASKETS
+        withheld = first["input"]["withheld_parcels"]
+        assert first["flows"]["shop.sales.unshipped"]["emitted"] == {"shop.overdue-parcels": withheld}
+        assert withheld == BASKETS - first["sources"]["carrier"]["published"] > 0
         assert first["latency_ms"]["p50"] <= first["latency_ms"]["p99"]
 
         second: dict[str, Any] = json.loads((out / "report-replay.json").read_text())
