@@ -43,8 +43,8 @@ NOT_STOCKED = frozenset(
 NOT_GOODS = "COUPON/MISC ITEMS"
 FAST = 30
 """Pieces of a product within ten minutes that make a shortage; a demo is over sooner."""
-WITHHELD = range(12, 1_500, 37)
-"""The baskets, by their place in the input, of which the carrier never gets a parcel."""
+WITHHELD = range(4, 60, 5)
+"""The baskets, by their place in the input, of which the carrier never gets a parcel: a fifth of the first hour's."""
 ABSURD = 100
 
 

@@ -54,8 +54,8 @@ AT_ONCE = 64
 """Requests of the sender that wait for an answer at most."""
 STALLED = 30.0
 """Seconds without progress after which nothing more is waited for."""
-SETTLING = 10.0
-"""Seconds for which offsets and counters may lag behind what has happened."""
+SETTLING = 40.0
+"""Seconds for which offsets and counters may lag behind what has happened, and agents wait for what does not."""
 STARTING = 90.0
 STOPPING = 40.0
 """A little more than a worker's drain takes."""

@@ -12,6 +12,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -354,10 +355,12 @@ class Timekeeper:
         if not lane.quiet:
             self._emit(writes)
         left = shown[len(finished) :]
+        counts: Counter[str] = Counter()
         for one in given:
             if left and one is left[0]:
                 break
-            self._finish(lane, one)
+            counts[self._finish(lane, one)] += 1
+        self._count(lane, counts)
         if not lane.quiet and (writes or any(one.record is not None for one in given)):
             self._note(lane)
         if failure is None:
@@ -366,20 +369,24 @@ class Timekeeper:
         self._begin_again(lane, member)
         return False
 
-    def _finish(self, lane: Lane, one: Given) -> None:
-        """Note that the body has finished a moment, and that what it made of it is written."""
+    def _finish(self, lane: Lane, one: Given) -> str:
+        """Note that the body has finished a moment, and that what it made of it is written; say what it was."""
         if one.record is None:
             lane.told = millis_of(one.moment.at)
-            return
+            return "told"
         lane.reaches[one.record.slot.topic].read(one.record.offset, one.record.timestamp)
+        return "repeat" if one.passed else "taken"
+
+    def _count(self, lane: Lane, counts: Mapping[str, int]) -> None:
+        """Count what a body has finished for the first time."""
         if lane.quiet:
             return
-        if one.passed:
-            self._see("repeat")
-            return
-        self._guard = Guard() if self._guard.count else self._guard
-        self._see("read")
-        self._see("taken")
+        if taken := counts.get("taken", 0):
+            self._guard = Guard() if self._guard.count else self._guard
+            self._see("read", count=taken)
+            self._see("taken", count=taken)
+        if repeats := counts.get("repeat", 0):
+            self._see("repeat", count=repeats)
 
     def _note(self, lane: Lane) -> None:
         """Write down from where a body that begins anew has to read, and up to when this one has spoken."""

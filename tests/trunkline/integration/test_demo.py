@@ -45,6 +45,7 @@ class Terminal:
             **{name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")},
             "TRUNKLINE_STATE": str(state),
             "TRUNKLINE_LEDGER__PATH": str(state / "ledger.db"),
+            "SHIP_WITHIN": "PT10S",
             "COLUMNS": "120",
             "TERM": "xterm",
         }
