@@ -1,7 +1,7 @@
 """Servers that other people wrote, run as processes: what they take for right does not come from us.
 
 Maven fetches each once into the user's cache, Go builds one there; a test that needs one which cannot be had is skipped
-by its name.
+by its name, and fails where REQUIRE_SERVERS is set.
 """
 
 import json
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -29,6 +29,13 @@ POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0<
 <groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency></dependencies></project>"""
 
 
+def not_here(told: str) -> NoReturn:
+    """Skip a test that needs a program which is not here, or fail it where all have to be."""
+    if "REQUIRE_SERVERS" in os.environ:
+        pytest.fail(told)
+    pytest.skip(told)
+
+
 def cache_of_ours() -> Path:
     """Give the folder where what was fetched stays."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trunkline"
@@ -42,14 +49,14 @@ def jars(coordinates: str) -> Path:
     cache = cache_of_ours()
     libs = cache / f"{name}-{version}"
     if not shutil.which("java") or not (libs.is_dir() or shutil.which("mvn")):
-        pytest.skip(f"{name} {version} cannot be had here: it needs Java, and Maven to fetch it")
+        not_here(f"{name} {version} cannot be had here: it needs Java, and Maven to fetch it")
     if not libs.is_dir():
         with tempfile.TemporaryDirectory(dir=cache) as partial:
             Path(partial, "pom.xml").write_text(POM.format(group, name, version))
             arguments = (f"{GOAL}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}/libs")
             done = subprocess.run(["mvn", "-q", "-B", *arguments], cwd=partial, capture_output=True, check=False)
             if done.returncode != 0:
-                pytest.skip(f"{name} {version} cannot be had here: Maven did not fetch it")
+                not_here(f"{name} {version} cannot be had here: Maven did not fetch it")
             if not libs.is_dir():
                 Path(partial, "libs").rename(libs)
     return libs
@@ -157,14 +164,14 @@ def toxiproxy(folder: Path, upstream: int) -> Iterator[Toxiproxy]:
     built = cache_of_ours() / f"toxiproxy-{TOXIPROXY.rpartition('@')[2]}"
     if not built.is_file():
         if not shutil.which("go"):
-            pytest.skip("toxiproxy cannot be had here: it needs Go to build it")
+            not_here("toxiproxy cannot be had here: it needs Go to build it")
         with tempfile.TemporaryDirectory(dir=built.parent) as partial:
             environment = {**os.environ, "GOBIN": partial}
             done = subprocess.run(
                 ["go", "install", TOXIPROXY], cwd=partial, env=environment, capture_output=True, check=False
             )
             if done.returncode != 0:
-                pytest.skip("toxiproxy cannot be had here: Go did not build it")
+                not_here("toxiproxy cannot be had here: Go did not build it")
             Path(partial, "server").replace(built)
     port = free_port()
     command = [str(built), "-host", "127.0.0.1", "-port", str(port)]

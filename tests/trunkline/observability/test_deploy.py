@@ -1,11 +1,10 @@
 """What is deployed beside a bus: rules that fire when they should, a dashboard whose every metric exists.
 
 Prometheus and promtool come from Debian's package `prometheus`. Where they are missing these tests are skipped by name,
-and fail where REQUIRE_PROMETHEUS is set.
+and fail where REQUIRE_SERVERS is set.
 """
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -22,6 +21,7 @@ import pytest
 from tests.trunkline.observability.buses import traced_bus
 from tests.trunkline.observability.figures import Figures, figures
 from tests.trunkline.observability.hearing import Witness, post, replay
+from tests.trunkline.servers import not_here
 from tests.trunkline.support import ROOT, Stage, note, wait_for
 
 DEPLOY = ROOT / "deploy"
@@ -33,11 +33,9 @@ METRIC = re.compile(r"\btrunkline_[a-z_]+")
 
 def tool(name: str) -> str:
     """Find a program of Prometheus."""
-    if (found := shutil.which(name)) is not None:
-        return found
-    if "REQUIRE_PROMETHEUS" in os.environ:
-        pytest.fail(f"{name} is not installed: apt-get install prometheus")
-    pytest.skip(f"{name} is not installed: apt-get install prometheus")
+    if (found := shutil.which(name)) is None:
+        not_here(f"{name} is not installed: apt-get install prometheus")
+    return found
 
 
 def promtool(*arguments: str) -> None:
