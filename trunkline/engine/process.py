@@ -46,6 +46,8 @@ IDLE = 0.1
 """Seconds to wait for a record when there is nothing else to do."""
 SHORT = 0.002
 """Seconds to wait for more records while a transaction is under way and some are gathered."""
+RELEASE = 0.05
+"""Seconds between two times that what waits for a row is tried again."""
 AGAIN = 1.0
 """Seconds after which a step is tried again that could not reach something."""
 OUTDATED = 10
@@ -286,7 +288,7 @@ class Session:
         """The first record of each partition that is fetched and not committed."""
         self._back = Held() if processor.patient else None
         """The records whose keys wait for a row, where that may be."""
-        self._changes = 0
+        self._changes, self._released = 0, 0.0
         self._processor = processor
         with self._heart.within(OPENING):
             self._transactions = self._open(one_by_one=False)
@@ -364,9 +366,11 @@ class Session:
         """Try again what waits for a row, when one may have come or the wait is over; it stands before all others."""
         if not self._back or self._passing is not None:
             return
-        changes = self._processor.changes
-        if changes != self._changes or self._back.is_due(clock()):
-            self._changes = changes
+        now, changes = clock(), self._processor.changes
+        if now < self._released + RELEASE:
+            return
+        if changes != self._changes or self._back.is_due(now):
+            self._changes, self._released = changes, now
             self._pending = [*self._back.release(), *self._pending]
 
     def _let_pass(self, seconds: float) -> None:

@@ -27,6 +27,7 @@ VERIFYING = 5.0
 """Seconds between two looks whether the topic is still the one that it was."""
 AGAIN = 1.0
 """Seconds after which an unavailable topic is looked for again."""
+STOPPING = 2.0
 
 
 class Kept(Rows):
@@ -158,9 +159,9 @@ class TableReader:
         return self._held.changes
 
     def stop(self) -> None:
-        """Stop following."""
+        """Stop following; what is asked of a broker that does not answer is not waited for."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(STOPPING)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -6,16 +6,18 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from typing_extensions import TypedDict
 
+from tests.trunkline.integration.test_tables import put, with_known
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.servers import free_port
 from tests.trunkline.support import Stage, header, note, notes, wait_for
-from trunkline import Bus, Enrich, Event, Lookup, Process, Target, Topic, env
+from trunkline import Bus, Enrich, Event, Lookup, Process, Table, Target, Topic, env, wait
 from trunkline.avro.codec import HEAD, Codec
 
 
@@ -182,3 +184,21 @@ def test_a_target_that_refuses_us_halts_the_flow(stage: Stage, titles: Titles) -
         assert "it does not accept our credentials" in running.worker.stopped()[flow_of(bus)]
     assert stage.committed(bus, flow_of(bus)) == {0: 0}
     assert stage.letters(flow_of(bus)) == []
+
+
+def test_a_key_waits_for_a_row_while_others_are_looked_up(stage: Stage, titles: Titles) -> None:
+    """Steps that wait and keys that wait, in one flow (P2, P4)."""
+    single = bus_of(stage.prefix)
+    [flow] = single.processing.values()
+    known = Table(f"{stage.prefix}.known", NoteWrittenV1, key="note_id", missing=wait(60))
+    bus = stage.make(Bus(stage.prefix, [replace(flow, steps=[Enrich(with_known, known), *flow.steps], name="both")]))
+    put(stage, bus, [("here", "known")])
+    with titles.up(), stage.running(bus) as running:
+        stage.write(bus, [note(number, box, "late" if box == "a" else "here") for number in range(3) for box in "abc"])
+        wait_for(lambda: running.counted("both")["routed"] == 6, why=lambda: running.seen)
+        put(stage, bus, [("late", "came")])
+        wait_for(lambda: running.counted("both")["routed"] == 9, why=lambda: running.seen)
+    found = marks(stage, bus)
+    assert [box for box, _, _ in found[6:]] == ["a"] * 3
+    assert [[number for name, number, _ in found if name == box] for box in "abc"] == [[0, 1, 2]] * 3
+    assert Counter(titles.asked) == {"/of/a": 1, "/of/b": 1, "/of/c": 1}

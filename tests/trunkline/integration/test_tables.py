@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import Stage, header, note, notes, read, wait_for
 from trunkline import Bus, Enrich, Event, Process, Table, Topic, wait
 from trunkline.avro.codec import HEAD, Codec
+from trunkline.engine import tables
 from trunkline.engine.store import ABOUT, Store
 from trunkline.engine.tables import TableReader
 from trunkline.errors import Unavailable
@@ -137,17 +138,20 @@ def run_ahead(folder: Path) -> None:
         store.apply({}, Identity(*about["identity"]), {0: 5_000}, time.time())
 
 
-@pytest.mark.parametrize("harm", [truncate, delete, move_to_another_cluster, grow_old, run_ahead])
-def test_rows_on_disk_that_are_no_good_are_read_anew(stage: Stage, harm: Any) -> None:
+HARMS: list[Callable[[Path], None]] = [truncate, delete, move_to_another_cluster, grow_old, run_ahead]
+
+
+def test_rows_on_disk_that_are_no_good_are_read_anew(stage: Stage) -> None:
     bus = stage.make(bus_of(stage.prefix))
     put(stage, bus, [(f"k{number}", "right") for number in range(50)])
     with following(stage, bus):
         pass
-    harm(stage.folder / "rows" / bus.tables[0].name)
-    put(stage, bus, [("k0", None)])
-    with following(stage, bus) as again:
-        assert again.said()[-1] == "50 changed rows read, 49 rows held"
-        assert texts(again, "k0", "k1", "k49") == [None, "right", "right"]
+    for number, harm in enumerate(HARMS):
+        harm(stage.folder / "rows" / bus.tables[0].name)
+        put(stage, bus, [(f"k{number}", None)])
+        with following(stage, bus) as again:
+            assert again.said()[-1] == f"50 changed rows read, {49 - number} rows held", harm
+            assert texts(again, f"k{number}", f"k{number + 1}", "k49") == [None, "right", "right"]
 
 
 def test_rows_damaged_while_they_are_used_are_read_anew(stage: Stage) -> None:
@@ -209,7 +213,10 @@ def flow_of(bus: Bus) -> str:
     return name
 
 
-def test_a_flow_waits_for_a_table_that_is_gone_and_nothing_goes_dead(stage: Stage) -> None:
+def test_a_flow_waits_for_a_table_that_is_gone_and_nothing_goes_dead(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "VERIFYING", 0.2)
     bus = stage.make(bus_of(stage.prefix, missing="dead"))
     [table] = bus.tables
     put(stage, bus, [("here", "known"), ("gone", "known")])
