@@ -1,7 +1,11 @@
 """Tables under faults: workers that are killed while keys wait for rows, and a topic that has really been compacted."""
 
+import multiprocessing
+import threading
+import time
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,6 +15,10 @@ from tests.trunkline.integration.test_tables import bus_of, flow_of, following, 
 from tests.trunkline.support import Stage, counts, note, read, say, wait_for
 from trunkline import Bus, wait
 from trunkline.avro.codec import HEAD, Codec
+from trunkline.engine.tables import TableReader
+from trunkline.flow.declare import schemas_of
+from trunkline.kafka.changes import Change, Changes
+from trunkline.kafka.registry import Format, Registry
 
 pytestmark = pytest.mark.faults(group="process")
 
@@ -105,3 +113,45 @@ def test_a_compacted_topic_is_read_over_its_gaps(stage: Stage) -> None:
         assert len(reading.reader.rows) == 26
         assert texts(reading, "k0", "k1", "k48", "k49") == [None, "turn 19", None, "turn 19"]
         assert reading.reader.lag == 0
+
+
+ROWS = 60_000
+
+
+def read_slowly(bootstrap: str, prefix: str, folder: Path) -> None:
+    """Read a table for the first time until somebody ends the process."""
+    real = Changes.fetch
+
+    def fetch(changes: Changes, seconds: float) -> list[Change]:
+        time.sleep(0.1)
+        return real(changes, seconds)
+
+    Changes.fetch = fetch  # type: ignore[method-assign, assignment]  # in a process of its own
+    bus = bus_of(prefix)
+    registry = Registry(bootstrap, schemas_of(bus))
+    TableReader(bus.tables[0], Format(registry, bus.tables[0].schema), bootstrap, folder, lambda _: None)
+    threading.Event().wait()
+
+
+def test_a_first_read_that_is_killed_goes_on_where_it_was(stage: Stage) -> None:
+    bus = stage.make(bus_of(stage.prefix))
+    put(stage, bus, [(f"k{number}", "right") for number in range(ROWS)])
+    put(stage, bus, [("k0", None), ("k1", "changed")])
+    folder = stage.folder / "rows"
+    reading = multiprocessing.get_context("spawn").Process(
+        target=read_slowly, args=(stage.bootstrap, stage.prefix, folder)
+    )
+    reading.start()
+    wait_for(lambda: sum(path.stat().st_size for path in folder.glob("*/*.log")) > 500_000)
+    reading.kill()
+    reading.join()
+    with following(stage, bus) as again:
+        [told] = again.said()
+        say(told)
+        count = int(told.split()[0])
+        assert 0 < count < ROWS, "inconclusive: nothing had been read, or everything"
+        assert (len(again.reader.rows), texts(again, "k0", "k1", f"k{ROWS - 1}")) == (
+            ROWS - 1,
+            [None, "changed", "right"],
+        )
+        assert sum(row["text"] == "right" for row in again.reader.rows.values()) == ROWS - 2
