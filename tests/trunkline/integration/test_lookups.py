@@ -17,7 +17,7 @@ from tests.trunkline.integration.test_tables import put, with_known
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.servers import free_port
 from tests.trunkline.support import Stage, header, note, notes, wait_for
-from trunkline import Bus, Enrich, Event, Lookup, Process, Table, Target, Topic, env, wait
+from trunkline import Bus, Enrich, Event, Limit, Lookup, Process, Table, Target, Topic, env, wait
 from trunkline.avro.codec import HEAD, Codec
 
 
@@ -95,7 +95,7 @@ def same(answer: Any) -> Mapping[str, Any]:
 
 
 def bus_of(prefix: str, **more: Any) -> Bus:
-    target = Target("titles", env("TITLES_URL"), breaker=None)
+    target = Target("titles", env("TITLES_URL"), breaker=None, limit=Limit(500))  # of which the flow needs its share
     path = "/of?boxes={keys}" if "split" in more else "/of/{key}"
     marks = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
     enrich = Enrich(titled, Lookup("titles", target, path, Title, "box", **more))
