@@ -25,6 +25,9 @@ class Kafka(BaseModel):
     """How to reach the broker."""
 
     bootstrap: str | None = Field(default=None, description="host:port[,host:port]; unset: the local broker")
+    registry: SecretStr | None = Field(
+        default=None, description="https://user:password@host of a Confluent-compatible schema registry; unset: our own"
+    )
     replication: int = Field(default=1, ge=1, description="replication factor of the topics that `topics apply` makes")
     min_insync: int = Field(default=1, ge=1, description="min.insync.replicas of these topics")
 

@@ -13,7 +13,7 @@ from trunkline.cli.show import called, curtain_of, hex_start, moment, print_tabl
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
 from trunkline.kafka.control import Control
-from trunkline.kafka.registry import Registry
+from trunkline.kafka.registry import registry_of
 from trunkline.kafka.topics import reading
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import FINAL, State
@@ -158,7 +158,7 @@ def show(
     name = browse.flow_of(bus, sink)
     with (
         Control(address) as control,
-        closing(Registry(address, schemas_of(bus))) as registry,
+        closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry,
         looking(settings) as db,
     ):
         view = View(bus, name, browse.look(control, reading(bus)[name]), db)

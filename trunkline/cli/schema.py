@@ -4,8 +4,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,18 +14,20 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.adapters import WebhookRequest
-from trunkline.avro.compat import MODES
+from trunkline.avro.codec import Codec
+from trunkline.avro.compat import MODES, clashes
+from trunkline.avro.differences import differences
 from trunkline.avro.files import FILE, Schema, released
 from trunkline.avro.types import module
-from trunkline.avro.versions import functions_of
+from trunkline.avro.versions import functions_of, versions_of
 from trunkline.cli.declared import Json
 from trunkline.cli.loading import load_unchecked
-from trunkline.cli.project import load_bus, print_json, talk
+from trunkline.cli.project import bootstrap, load_bus, print_json, talk
 from trunkline.cli.revision import git
 from trunkline.cli.show import print_table
 from trunkline.cli.walk import rows_in
 from trunkline.errors import Fault, TrunklineError, UsageError
-from trunkline.flow.declare import Bus, Lookup, Table, Topic
+from trunkline.flow.declare import Bus, Lookup, Table, Topic, schemas_of
 from trunkline.flow.inputs import rows_of
 from trunkline.flow.proposals import Gone, Proposal, gone_of, proposals, released_faults, version_faults, without
 from trunkline.flow.readers import (
@@ -41,6 +43,8 @@ from trunkline.flow.readers import (
     sources,
 )
 from trunkline.flow.walk import EXAMPLES
+from trunkline.kafka.registry import Schemas, registry_of
+from trunkline.settings import load
 
 SCHEMAS = Path("schemas")
 CACHE = Path(".mypy_cache/trunkline")
@@ -311,3 +315,86 @@ def row(one: Schema, bus: Bus) -> dict[str, Any]:
         "fields": [field["name"] for field in one.definition["fields"]],
         "topics": [part.name for part in stored if part.schema.path.resolve() == path],
     }
+
+
+def named(name: str) -> tuple[list[Schema], Schema | None]:
+    """Find the versions of a schema, and the one that is named: `order_placed` or `order_placed.v2`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = files()
+    bare, _, version = name.partition(".v")
+    versions = [one for one in found if one.name == bare]
+    chosen = next((one for one in versions if str(one.version) == version), None)
+    if not versions or (version and chosen is None):
+        known = ", ".join(f"{one.name}.v{one.version}" for one in found)
+        raise UsageError(f"there is no schema {name}; there are: {known}.")
+    return versions, chosen
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A schema, a version of one, or the number of a registered one.")],
+) -> None:
+    """Print a schema: its versions, the topics that hold it and its definition."""
+    if name.isdecimal():
+        with registry() as schemas:
+            text = schemas.text_of(int(name))
+        if text is None:
+            raise UsageError(f"no schema is registered as {name}.")
+        typer.echo(json.dumps(json.loads(text), indent=2, ensure_ascii=False))
+        return
+    versions, chosen = named(name)
+    one = chosen or versions[-1]
+    bus = load_unchecked()
+    topics = ", ".join(row(one, bus)["topics"]) or "no topic"
+    typer.echo(f"{one.name}.v{one.version}  {one.event_type}  on {topics}")
+    typer.echo(f"versions: {', '.join(f'v{each.version}' for each in versions)}")
+    typer.echo(json.dumps(one.definition, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def diff(
+    name: Annotated[str, typer.Argument(help="A schema, or the older of two versions: order_placed.v1.")],
+    other: Annotated[str, typer.Argument(help="The newer version; left out, the newest one.")] = "",
+) -> None:
+    """Print how two versions of a schema differ, and whether each can be read as the other."""
+    versions, chosen = named(name)
+    new = (named(other)[1] if other else None) or versions[-1]
+    old = chosen or (versions[-2] if len(versions) > 1 else versions[-1])
+    before, after = Codec(old.text), Codec(new.text)
+    typer.echo(f"{old.name}.v{old.version} → {new.name}.v{new.version}")
+    for line in differences(before, after) or ["nothing differs"]:
+        typer.echo(f"  {line}")
+    for reader, writer, codecs in ((new, old, (after, before)), (old, new, (before, after))):
+        found = "; ".join(map(str, clashes(*codecs)))
+        typer.echo(f"v{reader.version} reads v{writer.version}: {f'no: {found}' if found else 'yes'}")
+
+
+@app.command()
+def register(*, as_json: Json = False) -> None:
+    """Register every schema that a topic or table holds, and its earlier versions; nothing changes for known ones."""
+    bus = load_bus()
+    parts: list[Topic | Table] = [*bus.topics, *bus.tables]
+    used = {(one.name, one.version): one for part in parts for one in versions_of(part.schema)}
+    with registry() as schemas:
+        rows = [
+            {"name": name, "version": at, "id": schemas.id_of(one.text)} for (name, at), one in sorted(used.items())
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(("schema", "id"), [(f"{one['name']}.v{one['version']}", str(one["id"])) for one in rows])
+
+
+@contextmanager
+def registry() -> Iterator[Schemas]:
+    """Reach the bus's registry."""
+    settings = load()
+    address = "" if settings.kafka.registry else bootstrap(settings)
+    found = registry_of(settings.kafka, address, schemas_of(load_bus()))
+    try:
+        yield found
+    finally:
+        found.close()

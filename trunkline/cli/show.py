@@ -18,7 +18,7 @@ from trunkline.event import Headers
 from trunkline.flow import declare
 from trunkline.flow.declare import Bus, dead_letters_of, identity_of, replay_of
 from trunkline.flow.journeys import plain
-from trunkline.kafka.registry import Registry
+from trunkline.kafka.registry import Schemas
 from trunkline.kafka.topics import reading
 from trunkline.redact import hashed, mask, redact_data
 
@@ -97,7 +97,7 @@ class Curtain:
             for name, raw in headers
         ]
 
-    def decode(self, registry: Registry, value: bytes | None) -> tuple[Any, str | None]:
+    def decode(self, registry: Schemas, value: bytes | None) -> tuple[Any, str | None]:
         """Decode a record's value for showing: the value in JSON's terms, or None and why it cannot be decoded.
 
         Raises:

@@ -11,7 +11,7 @@ from trunkline.cli.project import bootstrap, load_bus, out, talk
 from trunkline.cli.show import Curtain, curtain_of, hex_start, line, moment, safe
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.control import Control, Record
-from trunkline.kafka.registry import Registry
+from trunkline.kafka.registry import registry_of
 from trunkline.settings import load
 
 
@@ -23,9 +23,10 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per record, each on a line.")] = False,
 ) -> None:
     """Print the newest records of a topic, oldest first, decoded by the schemas of this bus."""
-    address, bus = bootstrap(load()), load_bus()
+    settings, bus = load(), load_bus()
+    address = bootstrap(settings)
     curtain = curtain_of(bus, topic)
-    with Control(address) as control, closing(Registry(address, schemas_of(bus))) as registry:
+    with Control(address) as control, closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry:
         ends = {slot.partition: offset for slot, offset in control.ends([topic]).items()}
         shown = newest(control, topic, ends, last)
         records: Iterator[Record] = iter(shown)

@@ -23,7 +23,7 @@ from trunkline.flow.inputs import TABLES, examples, posted, walked
 from trunkline.flow.journeys import Data
 from trunkline.flow.walk import EXAMPLES, example
 from trunkline.kafka.control import Control, Record
-from trunkline.kafka.registry import Registry
+from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 
 
@@ -122,9 +122,10 @@ def real(bus: Bus, name: str, count: int) -> Data:
     topics = {topic.name: topic for topic in bus.topics}
     if name and name not in topics:
         raise UsageError(f"there is no topic {name}. The topics are: {', '.join(topics)}.")
-    address = bootstrap(load())
+    settings = load()
+    address = bootstrap(settings)
     inputs: Data = {}
-    with Control(address) as control, closing(Registry(address, schemas_of(bus))) as registry:
+    with Control(address) as control, closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry:
         existing = control.topics()
         for topic in [name] if name else published:
             if topic not in existing:
@@ -146,7 +147,7 @@ def newest_rows(control: Control, table: str) -> list[Record]:
     return [record for record in found.values() if record.value is not None]
 
 
-def read(registry: Registry, record: Record) -> Data:
+def read(registry: Schemas, record: Record) -> Data:
     """Give a record with the schema that it was written with."""
 
     def coded(raw: bytes | None) -> str | None:

@@ -27,7 +27,7 @@ from trunkline.flow.declare import (
 )
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
-from trunkline.kafka.registry import Format, Registry
+from trunkline.kafka.registry import Format, registry_of
 from trunkline.kafka.topics import LETTERS_KEPT, control_of
 from trunkline.ledger import reach
 from trunkline.ledger.expiry import Keep, keep_sweeping
@@ -57,7 +57,7 @@ class Worker:
         self._settings = settings
         self._bootstrap = bootstrap
         self._observe = observe
-        self.registry = Registry(bootstrap, schemas_of(bus))
+        self.registry = registry_of(settings.kafka, bootstrap, schemas_of(bus))
         self.publishers: dict[str, Publisher] = {}
         self._processors: list[Processor] = []
         self._timekeepers: list[Timekeeper] = []

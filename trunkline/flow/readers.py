@@ -19,6 +19,7 @@ from trunkline.errors import Fault
 from trunkline.event import Drop, Event
 from trunkline.flow.composite import Composite
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Lookup,
@@ -294,6 +295,8 @@ def roles(bus: Bus) -> dict[tuple[str, str], list[str]]:
                 found[path, f":{line}"].append(f"a condition of {name}")
                 for route in flow.to.values():
                     add(getattr(route, "record", None) or route, f"route of {name}")
+            case Agent():
+                add(flow.body, f"agent of {name}")
             case Deliver():
                 for method in vars(type(flow.to)):
                     add(getattr(flow.to, method, None), f"sink {flow.to.name}")

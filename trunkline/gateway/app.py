@@ -22,7 +22,7 @@ from trunkline.engine import spans
 from trunkline.engine.publish import Publisher
 from trunkline.errors import Rejected, Unavailable
 from trunkline.gateway.problems import of_rejected, of_unavailable, problem
-from trunkline.kafka.registry import Registry, answer
+from trunkline.kafka.registry import Schemas, answer
 
 LARGEST = 1_048_576
 """Bytes of a posted body."""
@@ -88,7 +88,7 @@ def unready(door: Door, condition: Condition) -> str:
 
 def build(
     publishers: Mapping[str, Publisher],
-    registry: Registry,
+    registry: Schemas,
     metrics: CollectorRegistry,
     door: Door,
     condition: Callable[[], Condition],

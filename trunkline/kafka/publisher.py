@@ -15,6 +15,7 @@ from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
+from trunkline.kafka.confluent import Confluent
 from trunkline.kafka.control import accepts, said
 from trunkline.kafka.events import LARGEST, Written
 from trunkline.kafka.registry import Format, Registry
@@ -26,8 +27,19 @@ AHEAD = 2_000
 class Publisher:
     """Publishes to one topic or table in the name of a service; a context manager, used from one thread."""
 
-    def __init__(self, bootstrap: str, bus: Bus, to: Topic | Table, *, service: str, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        bus: Bus,
+        to: Topic | Table,
+        *,
+        service: str,
+        patience: float = 30.0,
+        registry: str = "",
+    ) -> None:
         """Connect and register the schema; a record that is not acknowledged after `patience` seconds has failed.
+
+        `registry` is the address of a Confluent-compatible registry, where the bus's workers use one.
 
         Raises:
             Unavailable: the broker does not answer, or the registry's topic is missing.
@@ -37,7 +49,7 @@ class Publisher:
         self._patience = patience
         if not any(accepts(address) for address in bootstrap.split(",")):
             raise Unavailable(f"no broker answers at {bootstrap}.")
-        self._registry = Registry(bootstrap, schemas_of(bus))
+        self._registry = Confluent(registry) if registry else Registry(bootstrap, schemas_of(bus))
         try:
             self._form = Format(self._registry, to.schema)
             self._producer = KafkaProducer(

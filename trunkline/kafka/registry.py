@@ -15,7 +15,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
-from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
+from trunkline.errors import Unavailable
+from trunkline.kafka.confluent import Confluent, codec_from
+from trunkline.settings import Kafka
 
 PATIENCE = 10.0
 NOT_FOUND_FOR = 5.0
@@ -76,12 +78,7 @@ class Registry:
         """
         if (codec := self._codecs.get(schema_id)) is not None:
             return codec
-        if (text := self.text_of(schema_id)) is None:
-            raise UnknownSchema(f"the value names schema {schema_id}, which nobody registered")
-        try:
-            return self._codecs.setdefault(schema_id, Codec(text))
-        except UsageError as error:
-            raise Poison(f"the value names schema {schema_id}, which is {error}") from None
+        return self._codecs.setdefault(schema_id, codec_from(schema_id, self.text_of(schema_id)))
 
     def close(self) -> None:
         """Leave the broker."""
@@ -139,10 +136,19 @@ class Registry:
             self._ids.setdefault(mark, offset)
 
 
+Schemas = Registry | Confluent
+"""Either kind of registry."""
+
+
+def registry_of(kafka: Kafka, bootstrap: str, topic: str) -> Schemas:
+    """Give the registry that the settings name, else the embedded one on its topic."""
+    return Registry(bootstrap, topic) if kafka.registry is None else Confluent(kafka.registry.get_secret_value())
+
+
 class Format:
     """How the values of one topic are written and read: Avro in Confluent wire format, schemas from the registry."""
 
-    def __init__(self, registry: Registry, schema: Schema) -> None:
+    def __init__(self, registry: Schemas, schema: Schema) -> None:
         """Register the schema, so that no event waits for it.
 
         Raises:
@@ -197,7 +203,7 @@ class Format:
         self._known.add(split(value)[0])
 
 
-def answer(registry: Registry, schema_id: int) -> bytes | None:
+def answer(registry: Schemas, schema_id: int) -> bytes | None:
     """Give the body of GET /schemas/ids/{id}, as Confluent's registry answers it; None when there is none."""
     text = registry.text_of(schema_id)
     return None if text is None else json.dumps({"schema": text, "schemaType": "AVRO"}).encode()

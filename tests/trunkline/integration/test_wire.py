@@ -165,8 +165,8 @@ def schema(number: int) -> str:
 
 
 def register(bootstrap: str, topic: str, seed: int) -> dict[int, int]:
-    """Register fifty schemas in an order of its own and give their ids."""
-    numbers = list(range(50))
+    """Register two hundred schemas in an order of its own and give their ids."""
+    numbers = list(range(200))
     random.Random(seed).shuffle(numbers)  # noqa: S311
     registry = Registry(bootstrap, topic)
     try:
@@ -182,13 +182,13 @@ def test_registrars_that_race_agree_and_never_share_an_id(stage: Stage) -> None:
         asked = [(stage.bootstrap, schemas_of(bus), seed) for seed in (1, 2)]
         first, second = pool.starmap(register, asked)
     assert first == second
-    assert len(set(first.values())) == 50
+    assert len(set(first.values())) == 200
     assert min(first.values()) >= 1
     registry = Registry(stage.bootstrap, schemas_of(bus))
     try:
-        assert {number: registry.id_of(schema(number)) for number in range(50)} == first
-        assert {number: registry.text_of(first[number]) for number in range(50)} == dict(
-            enumerate(map(schema, range(50)))
+        assert {number: registry.id_of(schema(number)) for number in range(200)} == first
+        assert {number: registry.text_of(first[number]) for number in range(200)} == dict(
+            enumerate(map(schema, range(200)))
         )
         assert answer(registry, 10**6) is None
         assert registry.text_of(0) is None, "what begins the topic is no schema"

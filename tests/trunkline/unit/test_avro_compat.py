@@ -31,55 +31,55 @@ LINE = record(("sku", "string"), name="Line")
 LONG_LINE = record(("sku", "string"), ("unit", "string"), name="Line")
 
 
-@pytest.mark.parametrize(
-    ("newer", "older", "told"),
-    [
-        (record(("a", "long")), record(("a", "int")), []),
-        (record(("a", "int")), record(("a", "long")), ["a is int, and was long"]),
-        (record(("a", "string")), record(("b", "string")), ["a is new and has no default"]),
-        (record({"name": "a", "type": "string", "aliases": ["b"]}), record(("b", "string")), []),
-        (record({"name": "a", "type": "string", "default": ""}), record(("b", "string")), []),
-        (record(), record(("a", "string")), []),
-        (record(("a", ["null", "string"])), record(("a", "string")), []),
-        (record(("a", "string")), record(("a", ["null", "string"])), ["a is string, and was null"]),
-        (record(("a", ["null", "long"])), record(("a", "string")), ["a is null or long, and was string"]),
-        (record(("a", MOMENT)), record(("a", "long")), ["a is long (timestamp-micros), and was long"]),
-        (
-            record(("a", MOMENT)),
-            record(("a", MILLIS)),
-            ["a is long (timestamp-micros), and was long (timestamp-millis)"],
-        ),
-        (
-            record(("a", MILLS)),
-            record(("a", CENTS)),
-            ["a is bytes (decimal of scale 3), and was bytes (decimal of scale 2)"],
-        ),
-        (record(("a", CENTS | {"precision": 20})), record(("a", CENTS)), []),
-        (record(("a", BLUE)), record(("a", RED)), ["a has no RED any more, and no default for it"]),
-        (record(("a", RED)), record(("a", BLUE)), []),
-        (record(("a", BLUE | {"default": "BLUE"})), record(("a", RED)), []),
-        (
-            record(("a", {"type": "array", "items": LONG_LINE})),
-            record(("a", {"type": "array", "items": LINE})),
-            ["unit is new and has no default"],
-        ),
-        (
-            record(("a", {"type": "map", "values": "int"})),
-            record(("a", {"type": "map", "values": "string"})),
-            ["a is int, and was string"],
-        ),
-        (
-            record(("a", {"type": "fixed", "name": "F", "size": 3})),
-            record(("a", {"type": "fixed", "name": "F", "size": 2})),
-            ["a has 3 bytes, and had 2"],
-        ),
-        (record(("a", "bytes")), record(("a", "string")), []),
-        (record(("a", "string")), record(("a", "bytes")), ["a is string, and was bytes"]),
-        (record(name="S"), record(), ["the record is record S, and was record R"]),
-        (record(name="S") | {"aliases": ["R"]}, record(), []),
-        (record(name="x.R"), record(name="y.R"), []),
-    ],
-)
+PAIRS: list[tuple[Any, Any, list[str]]] = [
+    (record(("a", "long")), record(("a", "int")), []),
+    (record(("a", "int")), record(("a", "long")), ["a is int, and was long"]),
+    (record(("a", "string")), record(("b", "string")), ["a is new and has no default"]),
+    (record({"name": "a", "type": "string", "aliases": ["b"]}), record(("b", "string")), []),
+    (record({"name": "a", "type": "string", "default": ""}), record(("b", "string")), []),
+    (record(), record(("a", "string")), []),
+    (record(("a", ["null", "string"])), record(("a", "string")), []),
+    (record(("a", "string")), record(("a", ["null", "string"])), ["a is string, and was null"]),
+    (record(("a", ["null", "long"])), record(("a", "string")), ["a is null or long, and was string"]),
+    (record(("a", MOMENT)), record(("a", "long")), ["a is long (timestamp-micros), and was long"]),
+    (
+        record(("a", MOMENT)),
+        record(("a", MILLIS)),
+        ["a is long (timestamp-micros), and was long (timestamp-millis)"],
+    ),
+    (
+        record(("a", MILLS)),
+        record(("a", CENTS)),
+        ["a is bytes (decimal of scale 3), and was bytes (decimal of scale 2)"],
+    ),
+    (record(("a", CENTS | {"precision": 20})), record(("a", CENTS)), []),
+    (record(("a", BLUE)), record(("a", RED)), ["a has no RED any more, and no default for it"]),
+    (record(("a", RED)), record(("a", BLUE)), []),
+    (record(("a", BLUE | {"default": "BLUE"})), record(("a", RED)), []),
+    (
+        record(("a", {"type": "array", "items": LONG_LINE})),
+        record(("a", {"type": "array", "items": LINE})),
+        ["unit is new and has no default"],
+    ),
+    (
+        record(("a", {"type": "map", "values": "int"})),
+        record(("a", {"type": "map", "values": "string"})),
+        ["a is int, and was string"],
+    ),
+    (
+        record(("a", {"type": "fixed", "name": "F", "size": 3})),
+        record(("a", {"type": "fixed", "name": "F", "size": 2})),
+        ["a has 3 bytes, and had 2"],
+    ),
+    (record(("a", "bytes")), record(("a", "string")), []),
+    (record(("a", "string")), record(("a", "bytes")), ["a is string, and was bytes"]),
+    (record(name="S"), record(), ["the record is record S, and was record R"]),
+    (record(name="S") | {"aliases": ["R"]}, record(), []),
+    (record(name="x.R"), record(name="y.R"), []),
+]
+
+
+@pytest.mark.parametrize(("newer", "older", "told"), PAIRS)
 def test_every_reason_is_named_with_its_field(newer: Any, older: Any, told: list[str]) -> None:
     assert [str(clash) for clash in clashes(codec(newer), codec(older))] == told
 
