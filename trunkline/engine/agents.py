@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -51,6 +51,7 @@ ASKING = 2.0
 """Seconds in which the fleet must have answered, else the flow is left to others."""
 
 D = TypeVar("D", bound=Mapping[str, Any])
+E = TypeVar("E", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Taken(Event[D]):
 
     partition: int = 0
     offset: int = 0
+
+    def having(self, data: E) -> "Taken[E]":
+        """Return the same event with other data, and where it stood."""
+        return replace(self, data=data)  # type: ignore[arg-type, return-value]
 
 
 @dataclass(slots=True)

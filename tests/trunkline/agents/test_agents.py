@@ -66,7 +66,7 @@ def test_after_a_restart_an_agent_remembers_its_window_and_says_nothing_twice(st
     stage.write(bus, [note(number, "a", text) for number, text in enumerate(["", "raise", ""])])
     with stage.running(bus) as running:
         wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
-    assert running.counted(flow_of(bus))["dead"] == 1
+    assert running.counted(flow_of(bus))["dead"] == 1, running.details("dead")
     stage.write(bus, [note(3, "a"), note(3, "a", name="a-0")])
     with stage.running(bus) as running:
         wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
