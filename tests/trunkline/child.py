@@ -27,7 +27,7 @@ def main() -> None:
     def observe(observed: Observed) -> None:
         seen[observed.what] += observed.count
         if observed.what == asked["die"] and seen[observed.what] >= asked["after"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), asked["by"])
 
     def tell(url: str) -> None:
         sys.stdout.write(f"{url}\n")

@@ -387,6 +387,7 @@ class Stage:
         slot: int = 0,
         die: str = "",
         after: int = 1,
+        by: signal.Signals = signal.SIGKILL,
         name: str = "worker",
         drain_seconds: float = 25.0,
         options: Mapping[str, Any] | None = None,
@@ -397,8 +398,9 @@ class Stage:
     ) -> Child:
         """Run a worker of `bus` (a function of this module, or MODULE:FUNCTION) as a process.
 
-        `die` names a moment of `trunkline.observe` at whose `after`-th time it kills itself. `constants` gives
-        constants of Trunkline, by MODULE.NAME, other values: what takes minutes in earnest takes seconds in a test.
+        `die` names a moment of `trunkline.observe` at whose `after`-th time it kills itself, or sends itself `by`.
+        `constants` gives constants of Trunkline, by MODULE.NAME, other values: what takes minutes in earnest takes
+        seconds in a test.
         `bootstrap` is another way to the same broker, `ledger` the address of a ledger that is not the stage's own
         file, and `clock` the seconds by which the wall clock of the worker is fast.
         """
@@ -416,6 +418,7 @@ class Stage:
             "drain_seconds": drain_seconds,
             "die": die,
             "after": after,
+            "by": by,
         }
         command = [sys.executable, "-m", "tests.trunkline.child", json.dumps(asked)]
         return Child(command, {**os.environ, **self.environment}, self.folder / f"{name}.log")

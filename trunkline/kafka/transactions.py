@@ -165,11 +165,11 @@ class Transactions:
 
     def abort(self) -> None:
         """Make the open transaction as if it had never been, as far as the broker can be reached."""
+        until = clock() + TRANSACTION_SECONDS
         with contextlib.suppress(KafkaException):
             self._producer.abort_transaction(TRANSACTION_SECONDS)
-        until = clock() + TRANSACTION_SECONDS
-        while len(self._producer) and clock() < until:  # what it has purged is reported now, not in the next one
-            self._producer.poll(0.1)
+            while len(self._producer) and clock() < until:  # what it has purged is reported now, not in the next one
+                self._producer.poll(0.1)
 
     def _reported(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:

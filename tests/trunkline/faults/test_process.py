@@ -1,12 +1,38 @@
-"""Workers of a processing flow that are killed inside their transaction."""
+"""Workers of a processing flow that are killed, frozen and left alone inside their transaction."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
-from tests.trunkline.support import Stage, counts, load, note, process_bus, wait_for
+from tests.trunkline.schemas import MarkV1
+from tests.trunkline.support import (
+    Stage,
+    counts,
+    header,
+    inspect,
+    load,
+    marks_of,
+    note,
+    notes,
+    process_bus,
+    say,
+    stamped,
+    wait_for,
+)
+from trunkline import Bus, Process, Topic
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.flow.declare import Bus
+from trunkline.dev.broker import LocalKafka
+from trunkline.dev.target import RunningTarget
+from trunkline.event import to_headers
 
-pytestmark = pytest.mark.faults(group="main")
+pytestmark = pytest.mark.faults(group="process")
 
 
 def flow_of(bus: Bus) -> str:
@@ -19,7 +45,34 @@ def marks(stage: Stage, bus: Bus, isolation: str) -> list[str]:
     return [record.key.decode() for record in stage.read(bus.topics[1].name, isolation=isolation)]
 
 
-@pytest.mark.parametrize("moment", ["produced"])
+def funnel(prefix: str) -> Bus:
+    """Give a bus whose workers all write to the one partition of their output."""
+    marked = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
+    return Bus(prefix, [Process(notes(prefix, 6), [inspect], to={marked: marks_of})])
+
+
+def finished(stage: Stage, bus: Bus) -> bool:
+    """Say whether everything has been read and committed."""
+    return stage.committed(bus, flow_of(bus)) == stage.ends(bus.topics[0].name)
+
+
+def numbers_by_box(stage: Stage, bus: Bus) -> dict[str, list[int]]:
+    """Give the numbers of the committed marks of each box in their order."""
+    codec = Codec(bus.topics[1].schema.text)
+    found: dict[str, list[int]] = {}
+    for record in stage.read(bus.topics[1].name):
+        found.setdefault(record.key.decode(), []).append(codec.decode(record.value[HEAD:])["number"])
+    return found
+
+
+def end(stage: Stage, topic: str, isolation: str) -> int:
+    """Give the end of partition 0 as readers of this kind see it: of what is committed, or of everything."""
+    place = TopicPartition(topic, 0)
+    with closing(KafkaConsumer(bootstrap_servers=stage.bootstrap, isolation_level=isolation)) as consumer:
+        return int(consumer.end_offsets([place])[place])
+
+
+@pytest.mark.parametrize("moment", ["begun", "produced", "offered"])
 def test_what_a_killed_worker_had_produced_is_never_seen_and_comes_once(stage: Stage, moment: str) -> None:
     bus = stage.make(process_bus(stage.prefix))
     boxes = [f"k{key}" for key in range(50)]
@@ -27,7 +80,7 @@ def test_what_a_killed_worker_had_produced_is_never_seen_and_comes_once(stage: S
     with stage.child("process_bus", die=moment) as child:
         assert child.wait() == -9
     written = marks(stage, bus, "read_uncommitted")
-    assert written, "inconclusive: nothing had been produced"
+    assert written or moment == "begun", "inconclusive: nothing had been produced"
     assert marks(stage, bus, "read_committed") == []
     assert stage.letters(flow_of(bus)) == []
     assert set(stage.committed(bus, flow_of(bus)).values()) == {0}
@@ -64,4 +117,108 @@ def test_workers_that_join_leave_and_die_write_every_record_once(stage: Stage) -
     wanted = list(range(rounds[0]))
     assert {box: numbers for box, numbers in found.items() if numbers != wanted} == {}
     assert len(found) == 60
+    assert stage.letters(flow_of(bus)) == []
+
+
+@pytest.mark.parametrize("moment", ["produced", "offered"])
+@pytest.mark.parametrize(("slot", "most"), [(1, 5.0), (None, 23.0)])
+def test_what_other_workers_commit_can_be_read_soon_after_one_was_killed(
+    stage: Stage,
+    moment: str,
+    slot: int | None,
+    most: float,
+) -> None:
+    """P1: an open transaction hides what others commit behind it, until its worker is back or the broker ends it."""
+    bus = stage.make(funnel(stage.prefix))
+    name, topic = f"{__name__}:funnel", bus.topics[1].name
+    with stage.child(name) as first, load(stage, bus, 60):
+        wait_for(lambda: counts(first, "routed"), why=lambda: first.log)
+        with stage.child(name, slot=1, die=moment, after=5, name="dies") as dies:
+            assert dies.wait() == -9, dies.log
+        killed = time.monotonic()
+        hidden = end(stage, topic, "read_uncommitted")
+        wait_for(lambda: end(stage, topic, "read_uncommitted") > hidden, why=lambda: first.log)
+        if slot is not None:
+            with stage.child(name, slot=slot, name="again") as over:
+                up = time.monotonic()
+                wait_for(lambda: end(stage, topic, "read_committed") > hidden, why=lambda: over.log)
+                took = time.monotonic() - up
+                assert over.terminate() == 0, over.log
+        else:
+            wait_for(lambda: end(stage, topic, "read_committed") > hidden, seconds=40, why=lambda: first.log)
+            took = time.monotonic() - killed
+    say(f"killed when {moment}: readable after {took:.1f} s {'alone' if slot is None else 'of the worker in its slot'}")
+    assert took <= most
+
+
+def test_a_frozen_worker_is_fenced_by_the_one_that_took_its_slot(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix))
+    boxes = [f"k{key}" for key in range(50)]
+    with stage.child("process_bus", die="offered", name="frozen", by=signal.SIGSTOP) as frozen:
+        stage.write(bus, [note(1, box) for box in boxes])
+        wait_for(lambda: stopped(frozen.pid), why=lambda: frozen.log)
+        stage.forget_members(bus, flow_of(bus))
+        with stage.child("process_bus", name="takes over") as over:
+            wait_for(lambda: finished(stage, bus), why=lambda: over.log)
+            os.kill(frozen.pid, signal.SIGCONT)
+            wait_for(lambda: "same slot" in frozen.log, why=lambda: frozen.log)
+            stage.write(bus, [note(2, box) for box in boxes])
+            wait_for(lambda: finished(stage, bus), why=lambda: over.log)
+            assert over.terminate() == 0, over.log
+    assert numbers_by_box(stage, bus) == {box: [1, 2] for box in boxes}
+
+
+def stopped(pid: int) -> bool:
+    """Say whether a process is frozen."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_a_storm_of_poison_goes_dead_and_what_is_among_it_appears_once(stage: Stage) -> None:
+    bus = stage.make(process_bus(stage.prefix))
+    topic = bus.topics[0].name
+    encode = stage.encoder(bus, topic).encode
+    good = {number: stamped(bus, note(number, f"k{number % 10}")) for number in range(0, 6_000, 60)}
+    stage.send(
+        (
+            topic,
+            b"k%d" % (number % 10),
+            encode(good[number].data) if number in good else b"poison %d" % number,
+            to_headers(good[number]) if number in good else (),
+            number % 3,
+        )
+        for number in range(6_000)
+    )
+    with stage.running(bus) as running:
+        wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
+    found = sorted(number for numbers in numbers_by_box(stage, bus).values() for number in numbers)
+    assert found == sorted(good)
+    letters = stage.letters(flow_of(bus))
+    wanted = sorted(b"poison %d" % number for number in range(6_000) if number not in good)
+    assert sorted(letter.value for letter in letters) == wanted
+    assert {header(letter, "trunkline-class") for letter in letters} == {"poison"}
+
+
+@pytest.fixture
+def own(witness: tuple[RunningTarget, Path], tmp_path: Path) -> Iterator[tuple[Stage, LocalKafka]]:
+    """Give a stage on a broker that may be killed: it coordinates transactions and groups alike."""
+    broker = LocalKafka(tmp_path / "broker")
+    bootstrap = broker.start().bootstrap
+    running, database = witness
+    yield Stage("own" + datetime.now(UTC).strftime("%H%M%S%f"), bootstrap, tmp_path, running, database), broker
+    broker.stop()
+
+
+@pytest.mark.timeout(400)
+def test_a_coordinator_that_is_killed_costs_and_doubles_nothing(own: tuple[Stage, LocalKafka]) -> None:
+    stage, broker = own
+    bus = stage.make(process_bus(stage.prefix))
+    boxes = [f"k{key}" for key in range(60)]
+    with stage.child("process_bus") as worker:
+        for number in range(2):
+            stage.write(bus, [note(number, box) for box in boxes])
+            broker.kill()  # perhaps in the middle of a transaction
+            broker.start()
+            wait_for(lambda: finished(stage, bus), seconds=90, why=lambda: worker.log)
+        assert worker.terminate() == 0, worker.log
+    assert numbers_by_box(stage, bus) == {box: [0, 1] for box in boxes}
     assert stage.letters(flow_of(bus)) == []
