@@ -341,6 +341,7 @@ class Member:
         worked = {slot: place.offset for slot, place in self._at.items() if (place.metadata or "").startswith("at=")}
         self._assigned([slot_of(place) for place in wanted], worked)
         consumer.incremental_assign(wanted)
+        consumer.resume(wanted)  # librdkafka keeps a partition paused that was so when it was taken away
         self._ours.update(map(slot_of, wanted))
         self.met.update((slot_of(place), place.offset) for place in wanted if place.offset >= 0)
         self._next_heartbeat = 0.0

@@ -173,6 +173,24 @@ def test_a_full_partition_holds_up_no_other(stage: Stage, monkeypatch: pytest.Mo
     assert first_calls(stage.attempts())["a"] == list(range(200))
 
 
+def test_a_full_partition_that_went_to_another_worker_and_came_back_is_read_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "CAPS", Caps(slot_events=20))
+    monkeypatch.setattr(intake, "BATCH", 10)
+    bus = stage.make(deliver_bus(stage.prefix, partitions=2))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="*", status=503))
+    stage.write(bus, [note(number, f"k{number % 40}") for number in range(400)])
+    with stage.running(bus) as running:
+        wait_for(lambda: running.counted(flow_of(bus))["read"] >= 2 * 20)
+        with stage.running(bus) as other:
+            wait_for(lambda: other.counted(flow_of(bus))["read"] >= 20)
+        stage.target.control.heal(stage.prefix)
+        wait_for(finished(stage, bus))
+    assert set(stage.effects().values()) == {1}
+    assert len(stage.effects()) == 400
+
+
 def test_a_refused_event_is_dead_after_one_call(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
     stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/2", status=422, detail="No such thing."))

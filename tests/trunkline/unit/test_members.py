@@ -60,7 +60,7 @@ class Rebalancing:
     def incremental_assign(self, _: list[TopicPartition]) -> None:
         pass
 
-    incremental_unassign = incremental_assign
+    incremental_unassign = resume = incremental_assign
 
 
 def test_what_was_fetched_from_a_partition_that_is_revoked_meanwhile_is_not_given_out(
