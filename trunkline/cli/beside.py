@@ -15,8 +15,8 @@ from trunkline.flow.inputs import walked
 
 def main(job: Path, result: Path, home: Path) -> None:
     """Walk a job's inputs and write what came of it, or why nothing did."""
-    here = Path.cwd()
-    sys.path[:] = [str(here), *(place for place in sys.path if here == home or Path(place).resolve() != home)]
+    if Path.cwd() != home:
+        sys.path[:] = [place for place in sys.path if Path(place).resolve() != home]
     try:
         found = walked(load_unchecked(), json.loads(job.read_text()))
     except TrunklineError as error:

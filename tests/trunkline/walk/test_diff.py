@@ -157,6 +157,16 @@ def test_the_modules_of_a_revision_are_its_own(desk: Path) -> None:
     assert difference()[0]
 
 
+def test_a_revision_takes_nothing_from_the_working_tree(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the working tree is where Python looks for modules, as with an editable install."""
+    change(desk, ("from datetime", "import helping\nfrom datetime"))
+    commit(desk, "Forgets a file")
+    (desk / "helping.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(desk))
+    with pytest.raises(UsageError, match=r"HEAD cannot be walked: .*No module named 'helping'"):
+        difference()
+
+
 def test_a_project_may_be_a_folder_of_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = project(tmp_path / "all" / "desk")
     (folder / ".git").rename(tmp_path / "all" / ".git")
