@@ -139,7 +139,7 @@ def travel(journey: Journey, bus: Bus, tables: RowsOf, answers: Mapping[str, Res
                 told = f"{flow.to.name} makes its calls itself (deliver)"
                 journey.hops.extend(Hidden(flow_name(flow), told, event) for event in events)
             case Agent():
-                told = f"{flow_name(flow)} is an agent: what it makes of an event depends on others and on time"
+                told = f"{flow_name(flow)} is an agent, whose work depends on other events and on time"
                 journey.hops.extend(Hidden(flow_name(flow), told, event) for event in events)
             case Deliver():
                 answer = answers.get(flow.to.name, OK)

@@ -1,6 +1,7 @@
 """`trunkline walk SOURCE [FILE]`: a request's journey, told in the terminal and as data."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ def test_a_journey_is_told_hop_by_hop() -> None:
     result = walk("storefront", "milk_and_coupon.json")
     assert result.exit_code == 0, result.output
     path = Path(__file__).parent / "golden" / "journey.txt"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(result.output)
     assert result.output == path.read_text()
 
 
@@ -27,9 +30,12 @@ def test_a_journey_is_data_too(tmp_path: Path) -> None:
     journey = json.loads(walk("storefront", "--json", "--tables", str(tmp_path / "none.json")).output)["journeys"][
         "storefront/milk_and_coupon.json"
     ]
-    assert [hop["hop"] for hop in journey["hops"]] == ["parsed", "step", "step", "route", "route", "call", "call"]
+    assert [hop["hop"] for hop in journey["hops"] if hop["hop"] != "unknown"] == [
+        *("parsed", "step", "step", "route", "route", "call", "call")
+    ]
     assert journey["hops"][4]["saw"]["/campaigns"] == []
-    assert journey["hops"][5]["request"]["body"] == {"json": {"delta": -1}}
+    [first, _] = [hop for hop in journey["hops"] if hop["hop"] == "call"]
+    assert first["request"]["body"] == {"json": {"delta": -1}}
 
 
 def test_an_answer_is_judged() -> None:
