@@ -13,6 +13,7 @@ import typer
 from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
 from trunkline.cli.show import moment, print_table
 from trunkline.cli.sink import as_data, many
+from trunkline.engine.limits import SECONDS
 from trunkline.flow.declare import Target
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
@@ -102,7 +103,7 @@ def look() -> list[Standing]:
 
 def row(one: Standing) -> tuple[str, ...]:
     """Give a target's row of the table."""
-    flows = ", ".join(f"{flow} {share:.0%}" for flow, share in one.shares.items())
+    flows = ", ".join(f"{flow} {share:.0%}{unused(one, flow)}" for flow, share in one.shares.items())
     return (
         one.target.name,
         state_of(one),
@@ -122,6 +123,16 @@ def state_of(one: Standing) -> str:
     return told or "may be called"
 
 
+def unused(one: Standing, flow: str) -> str:
+    """Say how much of its share of the limit a flow leaves, which is nobody else's (D13)."""
+    limit = one.target.limit
+    if limit is None or not one.workers:
+        return ""
+    share = one.shares[flow] * limit.events
+    used = one.paces.get(flow, 0.0) * SECONDS[limit.per]
+    return f" ({max(0.0, share - used):,.0f} of {share:,.0f} a {limit.per} unused)"
+
+
 def limit_of(target: Target) -> str:
     """Write a limit."""
     limit = target.limit
@@ -138,6 +149,7 @@ def data_of(one: Standing) -> dict[str, Any]:
         "paused": one.paused and {"who": one.paused.who, "at": moment(one.paused.at), "why": one.paused.why},
         "limit": None if target.limit is None else limit_of(target),
         "shares": {flow: round(share, 4) for flow, share in one.shares.items()},
+        "calls_per_second": dict(one.paces),
         "breaker": breaker
         and {"failures": breaker.failures, "pause": breaker.pause.total_seconds(), "probes": breaker.probes},
         "allow": list(target.allow),

@@ -161,6 +161,8 @@ class Gate:
         self.access = access
         self.share = 0.0
         self.limiter = None if target.limit is None else Limiter(target.limit)
+        self.made = 0
+        """Calls that have begun."""
         self.wake: Callable[[], None] = lambda: None
         """Called on the loop when there may be room again."""
         self._weight = weight
@@ -181,6 +183,7 @@ class Gate:
 
     def begin(self, now: float) -> Begun:
         """Make a call; even where there is no room, for an event whose other calls are made already."""
+        self.made += 1
         if self.limiter is not None:
             self.limiter.take(now)
         return self.access.begin(now)
@@ -232,6 +235,8 @@ class Targets:
         self._observe = observe
         self._told: dict[str, str] = {}
         self._notices: dict[str, dict[str, Notice]] = {}
+        self._began = events.clock()
+        self._counted: dict[tuple[str, str], tuple[int, float]] = {}
         weights, calling = weights_of(bus), bus.calling
         for flow in flows:
             for target in calling[flow]:
@@ -342,6 +347,17 @@ class Targets:
     def standing(self) -> dict[str, str]:
         """Say in a word how each target stands that is not simply called."""
         return dict(self._told)
+
+    def paces(self) -> dict[str, dict[str, float]]:
+        """Give the calls a second that each flow has made of each target with a limit since this was last asked."""
+        found: dict[str, dict[str, float]] = {}
+        now = events.clock()
+        for (flow, target), gate in list(self._gates.items()):
+            if gate.limiter is not None:
+                made, at = self._counted.get((flow, target), (0, self._began))
+                self._counted[flow, target] = gate.made, now
+                found.setdefault(target, {})[flow] = round((gate.made - made) / max(now - at, 0.001), 3)
+        return found
 
     def notices(self) -> dict[str, list[str]]:
         """Say what targets announce of their APIs, by target; may be asked from any thread."""

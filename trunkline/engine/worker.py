@@ -155,7 +155,7 @@ class Worker:
             obey=self._obey,
             status=self._status,
             notices=self._targets.notices,
-            standing=self._targets.standing,
+            targets=lambda: (self._targets.standing(), self._targets.paces()),
             observe=self._observe,
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)

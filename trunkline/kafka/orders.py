@@ -117,6 +117,8 @@ class Announcement:
     """What targets announce of their APIs, by target."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """How targets stand that are not simply called: "down", "probing" or "stopped"."""
+    paces: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Calls a second, by target that has a limit, and flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ def announcement_of(found: dict[str, Any]) -> Announcement:
         NEVER,
         {target: tuple(told) for target, told in found.get("notices", {}).items()},
         dict(found.get("targets", {})),
+        {target: dict(flows) for target, flows in found.get("paces", {}).items()},
     )
 
 
@@ -372,9 +375,9 @@ class ControlReader:
 
     `obey` gets everything that holds: once before `wait` returns, then whenever a command has changed. What it returns
     from is announced as applied, so it returns when the orders are in force. It, `status` (the halted flows with
-    their reasons, and the partitions that are full), `notices` (what targets announce) and `standing` (how targets
-    stand) are called in a thread of the reader's own. `fleet` is kept: as of each announcement that has come back,
-    every few seconds and when it is asked.
+    their reasons, and the partitions that are full), `notices` (what targets announce) and `targets` (how they stand,
+    and how fast they are called) are called in a thread of the reader's own. `fleet` is kept: as of each
+    announcement that has come back, every few seconds and when it is asked.
     """
 
     def __init__(
@@ -389,7 +392,7 @@ class ControlReader:
         status: Callable[[], tuple[Mapping[str, str], Sequence[Full]]],
         observe: Observer,
         notices: Callable[[], Mapping[str, Sequence[str]]] = dict,
-        standing: Callable[[], Mapping[str, str]] = dict,
+        targets: Callable[[], tuple[Mapping[str, str], Mapping[str, Mapping[str, float]]]] = lambda: ({}, {}),
     ) -> None:
         self.orders = Orders()
         """What holds, and what the workers said last; may be read from any thread."""
@@ -401,7 +404,7 @@ class ControlReader:
         self._obey = obey
         self._status = status
         self._notices = notices
-        self._standing = standing
+        self._targets = targets
         self._observe = observe
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -504,7 +507,8 @@ class ControlReader:
         halted, full = self._status()
         self._halted = dict(halted)
         self._noticed = self._notices()
-        return Announcement(self._worker, position, self._halted, tuple(full), NEVER, self._noticed, self._standing())
+        standing, paces = self._targets()
+        return Announcement(self._worker, position, self._halted, tuple(full), NEVER, self._noticed, standing, paces)
 
     def _forget(self) -> None:
         """Take workers off the topic that ended without a word long ago, by the clock that dated our own words."""

@@ -62,6 +62,8 @@ class Standing:
     paused: Command | None
     workers: int = 0
     """Live ones that call it."""
+    paces: Mapping[str, float] = field(default_factory=dict)
+    """Calls a second that each flow made lately, where there is a limit."""
     told: Mapping[str, int] = field(default_factory=dict)
     """How it stands at those where it is not simply called, "down" or "stopped" say, and at how many."""
 
@@ -75,5 +77,7 @@ def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
         workers = orders.running(held, flows, now)
         told = Counter(said.targets[name] for said in workers if name in said.targets)
         shares = {flow: weights[flow, name] for flow in flows}
-        found.append(Standing(target, shares, held.paused.get(order_name(name)), len(workers), told))
+        paces = {flow: sum(said.paces.get(name, {}).get(flow, 0.0) for said in workers) for flow in flows}
+        paused = held.paused.get(order_name(name))
+        found.append(Standing(target, shares, paused, len(workers), {} if target.limit is None else paces, told))
     return found

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trunkline.integration.test_delivering import finished
 from tests.trunkline.support import Stage, deliver_bus, note, wait_for
-from trunkline.cli.target import state_of
+from trunkline.cli.target import state_of, unused
 from trunkline.dev.target import Behaviour
 from trunkline.engine.targets import order_name
 from trunkline.errors import UsageError
@@ -63,6 +63,19 @@ def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:
         assert stage.effects() == {}
         assert targets.resume(Desk(bus, stage.bootstrap, control, sender, 20), "shelf", command()).complete
         wait_for(lambda: stage.effects() == {"/b/1": 1})  # the event that was refused waits for its own time
+
+
+def test_what_a_flow_leaves_of_its_share_is_said(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, limit=20))
+    [flow] = bus.delivering
+    stage.write(bus, [note(number, f"k{number}") for number in range(400)])
+    with Control(stage.bootstrap) as control, stage.running(bus):
+        wait_for(lambda: 17 <= standings_of(bus, stage, control)[0].paces[flow] <= 22, seconds=40)
+        busy = standings_of(bus, stage, control)[0]
+        assert unused(busy, flow) in {f" ({left} of 20 a second unused)" for left in (0, 1, 2, 3)}
+        wait_for(finished(stage, bus), seconds=60)
+        wait_for(lambda: standings_of(bus, stage, control)[0].paces[flow] == 0, seconds=40)
+        assert unused(standings_of(bus, stage, control)[0], flow) == " (20 of 20 a second unused)"
 
 
 def test_a_target_that_is_down_is_said_to_be(stage: Stage) -> None:
