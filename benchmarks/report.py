@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import results
 from benchmarks.stage import BUILD, PINNED, ROOT, Contender
 from benchmarks.target import Report
 
@@ -22,7 +22,6 @@ talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 QUIET = 0.05
 """The share of the machine that others may use while figures are taken."""
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,35 +175,29 @@ def show(rows: Sequence[Row], checked: Sequence[Bar]) -> None:
 
 
 def write(rows: Sequence[Row], checked: Sequence[Bar], *, short: bool) -> None:
-    """Write build/bench/deliver.json and, after a whole run, benchmarks/RESULTS.md."""
+    """Write build/bench/deliver.json and, after a whole run, a section of benchmarks/RESULTS.md."""
     (BUILD / "deliver.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if not short:
-        RESULTS.write_text(results(rows, checked))
+        results.keep("Delivering beside its peers (`make bench-deliver`)", section(rows, checked))
 
 
-def results(rows: Sequence[Row], checked: Sequence[Bar]) -> str:
-    """Write the page that is committed."""
-    lines = [HEADS, ("---",) * len(HEADS), *(cells(row) for row in rows)]
+def section(rows: Sequence[Row], checked: Sequence[Bar]) -> list[str]:
+    """Write what is committed."""
     notes = {row.contender: row.note for row in rows if row.note}
-    return "\n".join(
-        [
-            "# What delivering costs",
-            "",
-            f"`make bench-deliver`, {datetime.now(UTC):%Y-%m-%d}. {machine()}. {versions()}.",
-            f"Processes that take no part used up to {max(row.strangers for row in rows):.0%} of the machine.",
-            "",
-            INTRODUCTION,
-            "",
-            *(f"| {' | '.join(line)} |" for line in lines),
-            "",
-            *(f"- **{name}**: {note}." for name, note in notes.items()),
-            "",
-            "| bar | wanted | measured | |",
-            "| --- | --- | --- | --- |",
-            *(f"| {b.name} | {b.wanted} | {b.measured:.2f} | {'met' if b.met else '**missed**'} |" for b in checked),
-            "",
-        ]
-    )
+    return [
+        f"{datetime.now(UTC):%Y-%m-%d}. {results.machine()}. {versions()}.",
+        f"Processes that take no part used up to {max(row.strangers for row in rows):.0%} of the machine.",
+        "",
+        INTRODUCTION,
+        "",
+        *results.table(HEADS, map(cells, rows)),
+        "",
+        *(f"- **{name}**: {note}." for name, note in notes.items()),
+        "",
+        "| bar | wanted | measured | |",
+        "| --- | --- | --- | --- |",
+        *(f"| {b.name} | {b.wanted} | {b.measured:.2f} | {'met' if b.met else '**missed**'} |" for b in checked),
+    ]
 
 
 INTRODUCTION = """\
@@ -215,13 +208,6 @@ rounds. The window opens after a quarter of the events or 5 s, closes with the l
 CPU is the contender's own in that window, user and system, per event. *Lost* is empty where a run was cut. Where some
 keys fail or are slow, events/s are all effects while the other keys are under way: at a hot key, the keys of other
 partitions. *p50* and *p99* run from publishing to the arrival at the target."""
-
-
-def machine() -> str:
-    """Say what this runs on."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    return f"{len(models)} cores, {models[0]}" if models else platform.processor()
 
 
 def versions() -> str:
