@@ -5,6 +5,7 @@ Sink:    [Item] ──batch──▶ Request                   pure; raises Perm
          Response, [Item] ──verdicts──▶ [Verdict]    pure
 """
 
+import contextlib
 import functools
 import gzip
 import re
@@ -58,11 +59,18 @@ class WebhookRequest:
     def json(self, shape: type[T]) -> T:
         """Read the body as JSON of this shape (a TypedDict); types are strict, unknown fields are ignored.
 
+        A Decimal keeps every digit, whether it comes as a text or as a number.
+
         Raises:
             Rejected: 400 when it is no JSON, 422 with every wrong field when it has another shape.
         """
+        value: T
+        if (exact := json.exactly(self.body)) is not self.body:
+            with contextlib.suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
+                value = validator(shape).validate_json(exact, strict=True)
+                return value
         try:
-            value: T = validator(shape).validate_json(self.body, strict=True)
+            value = validator(shape).validate_json(self.body, strict=True)
         except ValidationError as error:
             fields = fields_of(error)
             if fields and error.errors()[0]["type"] == "json_invalid":

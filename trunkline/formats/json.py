@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,8 @@ from trunkline.formats.plain import DEEPEST, EXPONENT, bounded, decoded, digits_
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 """A string, or what an unclosed one has left: either way the search goes on behind it, so it stays linear."""
+OPTION = orjson.OPT_PASSTHROUGH_DATETIME
+"""orjson 3.13 writes ten milliseconds past midnight as 00:00:00.10000, which is a hundred."""
 LEVELS = 254
 """Levels of nesting that orjson writes."""
 
@@ -36,7 +39,7 @@ def dumps(value: Any) -> bytes:
         Permanent: it holds something that JSON has not, such as NaN; the message says where.
     """
     try:
-        body = orjson.dumps(value, default=exact)
+        body = orjson.dumps(value, default=exact, option=OPTION)
     except TypeError:  # seldom: what is too large for orjson, or a mistake whose place is to be named
         body = orjson.dumps(widened(value, "", LEVELS))
     if b"null" in body and not is_finite(value):  # orjson writes NaN so too
@@ -45,7 +48,9 @@ def dumps(value: Any) -> bytes:
 
 
 def exact(value: object) -> orjson.Fragment | str:
-    """Write what orjson does not know, if it is a decimal."""
+    """Write what orjson does not know, if it is a decimal or a time."""
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
     if isinstance(value, Decimal):
         digits = str(bounded(value))
         return orjson.Fragment(digits) if isinstance(value, Number) else digits
@@ -70,7 +75,9 @@ def widened(value: Any, path: str, levels: int) -> Any:
             return [widened(each, f"{path}[{at}]", levels - 1) for at, each in enumerate(value)]
         case _:
             try:
-                return orjson.Fragment(digits_of(value) if is_large(value) else orjson.dumps(value, default=exact))
+                return orjson.Fragment(
+                    digits_of(value) if is_large(value) else orjson.dumps(value, default=exact, option=OPTION)
+                )
             except (TypeError, Permanent) as error:
                 known = error if isinstance(error, Permanent) else error.__cause__
                 why = known if isinstance(known, Permanent) else f"cannot be written: {error}"
@@ -158,3 +165,21 @@ def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"it names {name[:40]!r} twice")
         found[name] = value
     return found
+
+
+LONG = re.compile(rb"[0-9][0-9.]{15}")
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
+
+
+def exactly(body: bytes) -> bytes:
+    """Write a body's numbers with a point or exponent as texts where a float would round them: a Decimal reads both."""
+    if LONG.search(body) is None:
+        return body
+
+    def quoted(match: re.Match[bytes]) -> bytes:
+        token = match[0]
+        digits = len(token.lower().partition(b"e")[0].strip(b"-").replace(b".", b"").lstrip(b"0"))
+        rounds = digits > 15 and token[:1] != b'"' and not token.lstrip(b"-").isdigit()
+        return b'"' + token + b'"' if rounds else token
+
+    return TOKEN.sub(quoted, body)

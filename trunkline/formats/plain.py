@@ -1,7 +1,7 @@
 """Plain values, as formats write them that know nothing but text; and the bounds of what a stranger may send."""
 
 import math
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from uuid import UUID
 
@@ -49,7 +49,7 @@ def text_of(value: object) -> str:
             return format(bounded(value), "f")
         case float() if math.isfinite(value):
             return repr(value)
-        case datetime() | date():
+        case datetime() | date() | time():
             return value.isoformat()
         case UUID():
             return str(value)
