@@ -54,9 +54,7 @@ def test_two_processes_keep_one_limit_while_partitions_move(stage: Stage) -> Non
     attempts = stage.attempts()
     both = pace(attempts, joined + 5, joined + 13)
     most = {seconds: busiest(attempts, seconds) for seconds in (1, 5)}
-    say(
-        f"\n{len(attempts)} calls, {both:.1f} a second by two, at most {most[1]} in a second, {most[5]} in five"
-    )
+    say(f"\n{len(attempts)} calls, {both:.1f} a second by two, at most {most[1]} in a second, {most[5]} in five")
     assert 0.95 * RATE <= both <= 1.05 * RATE
     assert most[5] <= 1.05 * RATE * 5, "in one second more may come than began in it, when the machine is late"
     assert set(stage.effects().values()) == {1}
