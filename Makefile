@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
 
-.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-ledger bench-tables bench-transport lock clean
+.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-e2e bench-ledger bench-tables bench-transport lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -40,6 +40,9 @@ bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: bui
 
 bench-process: .venv/ready  ## processing beside its peers, in half an hour: build/bench/process.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.process
+
+bench-e2e: .venv/ready  ## from a POST at the gateway to its effect at the target: build/bench/e2e.json, benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.end_to_end
 
 bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
 	@$(BIN)/python -m benchmarks.ledger

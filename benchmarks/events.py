@@ -91,7 +91,7 @@ class Writer:
         assert producer.flush(60) == 0
         return partitions
 
-    def fill_products(self, rows: int) -> None:
+    def fill_products(self, rows: int, schema_id: int = PRODUCT_ID) -> None:
         """Write the table anew, in one partition."""
         self.make(products.name, partitions=1, config={"cleanup.policy": "compact"})
         producer, codec = self._producer(linger_ms=5), Codec(products.schema.text)
@@ -102,7 +102,7 @@ class Writer:
                 "category": f"category {number % 300}",
                 "price": number % 97 + 0.99,
             }
-            self._hand_over(producer, products.name, row["sku"].encode(), codec.encode(row, PRODUCT_ID))
+            self._hand_over(producer, products.name, row["sku"].encode(), codec.encode(row, schema_id))
         assert producer.flush(60) == 0
 
     def fill_sales(self, topic: str, events: int, *, pieces: int, payload: int) -> None:

@@ -100,7 +100,7 @@ class Stage:
                 broker = self._kafka.pid
                 assert broker is not None
                 asked = Plan(pid=process.pid, broker=broker, **plan)
-                self._http.post("/run", json=asdict(asked)).raise_for_status()
+                self.begin(asked)
                 if paced is not None:
                     paced.begin(self.writer, topic, lambda: self.report().effects)
                 return self._wait(contender, process, asked)
@@ -108,6 +108,16 @@ class Stage:
             self.writer.drop(group)
             for file in BUILD.glob(f"{ledger.name}*"):
                 file.unlink()
+
+    def plan(self, pid: int, events: int, seconds: float) -> Plan:
+        """Give the plan of a run whose every event is timed, in a window of so many seconds."""
+        broker = self._kafka.pid
+        assert broker is not None
+        return Plan(pid=pid, broker=broker, events=events, others=events, latency_ms=0.0, timed=True, window_s=seconds)
+
+    def begin(self, plan: Plan) -> None:
+        """Let the target count anew."""
+        self._http.post("/run", json=asdict(plan)).raise_for_status()
 
     def report(self) -> Report:
         """Ask the target what it has seen."""

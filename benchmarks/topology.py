@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from benchmarks.schemas import ProductListedV1, SalePricedV1, SaleRecordedV1
-from trunkline import Bus, Deliver, Enrich, Event, Process, Retry, Table, Target, Topic, env
+from trunkline import Bus, Deliver, Enrich, Event, Process, Publish, Retry, Secret, Table, Target, Topic, env
 from trunkline.sinks import HttpSink, Request
+from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
 
 PARTITIONS = 12
 FIRST_RETRY = timedelta(milliseconds=100)
@@ -65,3 +66,38 @@ def processing_bus(topic: str, out: str, name: str) -> Bus:
     priced = Topic(out, SalePricedV1, key="sku", partitions=PARTITIONS)
     steps = [Enrich(with_product, products)]
     return Bus(name, [Process(sales(topic), steps, to={priced: pieces}, name=f"{name}.sales")])
+
+
+class Till(Webhook):
+    """Posts one sale a request."""
+
+    name = "till"
+
+    def events(self, request: WebhookRequest) -> list[Event[SaleRecordedV1]]:
+        """Take the sale as it is."""
+        sale = request.json(SaleRecordedV1)
+        return [Event(id=sale["event_id"], time=sale["occurred_at"], data=sale)]
+
+
+class Priced(HttpSink):
+    """One POST for each piece."""
+
+    name = "collector"
+
+    def request(self, event: Event[SalePricedV1]) -> Request:
+        """Send the event as it is."""
+        return Request.post("/events", json=event.data)
+
+
+def whole_bus(name: str) -> Bus:
+    """Give a bus from a source to a target, with every hop between."""
+    recorded, priced = sales(f"{name}.sales"), Topic(f"{name}.priced", SalePricedV1, key="sku", partitions=PARTITIONS)
+    sink: Any = Priced(Target("collector", env("TARGET_URL")))
+    return Bus(
+        name,
+        [
+            Publish(Till(verify=StandardWebhooks(Secret("TILL_SECRET"))), to=recorded),
+            Process(recorded, [Enrich(with_product, products)], to={priced: pieces}, name=f"{name}.pricing"),
+            Deliver(priced, to=sink, retry=Retry(first=FIRST_RETRY), name=f"{name}.collect"),
+        ],
+    )
