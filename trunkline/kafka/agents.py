@@ -7,6 +7,7 @@ never started and connects to nothing (docs/decisions/).
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,16 +18,20 @@ from trunkline.event import Event, Moment
 if TYPE_CHECKING:  # 19 MiB and a quarter of a second that a worker without agents does not spend
     import faust
 
+LOADING = threading.Lock()
+"""Faust loads its parts when they are first asked for, which two flows that start together must not do at once."""
 STOPPING = 2.0
 """Seconds that a body may take to end when its partition is taken away."""
 
 
 def app_of(group: str) -> "faust.App":
     """Give the app that the agents of a flow belong to; nothing of it runs but they."""
-    import faust  # noqa: PLC0415 - as above
+    with LOADING:
+        import faust  # noqa: PLC0415 - as above
 
-    app = faust.App(group, store="memory://", web_enabled=False, autodiscover=False)
-    app.consumer = cast("Any", Unread())
+        app = faust.App(group, store="memory://", web_enabled=False, autodiscover=False)
+        app.consumer = cast("Any", Unread())
+        _ = faust.Agent  # loaded by now, whoever asks for it next
     return app
 
 
