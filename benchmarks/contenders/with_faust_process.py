@@ -3,6 +3,8 @@
 Its own table would be filled from a changelog of its own form; a dictionary is faster, so it gets one.
 """
 
+import os
+
 import faust
 
 from benchmarks.contenders.joining import BOOTSTRAP, GROUP, OUT, TOPIC, made_of, read_rows
@@ -12,6 +14,7 @@ app = faust.App(
     GROUP,
     broker=f"kafka://{BOOTSTRAP}",
     store="memory://",
+    datadir=os.environ["STATE"],
     topic_disable_leader=True,
     topic_allow_declare=False,
     consumer_auto_offset_reset="earliest",
