@@ -18,7 +18,7 @@ demo: .venv/ready  ## the main job on real input: sales in, stock movements and 
 	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
 
 test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
-	@$(BIN)/pytest -n 5 --dist loadgroup -m "not faults"
+	@$(BIN)/pytest -n 6 --dist loadgroup -m "not faults"
 
 check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/ruff check .

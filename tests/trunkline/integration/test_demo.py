@@ -132,6 +132,8 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.faults(group="main")
+@pytest.mark.timeout(300)
 def test_ctrl_c_in_the_middle_stops_what_was_started(state: Path, tmp_path: Path) -> None:
     """The other test then begins anew on what this one leaves on the broker."""
     with terminal(state, "demo", "run", SCENARIO, "--rate", "1", "--out", str(tmp_path / "demo")) as demo:

@@ -227,10 +227,14 @@ def test_a_flow_waits_for_a_table_that_is_gone_and_nothing_goes_dead(
         with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
             admin.delete_topics([table.name])
             wait_for(lambda: not reader.ready.is_set())
-            stage.write(bus, [note(2, text="here"), note(3, text="gone")])
+            stage.write(bus, [note(2, text="gone")])
             wait_for(lambda: [said for said in running.details("stuck") if "waits at offset 1" in said])
+            assert running.counted(flow_of(bus))["dead"] == 0
         stage.make(bus)
         put(stage, bus, [("here", "again")])
+        wait_for(lambda: running.counted(flow_of(bus))["dead"] == 1, why=lambda: running.details("stuck"))
+        wait_for(lambda: reader.ready.is_set() and reader.count == 1, why=lambda: running.details("table"))
+        stage.write(bus, [note(3, text="here")])
         wait_for(lambda: running.counted(flow_of(bus))["read"] == 3, why=lambda: running.details("stuck"))
         counted = running.counted(flow_of(bus))
         assert (counted["routed"], counted["dead"]) == (2, 1), "only what the new table does not have"

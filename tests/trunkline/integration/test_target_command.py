@@ -65,6 +65,8 @@ def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:
         wait_for(lambda: stage.effects() == {"/b/1": 1})  # the event that was refused waits for its own time
 
 
+@pytest.mark.faults(group="targets")
+@pytest.mark.timeout(300)
 def test_what_a_flow_leaves_of_its_share_is_said(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, limit=20))
     [flow] = bus.delivering

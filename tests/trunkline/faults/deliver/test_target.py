@@ -54,7 +54,7 @@ def level(pid: int) -> int:
 def test_a_burst_of_server_errors(case: Case) -> None:
     case.make()
     for status in (500, 502, 503, 504):
-        case.strike(status=status, rate=0.1)
+        case.strike(status=status, rate=0.05)
     case.strike(status=500, rate=0.05, after_apply=True)
 
     def refused() -> int:
