@@ -11,6 +11,10 @@ from trunkline.flow.declare import Breaker
 
 SHARE = 0.7
 """Of the last calls so many must have failed."""
+RECENT = 1.0
+"""Seconds whose calls all count: where thousands are made in one, the last twenty may be those of a few bad keys."""
+MOST = 10_000
+"""Calls that are remembered at most."""
 LONGEST = 60.0
 """Seconds to which the pauses between trials grow."""
 ANY = 1 << 30
@@ -40,7 +44,8 @@ class Circuit:
         """When the next trial begins, while it is open."""
         self._declared = declared
         self._epoch = 0
-        self._failed: deque[bool] = deque(maxlen=2 * declared.failures)
+        self._last: deque[tuple[float, bool]] = deque()
+        """When the last calls ended, and whether they failed."""
         self._failures = 0
         self._pause = 0.0
         self._flying = self._succeeded = 0
@@ -84,13 +89,11 @@ class Circuit:
         self.until = min(self.until, now)
 
     def _count(self, now: float, *, failed: bool) -> None:
-        last = self._failed
-        if len(last) == last.maxlen:
-            if not failed and not self._failures:  # nothing would change
-                return
-            self._failures -= last[0]
-        last.append(failed)
+        last = self._last
+        last.append((now, failed))
         self._failures += failed
+        while len(last) > 2 * self._declared.failures and (last[0][0] <= now - RECENT or len(last) > MOST):
+            self._failures -= last.popleft()[1]
         if failed and self._failures >= max(self._declared.failures, SHARE * len(last)):
             self._open(now)
 
@@ -104,6 +107,6 @@ class Circuit:
         self.state = state
         self._epoch += 1
         self._flying = self._succeeded = self._failures = 0
-        self._failed.clear()
+        self._last.clear()
         if state is State.CLOSED:
             self._pause = 0.0

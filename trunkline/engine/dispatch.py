@@ -38,7 +38,7 @@ class Caps:
     lane_events: int = 1_000
     lane_bytes: int = 8 * 1024 * 1024
     slot_events: int = 2_000
-    bytes: int = 32 * 1024 * 1024
+    bytes: int = 64 * 1024 * 1024
     """Of all partitions together; an event counts with what it costs in memory."""
     span: int = 200_000
     """Records from a partition's watermark to the newest one fetched."""

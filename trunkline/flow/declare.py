@@ -84,9 +84,10 @@ class Limit:
 class Breaker:
     """When to leave a target alone that fails: connections refused, timeouts and 5xx, never a refused event or a 429.
 
-    It opens when `failures` of the last calls failed, and seven in ten of twice as many. Then nothing is called for
-    `pause`, and after each trial that fails twice as long, up to a minute. A trial is the next event: one call, and one
-    more with each that succeeds; after `probes` of them in a row all is as before.
+    It opens when `failures` of the last calls failed, and seven in ten of twice as many, or of all that ended in the
+    last second where these are more. Then nothing is called for `pause`, and after each trial that fails twice as long,
+    up to a minute. A trial is the next event: one call, and one more with each that succeeds; after `probes` of them in
+    a row all is as before.
     """
 
     failures: int = 10

@@ -47,9 +47,20 @@ def circuit_in(state: State) -> Circuit:
 def test_what_ends_decides_what_it_becomes(state: State, failed: list[bool | None], after: State) -> None:
     circuit = circuit_in(state)
     assert circuit.state is state
-    for one in failed:
-        circuit.ended(circuit.begin(100.0), 100.0, failed=one)
+    for now, one in enumerate(failed, start=100):
+        circuit.ended(circuit.begin(now), now, failed=one)
     assert circuit.state is after
+
+
+def test_of_many_calls_in_a_second_all_count() -> None:
+    circuit = Circuit(DECLARED)
+    for _ in range(1_000):
+        circuit.ended(circuit.begin(100.0), 100.0, failed=False)
+    for _ in range(500):  # one bad key after the other, within the second
+        circuit.ended(circuit.begin(100.5), 100.5, failed=True)
+    assert circuit.state is CLOSED
+    circuit.ended(circuit.begin(101.2), 101.2, failed=True)
+    assert circuit.state is OPEN
 
 
 @pytest.mark.parametrize(
