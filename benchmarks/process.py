@@ -6,7 +6,6 @@ counts. Exit code 1 says that a bar was missed.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -32,8 +31,8 @@ from rich.table import Table
 
 from benchmarks import processes, results
 from benchmarks.events import Writer
-from benchmarks.report import QUIET, Bar, out, talk, versions
-from benchmarks.stage import BUILD, PEERS, ROOT, FailedError, build_peers, log_of, started
+from benchmarks.report import Bar, conclude, kept, out, talk, versions
+from benchmarks.stage import BUILD, PEERS, ROOT, FailedError, begun, build_peers, log_of, started
 from benchmarks.topology import PARTITIONS, products
 from trunkline.dev.broker import LocalKafka
 
@@ -187,16 +186,7 @@ class Stage:
         Raises:
             FailedError: another benchmark runs here.
         """
-        BUILD.mkdir(parents=True, exist_ok=True)
-        lock = self._ours.enter_context((BUILD / "lock").open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FailedError(f"another benchmark runs in {BUILD}: two would measure each other") from None
-        self._kafka.stop()
-        shutil.rmtree(BUILD / "broker", ignore_errors=True)
-        self.bootstrap = self._kafka.start().bootstrap
-        self._ours.callback(self._kafka.stop)
+        self.bootstrap = begun(self._kafka, self._ours)
         self.writer = Writer(self.bootstrap)
         self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         self.writer.fill_products(ROWS)
@@ -545,13 +535,7 @@ def show(rows: Sequence[Row], checked: Sequence[Bar]) -> None:
     for row in rows:
         table.add_row(*cells(row))
     out.print(table)
-    if (worst := max((row.strangers for row in rows), default=0.0)) > QUIET:
-        out.print(
-            f"[yellow]not quiet[/] others used up to {worst:.0%} of the machine: measure again for figures to keep"
-        )
-    for bar in checked:
-        mark = "[green]met[/]   " if bar.met else "[red]missed[/]"
-        out.print(f"{mark} {bar.name}: {bar.measured:.2f} ({bar.wanted})")
+    conclude(max((row.strangers for row in rows), default=0.0), checked)
 
 
 def write(rows: Sequence[Row], checked: Sequence[Bar], *, short: bool) -> None:
@@ -570,9 +554,7 @@ def write(rows: Sequence[Row], checked: Sequence[Bar], *, short: bool) -> None:
         "",
         *(f"- **{name}**: {note}." for name, note in {row.contender: row.note for row in rows}.items()),
         "",
-        "| bar | wanted | measured | |",
-        "| --- | --- | --- | --- |",
-        *(f"| {b.name} | {b.wanted} | {b.measured:.2f} | {'met' if b.met else '**missed**'} |" for b in checked),
+        *kept(checked),
     ]
     results.keep("Processing beside its peers (`make bench-process`)", body)
 

@@ -165,13 +165,24 @@ def show(rows: Sequence[Row], checked: Sequence[Bar]) -> None:
         table.add_row(*cells(row))
         last = row.case
     out.print(table)
-    if (worst := max((row.strangers for row in rows), default=0.0)) > QUIET:
+    conclude(max((row.strangers for row in rows), default=0.0), checked)
+
+
+def conclude(strangers: float, checked: Sequence[Bar]) -> None:
+    """Print whether the machine was quiet, by the share that strangers used of it, and whether each bar is met."""
+    if strangers > QUIET:
         out.print(
-            f"[yellow]not quiet[/] others used up to {worst:.0%} of the machine: measure again for figures to keep"
+            f"[yellow]not quiet[/] others used up to {strangers:.0%} of the machine: measure again for figures to keep"
         )
     for bar in checked:
         mark = "[green]met[/]   " if bar.met else "[red]missed[/]"
         out.print(f"{mark} {bar.name}: {bar.measured:.2f} ({bar.wanted})")
+
+
+def kept(checked: Sequence[Bar]) -> list[str]:
+    """Write the bars as a table of the page that is committed."""
+    lines = (f"| {b.name} | {b.wanted} | {b.measured:.2f} | {'met' if b.met else '**missed**'} |" for b in checked)
+    return ["| bar | wanted | measured | |", "| --- | --- | --- | --- |", *lines]
 
 
 def write(rows: Sequence[Row], checked: Sequence[Bar], *, short: bool) -> None:
@@ -194,9 +205,7 @@ def section(rows: Sequence[Row], checked: Sequence[Bar]) -> list[str]:
         "",
         *(f"- **{name}**: {note}." for name, note in notes.items()),
         "",
-        "| bar | wanted | measured | |",
-        "| --- | --- | --- | --- |",
-        *(f"| {b.name} | {b.wanted} | {b.measured:.2f} | {'met' if b.met else '**missed**'} |" for b in checked),
+        *kept(checked),
     ]
 
 

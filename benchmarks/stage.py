@@ -58,16 +58,7 @@ class Stage:
         Raises:
             FailedError: another benchmark runs here.
         """
-        BUILD.mkdir(parents=True, exist_ok=True)
-        lock = self._ours.enter_context((BUILD / "lock").open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FailedError(f"another benchmark runs in {BUILD}: two would measure each other") from None
-        self._kafka.stop()
-        shutil.rmtree(BUILD / "broker", ignore_errors=True)
-        self.bootstrap = self._kafka.start().bootstrap
-        self._ours.callback(self._kafka.stop)
+        self.bootstrap = begun(self._kafka, self._ours)
         self.writer = Writer(self.bootstrap)
         target = self._ours.enter_context(started([sys.executable, "-m", "benchmarks.target"], {}, "target"))
         assert target.stdout is not None
@@ -170,6 +161,25 @@ class Paced:
 def log_of(name: str) -> Path:
     """Name the file with what a process said."""
     return BUILD / "logs" / f"{name.replace(' ', '-').replace('/', '-')}.log"
+
+
+def begun(kafka: LocalKafka, ours: contextlib.ExitStack) -> str:
+    """Start an empty broker that `ours` stops, and give its address; one benchmark runs at a time.
+
+    Raises:
+        FailedError: another benchmark runs here.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    lock = ours.enter_context((BUILD / "lock").open("w"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise FailedError(f"another benchmark runs in {BUILD}: two would measure each other") from None
+    kafka.stop()
+    shutil.rmtree(BUILD / "broker", ignore_errors=True)
+    bootstrap = kafka.start().bootstrap
+    ours.callback(kafka.stop)
+    return bootstrap
 
 
 @contextlib.contextmanager
