@@ -1,7 +1,7 @@
 """What is delivered: Avro events of about a hundred bytes with our headers, on topics that are filled once."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,12 +117,8 @@ class Writer:
     def pace_sales(self, topic: str, first: int, events: int, per_second: float) -> None:
         """Write sales of one piece at a steady rate, each with the time at which it is written."""
         producer = self._producer(linger_ms=0)
-        begun = time.perf_counter()
-        for index in range(events):
-            if (wait := begun + index / per_second - time.perf_counter()) > 0:
-                producer.poll(0)
-                time.sleep(wait)
-            self._write_sale(producer, topic, first + index, datetime.now(UTC), 1, "")
+        for number in steadily(producer, first, events, per_second):
+            self._write_sale(producer, topic, number, datetime.now(UTC), 1, "")
         assert producer.flush(60) == 0
 
     def _write_sale(self, producer: Producer, topic: str, number: int, at: datetime, pieces: int, note: str) -> None:
@@ -149,12 +145,7 @@ class Writer:
     def pace(self, topic: str, first: int, events: int, per_second: float) -> None:
         """Write events at a steady rate, each with the time at which it is written."""
         producer = self._producer(linger_ms=0)
-        begun = time.perf_counter()
-        for index in range(events):
-            if (wait := begun + index / per_second - time.perf_counter()) > 0:
-                producer.poll(0)
-                time.sleep(wait)
-            number = first + index
+        for number in steadily(producer, first, events, per_second):
             self._write(producer, topic, number, evenly(number), datetime.now(UTC), None)
         assert producer.flush(60) == 0
 
@@ -197,3 +188,13 @@ class Writer:
                 break
         if number % 1000 == 0:
             producer.poll(0)
+
+
+def steadily(producer: Producer, first: int, events: int, per_second: float) -> Iterator[int]:
+    """Yield the numbers of events, each when it is due at this rate."""
+    begun = time.perf_counter()
+    for index in range(events):
+        if (wait := begun + index / per_second - time.perf_counter()) > 0:
+            producer.poll(0)
+            time.sleep(wait)
+        yield first + index

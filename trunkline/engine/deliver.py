@@ -56,7 +56,7 @@ from trunkline.ledger.intents import Intent, Standing, Wait, intend, withdraw
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
-from trunkline.observe import CALLED, TRACE, Observed, Observer, wanted
+from trunkline.observe import CALLED, Observed, Observer, wanted
 from trunkline.redact import hashed, marked, redact
 from trunkline.sinks.composite import CompositeSink
 from trunkline.sinks.http import Deletes, HttpSink, Written
@@ -539,10 +539,7 @@ class Deliverer:
                 request = self._deletes(event)
             else:
                 request = sink.request(event)
-            if event.traceparent is None and spans.Exporting.tracer is None:
-                TRACE.set(None)  # this task may have begun in the context of another call
-            else:
-                span = spans.calling(sink.name, self.name, sink.target.name, [event], replayed=bool(delivery.run))
+            span = spans.calling(sink.name, self.name, sink.target.name, [event], replayed=bool(delivery.run))
             began = time.monotonic()
             if "calling" in self._moments:
                 self._see("calling", delivery)
