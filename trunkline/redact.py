@@ -83,6 +83,17 @@ def marked(schema: Any, value: Any) -> list[str]:
     return found
 
 
+def has_marks(schema: Any) -> bool:
+    """Say whether a schema marks any field, so that there is something for `mask` and `marked` to do."""
+    match schema:
+        case dict():
+            return schema.get("sensitive") is True or any(map(has_marks, schema.values()))
+        case list():
+            return any(map(has_marks, schema))
+        case _:
+            return False
+
+
 def hashed(key: bytes | None) -> str:
     """Name a key without giving it away; "" for none."""
     return "" if key is None else hashlib.blake2b(key, digest_size=6).hexdigest()

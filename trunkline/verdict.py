@@ -208,6 +208,8 @@ def wished(headers: Mapping[str, str], now: datetime) -> float | None:
     Of several numbers the largest counts. A date in the past is 0; one without a zone is UTC, as in asctime's form.
     """
     value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
     if re.fullmatch(r"[0-9]+([ \t]*,[ \t]*[0-9]+)*", value):
         return max(float(number) for number in value.split(","))
     try:
@@ -226,7 +228,9 @@ def words(body: bytes) -> str:
         if isinstance(found, dict):
             said = next((found[name] for name in SENTENCES if isinstance(found.get(name), str)), said)
     text = redact(" ".join(said.split()))  # before it is cut: nobody finds half a secret
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:KEPT]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    plain = text[:KEPT]
     return f": {plain}" if plain else ""
 
 

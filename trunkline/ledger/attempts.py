@@ -28,7 +28,7 @@ def tried(db: Connection, attempts: Iterable[Attempt]) -> None:
             milliseconds(one.at),
             one.status,
             one.seconds,
-            one.words.replace("\0", "")[:WORDS],
+            one.words.replace("\0", "").encode(errors="replace").decode()[:WORDS],
         )
         for one in attempts
     ]

@@ -223,10 +223,10 @@ def test_an_outcome_that_came_too_late_parks_nothing(db: Connection) -> None:
 
 def test_failed_attempts_are_kept_for_whoever_asks(db: Connection) -> None:
     first = Attempt(place("a"), NOW, 503, 0.25, "answered 503")
-    second = Attempt(place("a"), NOW + timedelta(seconds=2), None, 20.0, "no answer\0" + "!" * 600)
+    second = Attempt(place("a"), NOW + timedelta(seconds=2), None, 20.0, "no answer\0 \ud800" + "!" * 600)
     tried(db, [second, first])
     tried(db, [first])
-    told = replace(second, words=("no answer" + "!" * 600)[:WORDS])
+    told = replace(second, words=("no answer ?" + "!" * 600)[:WORDS])
     assert attempts_of(db, [place("a"), place("b")]) == [first, told]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trunkline import redact as module
 from trunkline.avro.codec import Codec
 from trunkline.cli.run import clean
-from trunkline.redact import SECRET, SENSITIVE, hashed, keep_secret, marked, mask, redact, redact_data
+from trunkline.redact import SECRET, SENSITIVE, has_marks, hashed, keep_secret, marked, mask, redact, redact_data
 from trunkline.settings import Secret, env
 
 VALUE = "p@ss/wörd+ 9?=&"
@@ -192,6 +192,7 @@ def test_marked_fields_are_hidden_wherever_they_are(schema: Any) -> None:
     }
     assert mask(schema, {**ANN, "mail": None})["mail"] is None
     assert ANN["mail"] == "Ann@Example.org", "the event itself is as it was"
+    assert has_marks(schema)
     assert marked(schema, ANN) == [
         "Ann@Example.org",
         "1980-02-03",
@@ -202,6 +203,13 @@ def test_marked_fields_are_hidden_wherever_they_are(schema: Any) -> None:
         "Back Alley 4",
         "Hull",
     ]
+
+
+def test_a_schema_without_marks_hides_nothing() -> None:
+    plain = json.loads(json.dumps(PERSON).replace('"sensitive": true', '"sensitive": false'))
+    assert not has_marks(plain)
+    assert marked(plain, ANN) == []
+    assert mask(plain, ANN) == ANN
 
 
 def test_a_record_that_refers_to_itself_is_hidden_to_its_depth() -> None:

@@ -1,0 +1,90 @@
+"""Makes deliveries of the records of one flow."""
+
+from collections.abc import Callable
+from typing import Any
+
+from trunkline import deadletter
+from trunkline.avro.codec import HEAD
+from trunkline.deadletter import Origin
+from trunkline.engine.delivery import Delivery
+from trunkline.engine.dispatch import Dispatcher
+from trunkline.errors import Permanent, Poison, Undeliverable, UnknownSchema
+from trunkline.event import Event, from_headers
+from trunkline.kafka import events
+from trunkline.kafka.registry import Format
+from trunkline.ledger import deliveries
+
+OVERHEAD = 6_144
+"""Bytes that an event costs in memory besides its value."""
+
+
+class Reader:
+    """Reads what a flow fetches; used from the thread that fetches."""
+
+    def __init__(
+        self, core: Dispatcher, form: Format, *, sink: str, replay: str, deletes: bool, newer: Callable[[], None]
+    ) -> None:
+        """Prepare.
+
+        `sink` is what the ledger knows it by, `replay` the topic of the flow's replays. `deletes` says that a record
+        without a value is an event, `newer` is called when a record may be of a version that only others know.
+        """
+        self._core = core
+        self._form = form
+        self._sink = sink
+        self._replay = replay
+        self._deletes = deletes
+        self._newer = newer
+        self._met: dict[bytes, float] = {}
+        """When a schema that is no version of ours was first met, by the head of its values."""
+
+    def read(self, record: events.Record) -> Delivery:
+        """Make a delivery of a record; one that is no event becomes a poisoned delivery with an identity of its own.
+
+        Not with the one that its headers may name: what is wrong with it must not befall that event.
+        """
+        origin, run = Origin(*record.slot, record.offset), ""
+        if record.slot.topic == self._replay:
+            origin, run = deadletter.sent_again(record.headers, origin)
+        poison: Undeliverable | None = None
+        try:
+            gone = record.value is None and self._deletes
+            data, poison = ({}, None) if gone else self._decode(record)
+            event: Event[Any] = from_headers(record.headers, record.key, data)
+        except Poison as error:
+            event, poison = deadletter.stray(origin), error
+        newer = poison is None and record.value is not None and self._is_newer(record)
+        if newer or isinstance(poison, UnknownSchema):
+            self._newer()
+        key = None if record.key is None else deliveries.key_of(record.key)
+        return Delivery(
+            record=record,
+            event=event,
+            origin=origin,
+            place=deliveries.place_of(self._sink, event),
+            payload=deliveries.payload_of((record.value or b"")[HEAD:]),
+            lane=(record.slot, record.offset) if key is None else key,
+            key=key,
+            size=OVERHEAD + len(record.value or b""),
+            poison=poison,
+            newer=newer,
+            fetched=events.clock() if newer or poison is not None else 0.0,
+            run=run,
+        )
+
+    def _decode(self, record: events.Record) -> tuple[dict[str, Any], Permanent | None]:
+        """Decode a record's value; what a function from one version to the next makes impossible is the event's end."""
+        try:
+            return self._form.decode(record.value), None
+        except Permanent as error:
+            return {}, error
+
+    def _is_newer(self, record: events.Record) -> bool:
+        """Say whether another topology may have the version of a record's schema that ours has not (L5)."""
+        if self._form.knows(record.value):
+            return False
+        since = self._met.setdefault((record.value or b"")[:HEAD], events.clock())
+        if self._core.uniform > since:
+            self._form.accept(record.value)
+            return False
+        return True
