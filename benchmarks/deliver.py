@@ -1,4 +1,4 @@
-"""Delivering, measured beside its peers: `make bench-deliver`; `python -m benchmarks.deliver --quick` in three minutes.
+"""Delivering, measured beside its peers: `make bench-deliver`; `python -m benchmarks.deliver --quick` in four minutes.
 
 Every contender is a process that reads the same topic in a new group and posts each event to the same target. They
 take turns (A B A B …) and the median of the rounds is what counts. Exit code 1 says that a bar was missed.
@@ -28,9 +28,9 @@ SWEEP = (64, 128, 256, 512, 1024)
 PARTITIONS = 12
 
 
-def python(module: str, interpreter: str = sys.executable) -> tuple[str, ...]:
+def python(module: str, interpreter: str = sys.executable, *arguments: str) -> tuple[str, ...]:
     """Say how a contender in Python is started."""
-    return (interpreter, "-m", f"benchmarks.contenders.{module}")
+    return (interpreter, "-m", f"benchmarks.contenders.{module}", *arguments)
 
 
 def java(project: str, *arguments: str) -> tuple[str, ...]:
@@ -47,7 +47,15 @@ def parallel_consumer(client: str, concurrency: int, name: str = "Parallel Consu
     return Contender(name, command, "key", concurrency, f"{client}, {concurrency} at once")
 
 
-OURS = Contender("Trunkline", python("worker"), "key", note="ledger, look-ups, retries, metrics and logs on")
+OURS = Contender(
+    "Trunkline", python("worker", sys.executable, "1"), "key", note="ledger, look-ups, retries, metrics and logs on"
+)
+OURS_TWICE = Contender(
+    "Trunkline, 2 processes",
+    python("worker", sys.executable, "2"),
+    "key",
+    note="the same with a worker for each processor, which share the ledger",
+)
 BARE = Contender("bare loop", python("bare"), "key", 512, "neither commits nor records: the ceiling")
 OTHERS = (
     Contender("plain httpx loop", python("plain_httpx"), "key", 16, "neither commits nor records"),
@@ -163,7 +171,7 @@ def whole(bench: Bench) -> None:
         chosen[latency] = parallel_consumer(best.note.split(",")[0], best.concurrency)
     peer = chosen[20.0]
     for latency, found in chosen.items():
-        turns = plain(latency, (OURS, BARE, found, *OTHERS))
+        turns = plain(latency, (OURS, OURS_TWICE, BARE, found, *OTHERS))
         if found is peer:
             both = (OURS, peer)
             turns += failing(100, both) + failing(10, both) + one_hot(partitions, both)
@@ -183,12 +191,12 @@ def sweep_of(latency: float) -> Iterator[Turn]:
 def quick(bench: Bench) -> None:
     """Trunkline, the ceiling and the fastest peer at 20 ms."""
     bench.stage.writer.fill(EVENLY, EVENTS, evenly)
-    bench.take(plain(20.0, (OURS, BARE, parallel_consumer("vertx", 512))))
+    bench.take(plain(20.0, (OURS, OURS_TWICE, BARE, parallel_consumer("vertx", 512))))
 
 
 def main(
     *,
-    short: Annotated[bool, typer.Option("--quick", help="Only the main figure, in three minutes.")] = False,
+    short: Annotated[bool, typer.Option("--quick", help="Only the main figure, in four minutes.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="How often each takes its turn.")] = 2,
 ) -> None:
     """Measure, print a table, write build/bench/deliver.json and say whether every bar is met."""

