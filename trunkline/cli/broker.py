@@ -12,7 +12,7 @@ from trunkline.cli.project import out, print_json, talk
 from trunkline.dev import broker
 from trunkline.settings import load
 
-app = typer.Typer(help="The development broker: configured, in Docker, or on the local JVM.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -31,7 +31,7 @@ from trunkline.flow.declare import Bus
 from trunkline.kafka.publisher import Publisher
 from trunkline.settings import Settings, load
 
-app = typer.Typer(help="A whole bus on this machine: run it, break its targets, heal them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 COLOURS = {"✓": "bold green", "✗": "bold red"}
 REFUSED = 422

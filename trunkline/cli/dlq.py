@@ -22,7 +22,7 @@ from trunkline.operate.browse import Dead, Letters
 from trunkline.operate.replay import MOST_REPLAYS, select
 from trunkline.settings import load
 
-app = typer.Typer(help="Dead letters: what could not be delivered, why, and its replay.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")]

@@ -22,7 +22,7 @@ from trunkline.operate.control import topic_of
 from trunkline.operate.rebuild import Choice, Rebuild, Restored, trusted
 from trunkline.settings import load
 
-app = typer.Typer(help="The ledger: what was delivered, and what was not.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -1,55 +1,85 @@
 """`trunkline`: every command, and the one place where an error becomes a line and an exit code."""
 
+import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from trunkline import __version__
-from trunkline.cli import (
-    broker,
-    declared,
-    demo,
-    dlq,
-    ledger,
-    run,
-    schema,
-    send,
-    sink,
-    status,
-    tail,
-    target,
-    topics,
-    trace,
-    walk,
-)
 from trunkline.cli.project import read_env, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.redact import redact
 
+COMMANDS = {
+    "show": ("declared:show", "Print the topology: what follows what, from the sources to the targets."),
+    "check": ("declared:check", "Name every fault of topology.py at once; nothing is started or connected to."),
+    "run": ("run:run", "Run flows: receive, process, deliver, until SIGTERM; then finish what is in flight."),
+    "send": ("send:send", "Validate, sign and post one request; its bytes are sent as they are."),
+    "walk": (
+        "walk:walk",
+        "Print what the bus would do with a request, without doing it: steps, routes, requests, what answers mean.",
+    ),
+    "tail": ("tail:tail", "Print the newest records of a topic, oldest first, decoded by the schemas of this bus."),
+    "trace": (
+        "trace:trace",
+        "Print every hop and attempt of an event: what it came of, what came of it, and where that stands now.",
+    ),
+    "status": (
+        "status:status",
+        "Print how every flow stands, what needs a person first: workers, lag, last progress, dead letters.",
+    ),
+    "schema": ("schema:app", "The records on the topics: schema files and what is made from them."),
+    "broker": ("broker:app", "The development broker: configured, in Docker, or on the local JVM."),
+    "topics": ("topics:app", "The topics that the bus needs. Nothing is ever deleted."),
+    "dlq": ("dlq:app", "Dead letters: what could not be delivered, why, and its replay."),
+    "sink": ("sink:app", "Sinks: pause one, let it go on, skip one event, see how they stand."),
+    "target": ("target:app", "Targets: pause one, let it go on, see how they stand."),
+    "ledger": ("ledger:app", "The ledger: what was delivered, and what was not."),
+    "demo": ("demo:app", "A whole bus on this machine: run it, break its targets, heal them."),
+}
+"""Where each command is and what the list of commands says of it: the list loads none of them."""
+
+
+class Commands(TyperGroup):
+    """Load the module of a command when it is the one that was asked for: all of them take half a second."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find a command by its name in the table, then load it."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else loaded(name), rest
+
+
+def loaded(name: str) -> Any:
+    """Give a command of the table, or a group of commands."""
+    place, told = COMMANDS[name]
+    found = command_at(place)
+    alone = typer.Typer()
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name, help=told)
+    else:
+        alone.command(name)(found)
+    return get_group(alone).commands[name]
+
+
+def command_at(place: str) -> Any:
+    """Load the module of a command."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(f"trunkline.cli.{module}"), attribute)
+
+
 commands = typer.Typer(
+    cls=Commands,
     name="trunkline",
     help="An event-driven integration bus: change events in, idempotent API calls out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-commands.command()(declared.show)
-commands.command()(declared.check)
-commands.add_typer(schema.app, name="schema")
-commands.add_typer(broker.app, name="broker")
-commands.add_typer(topics.app, name="topics")
-commands.command()(run.run)
-commands.command()(send.send)
-commands.command()(walk.walk)
-commands.command()(tail.tail)
-commands.command()(trace.trace)
-commands.command()(status.status)
-commands.add_typer(dlq.app, name="dlq")
-commands.add_typer(sink.app, name="sink")
-commands.add_typer(target.app, name="target")
-commands.add_typer(ledger.app, name="ledger")
-commands.add_typer(demo.app, name="demo")
+for command, (_, summary) in COMMANDS.items():
+    commands.command(command, help=summary)(lambda: None)
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape

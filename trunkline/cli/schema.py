@@ -56,7 +56,7 @@ explicit_package_bases = True
 """
 """How the type checker is asked: for what does not fit, and not for the project's own rules."""
 
-app = typer.Typer(help="The records on the topics: schema files and what is made from them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from trunkline.kafka.orders import Command, Full
 from trunkline.operate.control import Answer, Desk, Standing, sink_of, standings, topic_of
 from trunkline.settings import load
 
-app = typer.Typer(help="Sinks: pause one, let it go on, skip one event, see how they stand.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")]
 Why = Annotated[str, typer.Option(help="The reason, for whoever looks later.")]

@@ -24,7 +24,7 @@ from trunkline.operate.control import Answer, Desk, topic_of
 from trunkline.operate.targets import Standing, target_of
 from trunkline.settings import load
 
-app = typer.Typer(help="Targets: pause one, let it go on, see how they stand.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TARGET", help="A target's name.")]
 Why = Annotated[str, typer.Option(help="The reason, for whoever looks later.")]

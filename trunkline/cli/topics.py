@@ -12,7 +12,7 @@ from trunkline.kafka.topics import Change, Create, Differ, Grow, Refuse, names, 
 from trunkline.operate.leaving import left
 from trunkline.settings import load
 
-app = typer.Typer(help="The topics that the bus needs. Nothing is ever deleted.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list.")]
 

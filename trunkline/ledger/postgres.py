@@ -8,15 +8,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from trunkline.errors import UsageError
 from trunkline.ledger import calls, delivered
 from trunkline.ledger.database import Failure, outdated
+
+if TYPE_CHECKING:  # a tenth of every start that a ledger in a file does not spend
+    import psycopg
 
 SETUP = """
 SET synchronous_commit = on;
@@ -142,6 +143,9 @@ class Server:
         Raises:
             UsageError: it is none.
         """
+        import psycopg  # noqa: PLC0415 - as above
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
         self._url = url.get_secret_value()
         try:
             parts = conninfo_to_dict(self._url)
@@ -179,6 +183,8 @@ class Server:
 
     def open(self) -> "psycopg.Connection[tuple[Any, ...]]":
         """Open a connection of the driver."""
+        import psycopg  # noqa: PLC0415 - as above
+
         try:
             raw = psycopg.connect(self._url, autocommit=True, **cast("Any", REACH))
         except psycopg.Error as error:
@@ -191,7 +197,7 @@ class Server:
             raise Failure(f"{self.name} cannot be used: {self.told(error)}") from None
         return raw
 
-    def told(self, error: psycopg.Error) -> str:
+    def told(self, error: "psycopg.Error") -> str:
         """Give what the database says in one line, without the password."""
         line = " ".join(str(error).split()) or type(error).__name__
         return line.replace(self._password, "…") if self._password else line
@@ -278,6 +284,8 @@ class Connection:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Make what runs inside one transaction."""
+        import psycopg  # noqa: PLC0415 - as above
+
         try:
             self.run("BEGIN")
         except Failure:  # the connection may have been lost while nobody used it
@@ -348,6 +356,8 @@ class Connection:
 
         A wrong statement or value stays what it is; but a table that has gone is the database's trouble.
         """
+        import psycopg  # noqa: PLC0415 - as above
+
         if self._raw is None:
             if self._inside:
                 raise Failure(f"{self._server.name} was lost in a transaction")

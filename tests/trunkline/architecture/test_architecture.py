@@ -38,19 +38,28 @@ ORDINARY = {
 """Words of the reference project, in the singular, that a library may well use for its own things."""
 
 
-@pytest.mark.parametrize("module", ["trunkline", "topology"])
-def test_what_is_declared_loads_no_broker_client_http_client_or_database(module: str) -> None:
-    code = f"import json, sys, {module}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+def loaded_by(code: str) -> set[str]:
+    """Give what a program has loaded: the first parts of the modules' names."""
+    code += "; import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
-    assert HEAVY.isdisjoint(json.loads(done.stdout))
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_what_judges_requests_by_a_document_is_loaded_by_no_worker() -> None:
-    code = "import sys, trunkline.cli.main; print({'jsonschema', 'openapi_schema_validator'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+@pytest.mark.parametrize("module", ["trunkline", "topology"])
+def test_what_is_declared_loads_no_broker_client_http_client_or_database(module: str) -> None:
+    assert HEAVY.isdisjoint(loaded_by(f"import {module}"))
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    code = "from trunkline.cli.main import commands; commands(['--help'], standalone_mode=False)"
+    assert loaded_by(code) & HEAVY == {"sqlite3"}  # of the one ledger that commands look into
+
+
+def test_a_worker_loads_nothing_that_only_some_need() -> None:
+    only_some = {"jsonschema", "openapi_schema_validator", "psycopg", "faust", "rocksdict"}
+    assert loaded_by("import trunkline.cli.run") & {"confluent_kafka", *only_some} == {"confluent_kafka"}
 
 
 def test_the_contracts_of_import_linter_hold() -> None:
