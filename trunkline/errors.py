@@ -18,6 +18,9 @@ TrunklineError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+EXIT = 70
+"""The exit code of a process that has found itself to stand still and ended (EX_SOFTWARE of sysexits.h)."""
+
 
 class TrunklineError(Exception):
     """The root of everything Trunkline raises on purpose; the message is one line that a person can act on."""

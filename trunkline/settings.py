@@ -12,8 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
 from trunkline.errors import UsageError
 from trunkline.redact import keep_secret
@@ -73,7 +72,6 @@ def written(value: Iterable[IPv4Network | IPv6Network]) -> str:
 
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
-    NoDecode,
     BeforeValidator(networks),
     PlainSerializer(written, when_used="json"),
 ]
@@ -87,10 +85,10 @@ class Targets(BaseModel):
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that differs between a laptop and production; `load` reads it from the environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     kafka: Kafka = Kafka()
     ledger: Ledger = Ledger()
@@ -100,18 +98,6 @@ class Settings(BaseSettings):
     state: Path = Field(
         default=Path("var"), description="a folder for what can be made again: rows of tables, the local broker"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' own signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what is given and nothing else: `Settings()` in a test is not the developer's environment."""
-        return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +151,14 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         if base not in known:
             close = difflib.get_close_matches(base, known, n=1)
             raise UsageError(f"{name} is no setting.{f' Did you mean {close[0]}?' if close else ''}")
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {
-        name.lower(): Env(name).read(environment)
-        for name in known
-        if name in environment or f"{name}_FILE" in environment
-    }
+    values: dict[str, Any] = {}
+    for name in known:
+        if name in environment or f"{name}_FILE" in environment:
+            part, _, setting = name.removeprefix(PREFIX).lower().partition("__")
+            value = Env(name).read(environment)
+            values[part] = values.get(part, {}) | {setting: value} if setting else value
     try:
-        return Settings(**source())
+        return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.topology import processing_bus
-from trunkline.cli.run import work
+from trunkline.cli.worker import work
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Worker

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from benchmarks.topology import whole_bus
-from trunkline.cli.run import work
+from trunkline.cli.worker import work
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets

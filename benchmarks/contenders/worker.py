@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.topology import bus_of
 from trunkline.cli.project import talk
-from trunkline.cli.run import say_running, work
 from trunkline.cli.supervisor import Process, supervise
+from trunkline.cli.worker import say_running, work
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets, Worker

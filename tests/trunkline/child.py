@@ -12,7 +12,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from tests.trunkline.support import LOOPBACK
-from trunkline.cli.run import work
+from trunkline.cli.worker import work
 from trunkline.errors import TrunklineError
 from trunkline.kafka import events
 from trunkline.observe import Observed

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.trunkline import support
 from trunkline.cli import supervisor
-from trunkline.cli.run import work
+from trunkline.cli.worker import work
 from trunkline.engine import watchdog
 from trunkline.kafka import events
 from trunkline.observe import Observed

@@ -40,8 +40,9 @@ COMMANDS = {
     "target": ("target:app", "Targets: pause one, let it go on, see how they stand."),
     "ledger": ("ledger:app", "The ledger: what was delivered, and what was not."),
     "demo": ("demo:app", "A whole bus on this machine: run it, break its targets, heal them."),
+    "run-worker": ("worker:run_worker", ""),
 }
-"""Where each command is and what the list of commands says of it: the list loads none of them."""
+"""Where each command is and what the list of commands says of it, which loads none; one without words is not listed."""
 
 
 class Commands(TyperGroup):
@@ -79,7 +80,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command, (_, summary) in COMMANDS.items():
-    commands.command(command, help=summary)(lambda: None)
+    commands.command(command, help=summary, hidden=not summary)(lambda: None)
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape

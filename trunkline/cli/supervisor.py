@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from trunkline.engine import watchdog
+from trunkline.errors import EXIT
 
 USAGE = 2
 """The exit code of a process that cannot run as it was asked to."""
@@ -38,7 +38,7 @@ def why(code: int) -> str:
     """Say how a process ended."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    if code == watchdog.EXIT:
+    if code == EXIT:
         return f"its watchdog ended it, exit code {code}"
     return f"exit code {code}"
 

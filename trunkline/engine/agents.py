@@ -25,9 +25,19 @@ from pydantic import TypeAdapter, ValidationError
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine.eventtime import LATE, Note, Reach, note_of, time_of
-from trunkline.engine.watchdog import EXIT, Heart
+from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
-from trunkline.errors import Halt, Permanent, Poison, Retryable, TrunklineError, Unavailable, UnknownSchema, UsageError
+from trunkline.errors import (
+    EXIT,
+    Halt,
+    Permanent,
+    Poison,
+    Retryable,
+    TrunklineError,
+    Unavailable,
+    UnknownSchema,
+    UsageError,
+)
 from trunkline.event import Event, Headers, Moment, derived_id, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Agent, Bus, dead_letters_of, flow_name, group_of, identity_of, inputs_of, source_of
 from trunkline.flow.transform import key_of

@@ -24,10 +24,9 @@ from typing import Any, Self
 
 import structlog
 
+from trunkline.errors import EXIT
 from trunkline.http.transport import DEADLINE
 
-EXIT = 70
-"""The exit code of a process that its watchdog has ended (EX_SOFTWARE of sysexits.h)."""
 SILENT = 10.0
 UNFINISHED = DEADLINE + 30.0
 LOOK_EVERY = 0.5

@@ -15,9 +15,9 @@ from trunkline.engine.spans import exporting
 from trunkline.engine.survey import Survey
 from trunkline.engine.watchdog import Watchdog
 from trunkline.engine.worker import Worker
-from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
 from trunkline.gateway.app import Condition, Door, build
+from trunkline.gateway.ports import bind
 from trunkline.observe import Every, Metrics, Observer
 from trunkline.redact import redact
 from trunkline.settings import Settings
@@ -92,21 +92,6 @@ async def serve(
         server.should_exit = True
         await serving
     return worker.drained
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything starts.
-
-    Raises:
-        UsageError: it is taken, or cannot be.
-    """
-    try:
-        return socket.create_server((host, port), backlog=2048, reuse_port=False)
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else "there is no such port"
-        raise UsageError(
-            f"port {port} of {host} cannot be taken: {why}. Set TRUNKLINE_GATEWAY__PORT to a free one, or 0."
-        ) from None
 
 
 class Server(uvicorn.Server):

@@ -59,7 +59,11 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
 
 def test_a_worker_loads_nothing_that_only_some_need() -> None:
     only_some = {"jsonschema", "openapi_schema_validator", "psycopg", "faust", "rocksdict"}
-    assert loaded_by("import trunkline.cli.run") & {"confluent_kafka", *only_some} == {"confluent_kafka"}
+    assert loaded_by("import trunkline.cli.worker") & {"confluent_kafka", *only_some} == {"confluent_kafka"}
+
+
+def test_what_keeps_workers_running_loads_less_than_they_do() -> None:
+    assert loaded_by("import trunkline.cli.run") & HEAVY == {"sqlite3"}
 
 
 def test_the_contracts_of_import_linter_hold() -> None:

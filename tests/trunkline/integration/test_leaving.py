@@ -7,7 +7,7 @@ import pytest
 from tests.trunkline.faults.buses import Annex
 from tests.trunkline.support import QUICK, Stage, note, notes, shelf, wait_for
 from trunkline import Bus, Deliver, Target, env
-from trunkline.cli.run import work
+from trunkline.cli.worker import work
 from trunkline.errors import UsageError
 from trunkline.kafka.control import Control
 from trunkline.ledger.deliveries import State

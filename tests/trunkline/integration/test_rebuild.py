@@ -21,7 +21,7 @@ from tests.trunkline.integration.test_operate import Project, order
 from tests.trunkline.support import Shelf, Stage, header, note, notes, stamped
 from trunkline import Bus, Deliver, Target, deadletter, env
 from trunkline.avro.codec import HEAD
-from trunkline.cli.run import note as note_passed
+from trunkline.cli.worker import note as note_passed
 from trunkline.deadletter import REFERENCE, Failure, Origin, replayed, stray
 from trunkline.errors import UsageError
 from trunkline.event import Event, to_headers

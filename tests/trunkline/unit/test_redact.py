@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trunkline import redact as module
 from trunkline.avro.codec import Codec
-from trunkline.cli.run import clean
+from trunkline.cli.worker import clean
 from trunkline.redact import SECRET, SENSITIVE, has_marks, hashed, keep_secret, marked, mask, redact, redact_data
 from trunkline.settings import Secret, env
 

@@ -1,0 +1,157 @@
+"""One worker of `trunkline run`: its flows and its port, in a process that does not outlive its supervisor."""
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from functools import partial
+from types import TracebackType
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from trunkline import settings
+from trunkline.cli.project import bootstrap, load_bus, looking, talk
+from trunkline.cli.run import moment
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Bus
+from trunkline.gateway.server import serve
+from trunkline.kafka import orders
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender
+from trunkline.kafka.orders import Passed
+from trunkline.kafka.topics import control_of
+from trunkline.observe import NOBODY, Every, Log, Observer
+from trunkline.operate.leaving import left
+from trunkline.redact import redact_data
+from trunkline.settings import Settings
+
+SWITCH = 0.0005
+"""Seconds for which a thread that computes may keep the loop from running: the default is ten times as long."""
+COLLECT = (1_000_000, 10, 10)
+"""When the interpreter looks for cycles: thousands of events wait at any time, and none of them is in one."""
+
+
+def run_worker(
+    ports: Annotated[str, typer.Argument(help="Numbers of the sockets that it inherits, with commas between.")],
+    flows: Annotated[list[str] | None, typer.Argument()] = None,
+    *,
+    start: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Run flows in this process for `trunkline run`, which started it; exits 0 when all in flight had ended, else 1."""
+    sockets = [socket.socket(fileno=int(number)) for number in ports.split(",")]
+    for one in sockets:
+        one.set_inheritable(False)
+    leave_with_supervisor()
+    config = settings.load()
+    ended = work(load_bus(), config, flows or [], start=start, ready=lambda _: say_running(), ports=sockets)
+    sys.exit(0 if ended else 1)
+
+
+def say_running() -> None:
+    """Tell the supervisor that everything runs."""
+    with suppress(BrokenPipeError):  # it has gone, and we know by now
+        os.write(sys.stdin.fileno(), b"\n")
+
+
+def leave_with_supervisor() -> None:
+    """Drain when the supervisor has gone: its end of our standard input has gone with it, however it ended."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def wait() -> None:
+        with suppress(ConnectionResetError):  # it had not read what we wrote
+            os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=wait, name="supervisor", daemon=True).start()
+
+
+def work(
+    bus: Bus,
+    config: Settings,
+    flows: list[str],
+    *,
+    start: str | None = None,
+    observe: Observer = NOBODY,
+    ready: Callable[[str], None] = lambda _: None,
+    ports: Sequence[socket.socket] = (),
+) -> bool:
+    """Run flows in this process and say whether all had ended well; tests pass an observer of their own.
+
+    Raises:
+        UsageError: an unknown flow, a missing topic, secret or start, a port that is taken.
+        Unavailable: broker, ledger or a table cannot be reached.
+    """
+    faulthandler.enable()
+    set_up_logging()
+    address = bootstrap(config)
+    names = flows or [name for name, _ in bus.named()]
+    with Control(address) as control, looking(config) as db:
+        if db is not None and (gone := left(bus, control, db)):
+            raise UsageError(" ".join(map(str, gone)))
+        control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, address))
+
+    def say(url: str) -> None:
+        own = f"; its own port http://{config.gateway.host}:{ports[-1].getsockname()[1]}" if len(ports) > 1 else ""
+        talk.print(f"running {', '.join(names)}; port {url}; broker {address}{own}", markup=False)
+        ready(url)
+
+    sys.setswitchinterval(SWITCH)
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
+    return uvloop.run(serve(bus, config, address, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
+
+
+def note(bus: Bus, address: str, gaps: Sequence[Passed]) -> None:
+    """Keep on the control topic what flows never read: `status` counts it, and no rebuild takes it for delivered."""
+    with closing(Sender(address)) as sender:
+        orders.send(sender, control_of(bus), [change for gap in gaps for change in orders.passing(gap)])
+
+
+def set_up_logging() -> None:
+    """Log one JSON object a line on stderr, or coloured lines where a person looks on; others' words and bugs too.
+
+    Every value goes through the redactor, and so does the text of an exception that nobody has caught.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        clean,
+    ]
+    last: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        last = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[*shared, last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last], foreign_pre_chain=shared
+        )
+    )
+    for name in ("librdkafka", "asyncio", "uvicorn.error", "opentelemetry", "faust", "mode"):
+        logging.getLogger(name).addHandler(handler)
+    sys.excepthook = tell
+    threading.excepthook = lambda caught: tell(caught.exc_type, caught.exc_value, caught.exc_traceback)
+
+
+def clean(_logger: object, _method: str, said: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Redact what is about to be logged."""
+    return {name: redact_data(value, name) for name, value in said.items()}
+
+
+def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Log an exception that nobody has caught."""
+    structlog.get_logger("trunkline").critical("bug in Trunkline", exc_info=(kind, error, trace))
