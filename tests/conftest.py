@@ -1,15 +1,15 @@
-import fcntl
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from testcontainers.core.container import DockerContainer
 
+from tests.shared import running
 from trunkline import redact
 from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka, answers
@@ -39,41 +39,12 @@ def secrets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the address of a real broker: the one of TEST_BOOTSTRAP, else Docker's, else one on the JVM.
-
-    The workers of pytest-xdist share it. One lock is held while it is started or looked for, another one shared by all
-    who use it; the worker that started it stops it when nobody does. A lock ends with its process.
-    """
+    """Give the address of a real broker: the one of TEST_BOOTSTRAP, else Docker's, else one on the JVM."""
     if given := os.environ.get("TEST_BOOTSTRAP"):
         yield given
-        return
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    address = shared / "bootstrap"
-    with (shared / "users").open("a") as users, ExitStack() as ours:
-        with locked(shared / "starting"):
-            if not address.exists():
-                address.write_text(
-                    ours.enter_context(in_docker(shared / "ports") if docker_works() else on_jvm(shared / "broker"))
-                )
-                ours.callback(fcntl.flock, users, fcntl.LOCK_EX)
-                ours.callback(forget, shared)
-            fcntl.flock(users, fcntl.LOCK_SH)
-        yield address.read_text()
-        fcntl.flock(users, fcntl.LOCK_UN)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def forget(shared: Path) -> None:
-    """Let whoever needs a broker from now on start another."""
-    with locked(shared / "starting"):
-        (shared / "bootstrap").unlink()
+    else:
+        with running(tmp_path_factory, "broker", in_docker if docker_works() else on_jvm) as address:
+            yield address
 
 
 def docker_works() -> bool:
@@ -91,8 +62,8 @@ def on_jvm(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def in_docker(file: Path) -> Iterator[str]:
-    port, _ = broker._ports(file)
+def in_docker(folder: Path) -> Iterator[str]:
+    port, _ = broker._ports(folder / "ports")
     settings = dict(line.split("=", 1) for line in broker.properties(29092, 29093).splitlines())
     settings |= {
         "listeners": "PLAINTEXT://0.0.0.0:29092,CONTROLLER://127.0.0.1:29093",

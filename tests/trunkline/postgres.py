@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from testcontainers.core.container import DockerContainer
 
+from tests.shared import running
 from trunkline.dev import postgres as local
 from trunkline.dev.postgres import LocalPostgres
 from trunkline.ledger.database import Ledger
@@ -27,7 +28,7 @@ MakeUrl = Callable[[], SecretStr]
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeUrl]:
     """Give a function that makes an empty place for a ledger, on a server of TEST_POSTGRES, of Docker or of our own."""
-    with a_server(tmp_path_factory.mktemp("postgres")) as address:
+    with running(tmp_path_factory, "postgres", a_server) as address:
 
         def make() -> SecretStr:
             schema = f"t{uuid.uuid4().hex[:12]}"

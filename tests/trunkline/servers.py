@@ -7,7 +7,6 @@ by its name, and fails where REQUIRE_SERVERS is set.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
+from tests.shared import free_port
 from tests.trunkline.support import wait_for
 
 GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
@@ -60,12 +60,6 @@ def jars(coordinates: str) -> Path:
             if not libs.is_dir():
                 Path(partial, "libs").rename(libs)
     return libs
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -121,14 +115,14 @@ class WireMock:
 
 
 @contextmanager
-def wiremock(folder: Path) -> Iterator[WireMock]:
-    """Run WireMock."""
+def wiremock(folder: Path) -> Iterator[str]:
+    """Run WireMock; give its address."""
     port, root = free_port(), folder / "wiremock"
     root.mkdir()
     java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars(WIREMOCK)}/*"]
     main = ["wiremock.Run", "--port", str(port), "--bind-address", "127.0.0.1", "--root-dir", str(root)]
     with running([*java, *main], {}, folder / "wiremock.log", f"http://127.0.0.1:{port}/__admin/mappings"):
-        yield WireMock(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
 
 
 class Toxiproxy:

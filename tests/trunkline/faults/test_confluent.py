@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,6 +17,7 @@ import fastavro
 import httpx
 import pytest
 
+from tests.shared import free_port
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import Stage, note, stamped, wait_for, whole_bus
 from tests.trunkline.unit.test_avro_compat import PAIRS
@@ -66,9 +66,7 @@ def installed() -> Path:
 def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run the registry, in memory, and give the address of its Confluent-compatible API."""
     folder = installed()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["-Xmx384m", f"-Dquarkus.http.port={port}", "-Dquarkus.http.host=127.0.0.1"]
     [jar] = folder.glob("apicurio-registry-app-*-runner.jar")
     log = (tmp_path_factory.mktemp("apicurio") / "log").open("wb")

@@ -5,10 +5,12 @@ import base64
 import json
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 
+from tests.shared import running
 from tests.trunkline.servers import WireMock, oauth, wiremock
 from tests.trunkline.support import LOOPBACK
 from trunkline import ClientCredentials, Rotation, Secret, Target, env
@@ -20,16 +22,16 @@ from trunkline.http.proofs import NoToken
 from trunkline.http.transport import Transport
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with oauth(tmp_path_factory.mktemp("oauth"), {"erp": 3600, "brief": 2}) as url:
+    with running(tmp_path_factory, "oauth", partial(oauth, lives={"erp": 3600, "brief": 2})) as url:
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireMock]:
-    with wiremock(tmp_path_factory.mktemp("wiremock")) as running:
-        yield running
+    with running(tmp_path_factory, "wiremock", wiremock) as url:
+        yield WireMock(url)
 
 
 class Erp:

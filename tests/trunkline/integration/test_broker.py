@@ -26,14 +26,6 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     assert processes(tmp_path) == []
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    kafka = LocalKafka(tmp_path_factory.mktemp("kafka"))
-    yield kafka
-    kafka.stop()
-    assert processes(kafka.folder) == []
-
-
 def processes(folder: Path) -> list[int]:
     """Find every process that names the folder in its arguments."""
     found = []
@@ -64,11 +56,19 @@ def consume(bootstrap: str) -> bytes:
     return value
 
 
-def test_a_record_survives_a_crash_and_a_clean_stop_on_the_same_address(settings: Settings) -> None:
-    first = broker.up(settings)
+def test_a_broker_is_one_and_keeps_address_and_records_over_a_crash_and_a_clean_stop(
+    bootstrap: str, settings: Settings
+) -> None:
+    """From its first start, which two ask for at once, beside another broker, to a stop that it does not hear."""
+    with ThreadPoolExecutor(2) as pool:
+        [first, other] = pool.map(lambda _: broker.up(settings), range(2))
+    assert first == other == broker.running(settings)
     assert first.kind == "jvm"
     assert first.pid is not None
-    assert broker.running(settings) == broker.up(settings) == first
+    assert processes(settings.state) == [first.pid]
+    assert os.getsid(first.pid) != os.getsid(0)
+    assert os.getpgid(first.pid) != os.getpgid(0)
+    assert first.bootstrap != bootstrap
     produce(first.bootstrap, b"kept")
 
     kafka = LocalKafka(settings.state / "broker")
@@ -82,42 +82,18 @@ def test_a_record_survives_a_crash_and_a_clean_stop_on_the_same_address(settings
     assert broker.down(settings)
     assert not broker.down(settings)
     assert processes(settings.state) == []
+    assert answers(bootstrap)
     third = broker.up(settings)
     assert third.bootstrap == first.bootstrap
     assert consume(third.bootstrap) == b"kept"
 
-
-def test_two_ups_at_once_start_one_broker(settings: Settings) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        [one, other] = pool.map(lambda _: broker.up(settings), range(2))
-    assert one == other
-    assert processes(settings.state) == [one.pid]
-
-
-def test_a_broker_runs_in_a_session_of_its_own(kafka: LocalKafka) -> None:
-    pid = kafka.start().pid
-    assert pid is not None
-    assert os.getsid(pid) != os.getsid(0)
-    assert os.getpgid(pid) != os.getpgid(0)
-
-
-def test_brokers_run_side_by_side(kafka: LocalKafka, settings: Settings) -> None:
-    one, other = kafka.start(), broker.up(settings)
-    assert one.bootstrap != other.bootstrap
-    assert broker.down(settings)
-    assert answers(one.bootstrap)
-
-
-def test_a_broker_that_does_not_stop_is_killed(settings: Settings) -> None:
-    pid = broker.up(settings).pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    assert LocalKafka(settings.state / "broker").stop(seconds=0.1)
+    assert third.pid is not None
+    os.kill(third.pid, signal.SIGSTOP)
+    assert kafka.stop(seconds=0.1)
     assert processes(settings.state) == []
 
 
-def test_a_configured_broker_is_used_and_left_alone(kafka: LocalKafka, settings: Settings) -> None:
-    bootstrap = kafka.start().bootstrap
+def test_a_configured_broker_is_used_and_left_alone(bootstrap: str, settings: Settings) -> None:
     configured = settings.model_copy(update={"kafka": Kafka(bootstrap=f"127.0.0.1:1,{bootstrap}")})
     assert broker.up(configured) == Running("configured", f"127.0.0.1:1,{bootstrap}")
     assert not broker.down(configured)
@@ -125,10 +101,10 @@ def test_a_configured_broker_is_used_and_left_alone(kafka: LocalKafka, settings:
 
 
 def test_docker_is_asked_to_start_and_stop_kafka(
-    kafka: LocalKafka, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bootstrap: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The docker client is a stand-in that notes what it is asked; what answers at the address is a real broker."""
-    bootstrap, asked = kafka.start().bootstrap, tmp_path / "asked"
+    asked = tmp_path / "asked"
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(f"""#!/bin/sh\necho "$*" >>'{asked}'\n[ "$4" != port ] || echo {bootstrap}\n""")

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from tests.shared import free_port
 from tests.trunkline.support import HASTY, Running, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
 from trunkline.deadletter import replayed
 from trunkline.dev import target
@@ -267,8 +267,7 @@ def test_patience_ends_with_a_letter(stage: Stage) -> None:
 
 def test_a_target_that_is_not_there_is_tried_until_it_is(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("SHELF_URL", f"http://127.0.0.1:{port}/shelf")
     stage.write(bus, [note(1), note(2), note(1, "b")])
     with stage.running(bus) as running:

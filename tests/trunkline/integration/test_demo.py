@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import locked
+from tests.shared import locked
 from tests.trunkline.integration.short_journey import AFTER, BASKETS
 from trunkline.dev.broker import LocalKafka
 
@@ -132,17 +132,23 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.faults(group="main")
-@pytest.mark.timeout(300)
-def test_ctrl_c_in_the_middle_stops_what_was_started(state: Path, tmp_path: Path) -> None:
-    """The other test then begins anew on what this one leaves on the broker."""
-    with terminal(state, "demo", "run", SCENARIO, "--rate", "1", "--out", str(tmp_path / "demo")) as demo:
+def interrupted(state: Path, folder: Path) -> None:
+    """Run a demo and type Ctrl-C in the middle."""
+    with terminal(state, "demo", "run", SCENARIO, "--rate", "1", "--out", str(folder)) as demo:
         demo.wait_for("act one, posted")
         assert demo.interrupt() == 130
-    assert left_behind(tmp_path / "demo") + left_behind(state) == []
+    assert left_behind(folder) + left_behind(state) == []
 
 
+def test_ctrl_c_in_the_middle_stops_what_was_started(state: Path, tmp_path: Path) -> None:
+    interrupted(state, tmp_path / "demo")
+
+
+@pytest.mark.faults(group="main")
+@pytest.mark.timeout(300)
 def test_both_acts_balance_and_the_bus_stays_up_for_the_commands_on_the_screen(state: Path, tmp_path: Path) -> None:
+    """It begins anew on what an interrupted demo has left on the broker."""
+    interrupted(state, tmp_path / "interrupted")
     out = tmp_path / "demo"
     arguments = ("--events", str(BASKETS), "--rate", "0", "--out", str(out))
     with terminal(state, "demo", "run", SCENARIO, *arguments) as demo:

@@ -1,7 +1,6 @@
 """The ledger's server: its address is a secret, its commits are synced, its days are tables."""
 
 import re
-import socket
 from datetime import UTC, datetime
 
 import psycopg
@@ -9,6 +8,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
+from tests.shared import free_port
 from tests.trunkline.postgres import MakeUrl
 from trunkline import settings
 from trunkline.errors import UsageError
@@ -46,9 +46,7 @@ def test_an_address_that_is_none_is_not_quoted(wrong: str) -> None:
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_its_password(url: SecretStr) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    for parts in ({"port": port, "password": "geheim"}, {"password": "geheim"}, {"dbname": "absent"}):
+    for parts in ({"port": free_port(), "password": "geheim"}, {"password": "geheim"}, {"dbname": "absent"}):
         wrong = make_conninfo(url.get_secret_value(), **parts)
         with pytest.raises(Failure, match="cannot be reached") as raised:
             Server(SecretStr(wrong)).connect()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from typing_extensions import TypedDict
 
+from tests.shared import free_port
 from tests.trunkline.integration.test_tables import put, with_known
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
-from tests.trunkline.servers import free_port
 from tests.trunkline.support import Stage, header, note, notes, wait_for
 from trunkline import Bus, Enrich, Event, Limit, Lookup, Process, Table, Target, Topic, env, wait
 from trunkline.avro.codec import HEAD, Codec

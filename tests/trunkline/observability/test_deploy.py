@@ -7,7 +7,6 @@ and fail where REQUIRE_SERVERS is set.
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.shared import free_port
 from tests.trunkline.observability.buses import traced_bus
 from tests.trunkline.observability.figures import Figures, figures
 from tests.trunkline.observability.hearing import Witness, post, replay
@@ -72,8 +72,7 @@ def prometheus(folder: Path, worker: str) -> Iterator[str]:
         assert old in text
         text = text.replace(old, new)
     (folder / "prometheus.yml").write_text(text)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         tool("prometheus"),
         f"--config.file={folder}/prometheus.yml",

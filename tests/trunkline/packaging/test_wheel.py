@@ -8,42 +8,50 @@ import sysconfig
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.shared import made
 
 ROOT = Path(__file__).parents[3]
 
 Trunkline = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    built = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    [file] = folder.glob("*.whl")
+    [file] = made(tmp_path_factory, "wheel", build).glob("*.whl")
     return file
 
 
-@pytest.fixture(scope="module")
+def build(folder: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+
+
+@pytest.fixture(scope="session")
 def trunkline(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel in an environment of its own and return its `trunkline` command.
+    """Install the wheel in an environment of its own and return its `trunkline` command."""
+    return made(tmp_path_factory, "environment", partial(install, wheel)) / "bin" / "trunkline"
+
+
+def install(wheel: Path, environment: Path) -> None:
+    """Make an environment that has the wheel.
 
     The dependencies are not installed a second time: a .pth file adds the folder that holds them to the path. It only
     appends, so the wheel's folder comes first; and Python reads no .pth files in a folder added so, which leaves out
     the editable install's own .pth and with it the checkout.
     """
-    environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, symlinks=True)
     python = str(environment / "bin" / "python")
     site = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
     # pip itself comes through the .pth file; it must not take the checkout's editable install for the same package.
-    subprocess.run([*install, "--ignore-installed", str(wheel)], check=True, cwd=environment)
-    return environment / "bin" / "trunkline"
+    subprocess.run([*pip, "--ignore-installed", str(wheel)], check=True, cwd=environment)
 
 
 @pytest.fixture
@@ -86,6 +94,7 @@ def test_the_command_tells_its_version(run: Trunkline, wheel: Path) -> None:
     assert run("--version").stdout == f"trunkline {wheel.name.split('-')[1]}\n"
 
 
+@pytest.mark.faults(group="main")
 def test_a_broker_comes_up_and_goes_down_in_an_empty_folder(run: Trunkline, tmp_path: Path) -> None:
     up = run("broker", "up")
     assert (up.returncode, up.stdout.split(":")[0]) == (0, "up"), up.stderr

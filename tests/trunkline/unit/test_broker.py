@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared import free_port
 from trunkline.dev import broker
 from trunkline.dev.broker import COMPOSE, POM, PROPERTIES, VERSION, LocalKafka, answers, jars, properties, running
 from trunkline.errors import Unavailable, UsageError
@@ -234,8 +235,7 @@ def test_what_is_downloaded_needs_no_maven(programs: Path, tmp_path: Path) -> No
 
 
 def test_a_configured_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(Unavailable, match=f"^No broker answers at {address}"):
         broker.up(Settings(state=tmp_path, kafka=Kafka(bootstrap=address)))
 

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.shared import free_port
 from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
 from trunkline.adapters import WebhookRequest
 from trunkline.cli import demo as command
@@ -616,8 +617,8 @@ def test_only_a_folder_of_a_demo_is_emptied(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_gives_another() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert demo.free_port("127.0.0.1", port) != port
     assert demo.free_port("127.0.0.1", port) == port
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.shared import made
 from trunkline.flow.readers import plainly
 
 COMMAND = str(Path(sys.executable).with_name("trunkline"))
@@ -144,9 +145,12 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hotel")
+    return made(tmp_path_factory, "hotel", build)
+
+
+def build(folder: Path) -> None:
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +168,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "city.v2", record("City", city="string", zone="string"))
     assert run(folder, "check").returncode == 0  # and the type checker remembers the library
     (folder / "schemas/city.v2.avsc").unlink()
-    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.trunkline.servers import free_port
+from tests.shared import free_port
 from tests.trunkline.support import HASTY, QUICK, Running, Shelf, Stage, note, notes, say, wait_for
 from trunkline import Bus, ClientCredentials, Deliver, Retry, Secret, Target, env
 from trunkline.errors import Unavailable
