@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 GROUP ?= main
+unexport PYTHONDONTWRITEBYTECODE  # a run of the tests starts hundreds of processes: they share what one has compiled
 
 .PHONY: demo test check faults mutants soak bench-deliver bench-process bench-e2e bench-ledger bench-tables bench-transport lock clean
 
