@@ -218,7 +218,7 @@ class Attempt(NamedTuple):
         return int(self.path.split("/")[2])
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 30, why: Callable[[], object] = lambda: "") -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
     """Return when it holds; fail with what is the case instead when it does not in this time."""
     until = time.monotonic() + seconds
     while not condition():

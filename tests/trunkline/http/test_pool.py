@@ -40,7 +40,7 @@ class Names:
 
 async def waited(names: Names, asked: int) -> None:
     """Wait until a name has been asked for so often, and the answer has been taken."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while names.asked < asked:
             names.heard.clear()
             await names.heard.wait()

@@ -443,7 +443,7 @@ def test_what_waits_for_the_targets_limit_does_not_hold_up_the_end(stage: Stage)
 
 
 def test_a_halt_stops_what_waits_for_the_targets_limit(stage: Stage) -> None:
-    bus = stage.make(deliver_bus(stage.prefix, limit=20.0))
+    bus = stage.make(deliver_bus(stage.prefix, limit=5.0))
     stage.target.control.break_(Behaviour(name=stage.prefix, status=401))
     stage.write(bus, [note(number, f"k{number}") for number in range(100)])
     with stage.running(bus, drain_seconds=5) as running:

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
-from tests.trunkline.support import SECRET, Child, Stage, header, note, publish_bus
+from tests.trunkline.support import SECRET, Child, Stage, header, note, publish_bus, wait_for
 from trunkline.dev.target import RunningTarget
 from trunkline.flow.declare import Bus
 from trunkline.settings import Secret
@@ -293,7 +293,7 @@ def test_a_hundred_racing_copies_are_one_record(gate: Gate) -> None:
 
 
 def test_a_sender_that_leaves_in_the_middle_publishes_nothing(gate: Gate) -> None:
-    before = gate.ends()
+    before, counted = gate.ends(), gate.counted()
     address = urlsplit(gate.child.url)
     body = json.dumps(named()).encode()
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
@@ -304,6 +304,7 @@ def test_a_sender_that_leaves_in_the_middle_publishes_nothing(gate: Gate) -> Non
     connection.close()
     assert gate.post(named()).status_code == 202
     assert gate.ends() == before + 1
+    wait_for(lambda: gate.counted() - counted == {"received": 2, "published": 1, "rejected": 1}, why=gate.counted)
     assert "Traceback" not in gate.child.log
 
 

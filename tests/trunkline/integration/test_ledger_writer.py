@@ -107,7 +107,7 @@ def test_of_many_that_announce_the_same_call_one_may_make_it(ledger: Ledger) -> 
     def process(owner: str) -> None:
         intent = Intent(place(1), 1, None, 0, 1, b"p" * 16, owner, seconds + 22, seconds, keyed=False)
         with ledger.connect() as db:
-            together.wait(10)
+            together.wait(60)
             with db.transaction():
                 standings.append(intend(db, [intent])[intent.place])
 
@@ -126,7 +126,7 @@ def test_of_many_copies_that_race_one_is_published(ledger: Ledger) -> None:
 
     def process(owner: str) -> None:
         with ledger.connect() as db:
-            together.wait(10)
+            together.wait(60)
             with db.transaction():
                 answers.append(claims.take(db, claim, b"x", owner, 100.0))
 
@@ -149,7 +149,7 @@ def test_of_two_that_finish_the_last_events_of_a_key_one_frees_it(ledger: Ledger
 
     def process(outcome: Outcome) -> None:
         with ledger.connect() as db:
-            together.wait(10)
+            together.wait(60)
             with db.transaction():
                 freed.append(deliveries.record(db, [outcome]))
 
@@ -167,7 +167,7 @@ def test_ledgers_are_made_once_by_many(ledger: Ledger) -> None:
     together = threading.Barrier(6)
 
     def process() -> None:
-        together.wait(10)
+        together.wait(60)
         try:
             ledger.connect().close()
         except BaseException as error:  # noqa: BLE001 - told below

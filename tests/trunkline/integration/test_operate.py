@@ -289,7 +289,7 @@ def test_tail_follows_until_it_is_interrupted(project: Project) -> None:
         project.send(project.good, b"new", ())
         assert json.loads(tail.stdout.readline())["hex"] == b"new".hex()
         tail.send_signal(2)
-        assert (tail.wait(20), tail.stderr.read()) == (0, "")
+        assert (tail.wait(60), tail.stderr.read()) == (0, "")
 
 
 def test_status_shows_the_worst_first(project: Project, bootstrap: str) -> None:
@@ -538,7 +538,7 @@ def test_an_interrupted_replay_ends_its_run(project: Project) -> None:
             next(control.read(f"{project.flow}.replay", follow=True))
         assert len(live(project)) == 1
         replay.send_signal(2)
-        told, error = replay.communicate(timeout=20)
+        told, error = replay.communicate(timeout=60)
     assert replay.returncode == 1
     assert "1 still open, 1 not sent" in told
     assert "The run ended early: interrupted" in error

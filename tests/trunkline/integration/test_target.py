@@ -243,7 +243,7 @@ def test_a_client_that_leaves_is_not_held_any_longer(
 ) -> None:
     control.break_(Behaviour(name, hang="forever", after_apply=True))
     with pytest.raises(httpx.ReadTimeout):
-        api.post("/", headers=key("k"), timeout=0.2)
+        api.post("/", headers=key("k"), timeout=httpx.Timeout(30, read=1))
 
     until(lambda: control.stats()[name].in_flight == 0)
     assert rows(database, "SELECT status FROM attempts WHERE name = ?", name) == [(None,)]

@@ -67,8 +67,8 @@ def attempt(desk: Desk, seconds: float = 1.0, sink: type[CompositeSink] = Pair) 
 
 
 def test_no_call_begins_in_the_second_half_of_an_attempt() -> None:
-    desk = Desk({"a": 0.3})
-    found = attempt(desk, seconds=0.5)
+    desk = Desk({"a": 0.6})
+    found = attempt(desk, seconds=1.0)
     assert isinstance(found, Retryable)
     assert "stopped between two calls" in str(found)
     assert desk.sent == ["a"]
