@@ -397,8 +397,7 @@ class Dispatcher:
             case _ if not self.owns(delivery):
                 self._drop(delivery)
             case Wait(deadline):
-                delivery.doubtful = True
-                self._wait(delivery, max(0.0, deadline - wall))
+                self._doubt(delivery, deadline - wall)
             case Ambiguous():
                 why = "another worker had begun to send it and ended without telling how; it may have been applied"
                 self._bury(delivery, "unknown", Unknown(why))
@@ -487,16 +486,26 @@ class Dispatcher:
         """Give up writing a dead letter: its partition has gone."""
         self._drop(delivery)
 
-    def recorded(self, delivery: Delivery, freed: Collection[Key]) -> None:
-        """Take note that an outcome is durable: the next of its key may begin and the watermark move (D3)."""
-        state = delivery.outcome
+    def recorded(
+        self, delivery: Delivery, freed: Collection[Key], against: Row | None = None, wall: float = 0.0
+    ) -> State | None:
+        """Take note that an outcome is durable: the next of its key may begin and the watermark move (D3).
+
+        One that did not count has what the ledger holds `against` it: then the event has ended so. Give how; None when
+        another worker has announced a call of it meanwhile, whose end must be awaited (D4). `wall` is epoch seconds.
+        """
+        state = delivery.outcome if against is None else against.state
         if state is None:
             raise ValueError("a delivery without an outcome was recorded")
+        if against is not None and state is State.INTENT:
+            self._doubt(delivery, against.deadline - wall)
+            return None
         if state in LETTERS and self._policy.after_dead != "continue" and delivery.key is not None:
             self._bar(delivery.key, self._looked_up)
         self._end(delivery, state)
         for key in freed:
             self._free(key)
+        return state
 
     # Orders.
 
@@ -597,6 +606,13 @@ class Dispatcher:
         self._skipped.add(delivery.skipped)
         self._skips.discard(delivery.skipped)
 
+    def _unskip(self, delivery: Delivery) -> None:
+        """Let an order that was begun to be obeyed be obeyed again."""
+        if delivery.skipped:
+            self._skipped.discard(delivery.skipped)
+            self._skips.add(delivery.skipped)
+            delivery.skipped = ""
+
     def _skip(self, delivery: Delivery) -> None:
         self._note_skip(delivery)
         self._bury(delivery, "skipped", Permanent("it was skipped by order"))
@@ -617,6 +633,12 @@ class Dispatcher:
             return
         delivery.stage = Stage.WAITING
         self._effects.append(Later(delivery, seconds))
+
+    def _doubt(self, delivery: Delivery, seconds: float) -> None:
+        """Let a delivery wait until another worker's call of it has ended, whatever was to become of it here."""
+        self._unskip(delivery)
+        delivery.doubtful, delivery.kind, delivery.outcome = True, None, None
+        self._wait(delivery, max(0.0, seconds))
 
     def _withdraw(self, delivery: Delivery) -> None:
         if not self._policy.keyed:
@@ -678,9 +700,7 @@ class Dispatcher:
     def _give_up(self, delivery: Delivery) -> None:
         self._let_go(delivery)
         self.given_up += 1
-        if delivery.skipped:  # the order is still to be obeyed
-            self._skipped.discard(delivery.skipped)
-            self._skips.add(delivery.skipped)
+        self._unskip(delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
         delivery.stage = Stage.GONE

@@ -18,7 +18,7 @@ from trunkline.kafka import events
 from trunkline.ledger import deliveries
 from trunkline.ledger.attempts import Attempt, tried
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import Outcome, Place, State
+from trunkline.ledger.deliveries import Outcome, Place, Recorded, State
 from trunkline.ledger.intents import Intent, Standing, Wait, intend, withdraw
 from trunkline.ledger.writer import Rewound, Writer
 
@@ -140,27 +140,27 @@ class Recorder:
             work = partial(write, outcomes=rows, failed=failed)
             while True:
                 try:
-                    freed = await self._writer.write(work)
+                    freed, against = await self._writer.write(work)
                     break
                 except Rewound:
                     raise
                 except Unavailable as error:
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
-            self._tell(group, rows, at)
+            self._tell(group, [row for row in rows if row.place not in against], at)
             for delivery, _, _ in group:
-                self._core.recorded(delivery, freed)
+                self._core.recorded(delivery, freed, against.get(delivery.place), time.time())
                 self._recorded(delivery)
             self._act()
         self._committing = False
 
     def _tell(self, group: Sequence[tuple[Delivery, State, bool]], rows: Sequence[Outcome], at: datetime) -> None:
-        """Say what is durable now."""
+        """Say what is durable now; `rows` are those that count."""
         if group:
             self._see("recorded", count=len(group))
         now = at.timestamp()
         ages = [now - delivery.event.time.timestamp() for delivery, state, _ in group if state is State.DONE]
-        for state, many in Counter(state for _, state, _ in group).items():
+        for state, many in Counter(row.state for row in rows).items():
             if (word := WORDS.get(state)) is not None:
                 self._see(word, count=many, ages=ages if state is State.DONE else ())
         for state, many in Counter(row.state for row in rows if row.run).items():
@@ -193,8 +193,8 @@ WORDS: Mapping[State, str] = {
 }
 
 
-def write(db: Connection, outcomes: Sequence[Outcome], failed: Sequence[Attempt]) -> set[bytes]:
-    """Keep attempts that did not deliver, record outcomes, and give the keys that are free now."""
+def write(db: Connection, outcomes: Sequence[Outcome], failed: Sequence[Attempt]) -> Recorded:
+    """Keep attempts that did not deliver, record outcomes, and give what stands after that."""
     if failed:
         tried(db, failed)
-    return deliveries.record(db, outcomes) if outcomes else set()
+    return deliveries.record(db, outcomes) if outcomes else Recorded(set(), {})

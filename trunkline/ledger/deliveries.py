@@ -156,8 +156,7 @@ SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET
     state = excluded.state, at = excluded.at, deadline = NULL, before = NULL, run = excluded.run,
     -- Whose call was given up stays, so that what it says later is known to come too late.
-    owner = CASE WHEN deliveries.state = 3 AND deliveries.owner <> coalesce(excluded.owner, '')
-        THEN deliveries.owner END,
+    owner = CASE WHEN deliveries.owner <> coalesce(excluded.owner, '') THEN deliveries.owner END,
     -- The same outcome written again, because the answer to the first commit was lost, counts once.
     attempts = deliveries.attempts
         + CASE WHEN deliveries.at = excluded.at AND deliveries.state = excluded.state THEN 0 ELSE excluded.attempts END
@@ -170,8 +169,17 @@ RETURNING state, sink, day
 """
 
 
-def record(db: Connection, outcomes: Sequence[Outcome]) -> set[bytes]:
-    """Write outcomes, inside a transaction; give the keys among them that were parked and are free now.
+class Recorded(NamedTuple):
+    """What stands after outcomes were written."""
+
+    freed: set[bytes]
+    """The keys among them that were parked and are free now."""
+    against: dict[Place, Row]
+    """What the ledger holds instead of those that did not count."""
+
+
+def record(db: Connection, outcomes: Sequence[Outcome]) -> Recorded:
+    """Write outcomes, inside a transaction.
 
     DONE always counts and is never taken back. Any other outcome counts where there is no row yet, over what a replay
     may open again unless its own call was given up there, and over the INTENT of its own owner or of one whose
@@ -193,10 +201,13 @@ def record(db: Connection, outcomes: Sequence[Outcome]) -> set[bytes]:
         "integer bytea integer bigint integer",
         newest(outcomes),
     )
-    if held := [one for one in outcomes if one.park or one.state is State.PARKED]:
-        park(db, holding(held, look_up(db, (one.place for one in held))))
-    ended = finished(db, outcomes)
-    return free(db, ended) if ended else set()
+    doubtful = [one for one in outcomes if one.state is not State.DONE]
+    rows = look_up(db, (one.place for one in doubtful))
+    if held := holding(doubtful, rows):
+        park(db, held)
+    ended = finished(outcomes, rows)
+    freed = free(db, ended) if ended and any_parked(db) else set()
+    return Recorded(freed, {one.place: row for one in doubtful if (row := rows[one.place]).state is not one.state})
 
 
 def apart(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
@@ -234,16 +245,17 @@ def newest(outcomes: Iterable[Outcome]) -> list[tuple[object, ...]]:
 
 def holding(outcomes: Iterable[Outcome], rows: Mapping[Place, Row]) -> list[Park]:
     """Give the events that keep their key parked, unless another outcome counted for them."""
-    held = {one.place: park for one in outcomes if (park := park_of(one)) and rows[one.place].state in REOPENED}
+    held = {
+        one.place: park
+        for one in outcomes
+        if (one.park or one.state is State.PARKED) and (park := park_of(one)) and rows[one.place].state in REOPENED
+    }
     return list(held.values())
 
 
-def finished(db: Connection, outcomes: Iterable[Outcome]) -> list[tuple[Park, int]]:
+def finished(outcomes: Iterable[Outcome], rows: Mapping[Place, Row]) -> list[tuple[Park, int]]:
     """Give the events that are finished and may have kept their key parked, and when they were."""
-    ended = {one.place: one for one in outcomes if one.state in FINAL and one.key is not None}
-    if not ended or not any_parked(db):
-        return []
-    rows = look_up(db, (place for place, one in ended.items() if one.state is not State.DONE))
+    ended = {one.place: one for one in outcomes if one.state in FINAL}
     sure = [one for place, one in ended.items() if place not in rows or rows[place].state in FINAL]
     return [(park, milliseconds(one.at)) for one in sure if (park := park_of(one)) is not None]
 

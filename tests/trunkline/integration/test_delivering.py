@@ -512,7 +512,7 @@ def test_outcomes_wait_for_a_ledger_that_cannot_be_written(stage: Stage, monkeyp
     full.set()
     real = deliveries.record
 
-    def record(db: Connection, outcomes: Any) -> set[bytes]:
+    def record(db: Connection, outcomes: Any) -> deliveries.Recorded:
         if full.is_set():
             raise Failure("database or disk is full")
         return real(db, outcomes)

@@ -43,7 +43,7 @@ def call(event: str, owner: str = "a:1", offset: int = 0, **more: Any) -> Intent
 
 def record(db: Connection, *outcomes: Outcome) -> set[bytes]:
     with db.transaction():
-        return deliveries.record(db, outcomes)
+        return deliveries.record(db, outcomes).freed
 
 
 def intend(db: Connection, intent: Intent) -> Standing:
@@ -126,7 +126,9 @@ def test_of_late_results_only_success_counts(db: Connection) -> None:
     record(db, ended("a", State.DEAD, owner="other"))
     assert state_of(db, "a") is State.INTENT, "another owner, and the deadline has not passed"
     over = NOW + timedelta(seconds=22)
-    record(db, ended("a", State.AMBIGUOUS, at=over))
+    given_up = ended("a", State.AMBIGUOUS, at=over)
+    record(db, given_up)
+    record(db, given_up)  # the answer may have been lost
     assert state_of(db, "a") is State.AMBIGUOUS
     record(db, ended("a", State.DEAD, owner="old", at=over))
     assert state_of(db, "a") is State.AMBIGUOUS
@@ -219,6 +221,30 @@ def test_an_outcome_that_came_too_late_parks_nothing(db: Connection) -> None:
     record(db, ended("a", State.DONE))
     record(db, ended("a", State.DEAD, park=True), ended("b", State.DEAD, key=None, park=True))
     assert parked_keys(db, 1) == set()
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.PARKED, State.SUPERSEDED])
+def test_an_outcome_that_another_workers_call_came_before_is_told_so(db: Connection, state: State) -> None:
+    """As when a worker that does not know that its partition went away skips an event by order (D4, D12, L5)."""
+    assert intend(db, call("a", owner="next:1")) is GO
+    late = ended("a", state, park=True)
+    with db.transaction():
+        freed, against = deliveries.record(db, [late, ended("b", State.DONE), ended("c", State.DEAD)])
+    assert freed == set()
+    assert against == {place("a"): Row(State.INTENT, PAYLOAD, 0, "next:1", SECONDS + 22)}
+    assert parked_keys(db, 1) == set(), "nothing is parked by what did not count"
+    withdraw(db, place("a"), "next:1")
+    with db.transaction():
+        assert deliveries.record(db, [late]).against == {}
+        assert deliveries.record(db, [late]).against == {}, "the answer may have been lost"
+    assert state_of(db, "a") is state
+
+
+def test_an_outcome_that_success_came_before_has_ended_so(db: Connection) -> None:
+    record(db, ended("a", State.DONE))
+    with db.transaction():
+        [(where, row)] = deliveries.record(db, [ended("a", State.AMBIGUOUS)]).against.items()
+    assert (where, row.state) == (place("a"), State.DONE)
 
 
 def test_failed_attempts_are_kept_for_whoever_asks(db: Connection) -> None:

@@ -42,12 +42,12 @@ def writing(ledger: Ledger, work: Callable[[Writer], Awaitable[T]]) -> T:
 
 
 def test_what_a_future_gave_is_durable_and_complete(ledger: Ledger) -> None:
-    async def work(writer: Writer) -> list[set[bytes]]:
+    async def work(writer: Writer) -> list[deliveries.Recorded]:
         return await asyncio.gather(
             *(writer.write(lambda db, n=n: deliveries.record(db, [done(n)])) for n in range(1_200))  # type: ignore[misc]
         )
 
-    assert writing(ledger, work) == [set()] * 1_200
+    assert writing(ledger, work) == [deliveries.Recorded(set(), {})] * 1_200
     with ledger.connect() as db:
         assert len(deliveries.look_up(db, map(place, range(1_200)))) == 1_200
         assert db.run("SELECT count(*) FROM writers") == [(0,)]
@@ -65,7 +65,7 @@ def test_a_write_at_fault_harms_no_other(ledger: Ledger) -> None:
         return await asyncio.gather(*map(writer.write, works), return_exceptions=True)
 
     results = writing(ledger, work)
-    assert [type(result) is set for result in results] == [number not in {4, 6} for number in range(9)]
+    assert [type(result) is deliveries.Recorded for result in results] == [number not in {4, 6} for number in range(9)]
     assert isinstance(results[4], TypeError)
     assert not isinstance(results[6], Failure)
     with ledger.connect() as db:
@@ -151,7 +151,7 @@ def test_of_two_that_finish_the_last_events_of_a_key_one_frees_it(ledger: Ledger
         with ledger.connect() as db:
             together.wait(60)
             with db.transaction():
-                freed.append(deliveries.record(db, [outcome]))
+                freed.append(deliveries.record(db, [outcome]).freed)
 
     outcomes = [one._replace(state=State.DISCARDED, park=False) for one in dead]
     threads = [threading.Thread(target=process, args=(outcome,)) for outcome in outcomes]

@@ -51,6 +51,8 @@ class Known:
     rank: int = 0
     """How many events of its key stand before it."""
     row: State | None = None
+    again: bool = False
+    """A letter that is being sent again: its row says INTENT."""
     by: int = 0
     """Who recorded that."""
     outcomes: int = 0
@@ -328,13 +330,21 @@ class Oracle:
         if state is State.PARKED and one.key is None:
             raise Broken(f"parked-without-key: e{event}")
 
+    def order_ended(self, event: int) -> None:
+        """An order to skip an event holds no more: then it is a letter, or has ended otherwise."""
+        if self.events[event].row in (None, State.INTENT):
+            raise Broken(f"order-lost: e{event} was to be skipped and is {self.events[event].row}")
+
     def intended(self, event: int) -> None:
         """An INTENT is durable."""
-        self.events[event].row = State.INTENT
+        one = self.events[event]
+        one.again = one.again or one.row in LETTERS
+        one.row = State.INTENT
 
     def withdrawn(self, event: int, row: State | None) -> None:
         """An INTENT is taken back."""
-        self.events[event].row = row
+        one = self.events[event]
+        one.again, one.row = False, row
 
     def recorded(self, worker: int, event: int, state: State, run: str) -> None:
         """An outcome is durable, and changes the row."""
@@ -353,7 +363,7 @@ class Oracle:
                 raise Broken(f"superseded-by-nothing: e{event}")
         if state is State.PARKED and not (one.outcomes or self._behind(one)):
             raise Broken(f"parked-for-nothing: e{event}, and nothing before it is a letter")
-        one.row, one.by = state, worker
+        one.row, one.by, one.again = state, worker, False
         one.outcomes += 1
         if run and state is not State.PARKED:
             one.ended_by.add(run)
@@ -375,14 +385,14 @@ class Oracle:
         self.parked.discard(key)
 
     def stands(self) -> None:
-        """After each commit: a key is parked as long as one of its events is a letter, and no longer."""
+        """After each commit: a key is parked while one of its events is a letter or sent again, and no longer."""
         if not self.parks:
             return
         for key, events in self.of_key.items():
-            rows = {self.events[event].row for event in events}
-            if key not in self.parked and not LETTERS.isdisjoint(rows):
+            held = any(one.again or one.row in LETTERS for one in map(self.events.__getitem__, events))
+            if held and key not in self.parked:
                 raise Broken(f"row-went-early: key {key} has letters and is not parked")
-            if key in self.parked and UNFINISHED.isdisjoint(rows):
+            if key in self.parked and not held:
                 raise Broken(f"row-stays: key {key} is parked and has no letter")
 
     # The end.

@@ -9,7 +9,6 @@ from typing import Any
 from tests.trunkline.simulator.agenda import Agenda, Step
 from tests.trunkline.simulator.oracle import Broken, Calling, Oracle
 from tests.trunkline.simulator.world import (
-    KEYS,
     MAIN,
     NO_ANSWER,
     REPLAY,
@@ -259,7 +258,7 @@ class Worker:
         if self.world.ledger_fails(0.5):
             self.end_session("the parked keys cannot be read")
         else:
-            self.tell(self.bars, (number, [KEYS[key] for key in sorted(self.world.ledger.parks)]))
+            self.tell(self.bars, (number, self.world.ledger.parked()))
 
     def bars(self, given: tuple[int, list[bytes]]) -> None:
         """Hear which keys were parked."""
@@ -323,7 +322,7 @@ class Worker:
             self.find_out(None)
             self.act()
 
-        self.write(lambda: [KEYS[key] for key in sorted(world.ledger.parks)], take_over)
+        self.write(world.ledger.parked, take_over)
 
     def revoke(self, slots: list[Slot], then: Callable[[int], None]) -> None:
         """Ask for partitions back; `then` hears how much on them had not ended."""
@@ -681,17 +680,24 @@ class Worker:
         if again is None:
             self.outcomes = []
 
-        def recorded(freed: Any) -> None:
-            if freed is FAILED:
+        def recorded(result: Any) -> None:
+            if result is FAILED:
                 world.agenda.later(AGAIN, self.record_group, self, group)
                 return
+            freed, against = result
             for delivery, outcome in group:
+                row = against.get(outcome.happening.number)
                 self.note(f"recorded {outcome.state.name}", delivery)
+                if row is not None:
+                    self.note(f"against {row.state.name}", delivery)
+                if self.core.recorded(delivery, freed, row, WALL + world.agenda.now) is None:
+                    self.ended(delivery)
+                    continue
                 self.recorded += 1
-                self.core.recorded(delivery, freed)
                 if outcome.state is State.PARKED:
                     world.parked(outcome.happening)
                 if delivery.skipped and world.skips.pop(int(delivery.skipped[1:]), 0) is None:
+                    world.oracle.order_ended(outcome.happening.number)
                     world.orders()
             self.act()
             self.recording = bool(self.outcomes)

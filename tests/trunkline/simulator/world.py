@@ -1,14 +1,14 @@
 """The world around the dispatchers, in plain Python: a broker's logs, the ledger's rules, a target that answers.
 
-The ledger follows SEMANTICS D2-D4, D12, R2 and L1 and is written from them, not taken from `trunkline.ledger`.
+The ledger does what `trunkline.ledger` does in SQL, statement by statement (D2-D4, D12, R2, L1).
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from tests.trunkline.simulator.oracle import LETTERS, PERSON, UNFINISHED, Oracle
+from tests.trunkline.simulator.oracle import FINAL, LETTERS, PERSON, Oracle
 from trunkline.errors import Permanent, Unknown
 from trunkline.kafka.events import Record, Slot
 from trunkline.ledger.deliveries import Row, State
@@ -100,49 +100,48 @@ class Outcome:
 
 
 class Ledger:
-    """One row per event, park rows, the newest delivered event of each key, runs, watermarks."""
+    """One row per event, those that keep keys parked, the newest delivered event of each key, runs, watermarks."""
 
     def __init__(self, oracle: Oracle, *, keyed: bool, latest: bool) -> None:
         self.oracle = oracle
         self.keyed = keyed
         self.latest = latest
         self.rows: dict[int, Row] = {}
+        """A letter's `owner` is whose call was given up for it: what that one says later comes too late."""
         self.before: dict[int, Row | None] = {}
         """What an INTENT replaced."""
-        self.overruled: dict[int, str] = {}
-        """Whose call was given up: what it says later comes too late."""
-        self.of_key: dict[int, list[Happening]] = defaultdict(list)
-        self.parks: set[int] = set()
+        self.holders: dict[int, dict[int, int]] = {}
+        """Of each key that was ever parked, the events that keep it so, with their offsets."""
         self.newest: dict[int, int] = {}
         self.runs: dict[str, bool] = {}
         """Runs under way, and whether they overwrite."""
         self.progress: dict[Slot, int] = {}
 
+    def parked(self) -> list[bytes]:
+        """Give the keys that are parked."""
+        return [KEYS[key] for key in sorted(self.holders) if self.holders[key]]
+
     def intend(self, intent: Intent) -> Standing:
         """Say what stands against a call; when nothing does and the target has no keys, the INTENT is written."""
         happening = intent.happening
-        row = self.rows.get(happening.number)
+        number, key = happening.number, happening.key
+        row = self.rows.get(number)
         if row is not None:
             if row.state is State.INTENT:
                 if row.owner != intent.owner:
                     return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
             elif not (intent.run and row.state in LETTERS and (row.state is State.PARKED or row.run != intent.run)):
                 return Finished(row.state)
-        key = happening.key
         if intent.run and key is not None:
             if self.latest and not intent.overwrite and self.newest.get(key, -1) > happening.offset:
                 return Superseded()
-            if key in self.parks and any(
-                other.offset < happening.offset and self.rows[other.number].state in UNFINISHED
-                for other in self.of_key[key]
-                if other.number in self.rows
-            ):
+            if any(offset < happening.offset for offset in self.holders.get(key, {}).values()):
                 return Parked()
         if not self.keyed:
             if row is None or row.state is not State.INTENT:
-                self.before[happening.number] = row
-            self._put(happening, Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline))
-            self.oracle.intended(happening.number)
+                self.before[number] = row
+            self.rows[number] = Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline)
+            self.oracle.intended(number)
         return GO
 
     def withdraw(self, happening: Happening, owner: str) -> None:
@@ -155,66 +154,69 @@ class Ledger:
         if before is None:
             del self.rows[number]
         else:
-            self.rows[number] = before
+            self.rows[number] = replace(before, owner="")
         self.oracle.withdrawn(number, None if before is None else before.state)
 
-    def record(self, outcomes: list[Outcome]) -> list[bytes]:
-        """Write outcomes in one transaction and give those of their keys that are free after it."""
+    def record(self, outcomes: list[Outcome]) -> tuple[list[bytes], dict[int, Row]]:
+        """Write outcomes in one transaction; give those of their keys that are free after it, and what did not count.
+
+        Of that, what stands instead.
+        """
         for one in outcomes:
             self._write(one)
-        return self._free([one.happening for one in outcomes])
+        rows = self.rows
+        for one in outcomes:
+            key, number = one.happening.key, one.happening.number
+            if key is not None and (one.park or one.state is State.PARKED) and rows[number].state in LETTERS:
+                holders = self.holders.setdefault(key, {})
+                if not holders:
+                    self.oracle.parked_now(key)
+                holders[number] = one.happening.offset
+        freed = self._free([one.happening for one in outcomes if one.state in FINAL])
+        doubtful = (one for one in outcomes if one.state is not State.DONE)
+        return freed, {
+            one.happening.number: row for one in doubtful if (row := rows[one.happening.number]).state is not one.state
+        }
 
     def discard(self, happening: Happening) -> None:
         """Give up a letter, as a person does."""
-        self._put(happening, Row(State.DISCARDED, self.rows[happening.number].payload, 0))
+        self.rows[happening.number] = Row(State.DISCARDED, self.rows[happening.number].payload, 0)
         self.oracle.recorded(PERSON, happening.number, State.DISCARDED, "")
         self._free([happening])
 
     def _free(self, ended: list[Happening]) -> list[bytes]:
-        freed = []
-        for key in {one.key: None for one in ended}:
-            if key is None:
+        freed: dict[bytes, None] = {}
+        for one in ended:
+            if one.key is None or (holders := self.holders.get(one.key)) is None:
                 continue
-            if key in self.parks and not any(
-                self.rows[other.number].state in UNFINISHED for other in self.of_key[key] if other.number in self.rows
-            ):
-                self.parks.discard(key)
-                self.oracle.freed(key)
-            if key not in self.parks:
-                freed.append(KEYS[key])
+            if self.rows[one.number].state in FINAL and holders.pop(one.number, None) is not None and not holders:
+                self.oracle.freed(one.key)
+            if not holders:
+                freed[KEYS[one.key]] = None
         self.oracle.stands()
-        return freed
+        return list(freed)
 
     def _write(self, one: Outcome) -> None:
         number, key = one.happening.number, one.happening.key
         row = self.rows.get(number)
+        ours = row is not None and row.owner == one.owner
         counts = row is None or (
             row.state is not State.DONE
             and (
                 one.state is State.DONE
-                or (row.state in LETTERS and not (one.owner and self.overruled.get(number) == one.owner))
-                or (row.state is State.INTENT and (row.owner == one.owner or row.deadline <= one.at))
+                or (row.state in LETTERS and not (ours and one.owner))
+                or (row.state is State.INTENT and (ours or row.deadline <= one.at))
             )
         )
         if counts and not (one.written and row is not None and row.state is one.state):
-            if row is not None and row.state is State.INTENT and row.owner != one.owner:
-                self.overruled[number] = row.owner
             self.before.pop(number, None)
             payload = one.payload if row is None else row.payload
-            self._put(one.happening, Row(one.state, payload, one.attempts, run=one.run))
+            overruled = "" if row is None or ours else row.owner
+            self.rows[number] = Row(one.state, payload, one.attempts, overruled, run=one.run)
             self.oracle.recorded(one.worker, number, one.state, one.run)
         one.written = True
-        if key is not None:
-            if one.state is State.DONE:
-                self.newest[key] = max(self.newest.get(key, -1), one.happening.offset)
-            if one.park and key not in self.parks:
-                self.parks.add(key)
-                self.oracle.parked_now(key)
-
-    def _put(self, happening: Happening, row: Row) -> None:
-        if happening.key is not None and happening not in self.of_key[happening.key]:
-            self.of_key[happening.key].append(happening)
-        self.rows[happening.number] = row
+        if key is not None and one.state is State.DONE:
+            self.newest[key] = max(self.newest.get(key, -1), one.happening.offset)
 
 
 def answers(*, keyed: bool, latest: bool) -> dict[int, Verdict]:

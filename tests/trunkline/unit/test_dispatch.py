@@ -554,6 +554,58 @@ def test_an_order_waits_for_the_doubt_about_another_workers_call() -> None:
     assert letter.state is State.AMBIGUOUS
 
 
+def in_doubt(payload: bytes) -> Row:
+    """What the ledger holds while another worker's call may last until seven seconds from now."""
+    return Row(State.INTENT, payload, 0, "other:1", 7.0)
+
+
+def test_an_outcome_that_another_workers_call_came_before_is_none() -> None:
+    """The order still holds, nothing of the key begins, no offset moves; then the ledger is asked (D3, D4)."""
+    desk, one, two = Desk(keyed=False, after_dead="park_key"), delivery("a", 1), delivery("a", 2)
+    desk.core.skip({"e1"})
+    desk.arrive(one, two)
+    desk.core.buried(one)
+    assert [type(effect) for effect in desk.core.take()] == [Record]
+    assert desk.core.recorded(one, (), in_doubt(one.payload), wall=0.0) is None
+    assert (desk.turn(), desk.effects) == ([], [Later(one, 7.0)])
+    assert (one.skipped, desk.committed) == ("", 1)
+    desk.core.due(one)
+    assert desk.turn() == ["e1"]
+    assert not desk.begin(one, GO)
+    desk.turn()
+    withdraw, letter = desk.effects
+    assert (withdraw, type(letter), one.kind) == (Withdraw(one), Letter, "skipped"), "the call was taken back"
+    desk.bury(one)
+    assert (one.skipped, desk.committed) == ("e1", 2)
+
+
+def test_an_outcome_that_another_workers_call_came_before_is_none_for_the_next_owner_either() -> None:
+    desk, one = Desk(keyed=False), delivery("a", 1)
+    desk.core.skip({"e1"})
+    desk.arrive(one)
+    desk.core.buried(one)
+    desk.core.take()
+    desk.core.forget([MAIN])
+    desk.core.assign([MAIN], ())
+    assert desk.core.recorded(one, (), in_doubt(one.payload), wall=0.0) is None
+    assert (desk.turn(), one.stage, desk.core.gap()) == ([], Stage.GONE, 0)
+    again = delivery("a", 1)
+    desk.arrive(again)
+    [letter] = desk.effects
+    assert isinstance(letter, Letter)
+    assert letter.delivery is again, "the order is still to be obeyed"
+
+
+def test_an_event_has_ended_as_the_ledger_says() -> None:
+    desk, one, two = Desk(keyed=False, after_dead="park_key"), delivery("a", 1), delivery("a", 2)
+    desk.arrive(one, two)
+    assert not desk.begin(one, Ambiguous())
+    desk.core.buried(one)
+    desk.core.take()
+    assert desk.core.recorded(one, (), Row(State.DONE, one.payload, 1)) is State.DONE
+    assert desk.turn() == ["e2"], "nothing is parked behind what was delivered after all"
+
+
 # How much is held (D6).
 
 

@@ -28,7 +28,7 @@ def done(number: int) -> Outcome:
 
 def record(db: Connection, *outcomes: Outcome) -> set[bytes]:
     with db.transaction():
-        return deliveries.record(db, outcomes)
+        return deliveries.record(db, outcomes).freed
 
 
 FIRST_LAYOUT = """
