@@ -569,13 +569,15 @@ class Dispatcher:
         return not policy.keyed or delivery.doubtful or replay
 
     def _unsendable(self, delivery: Delivery) -> tuple[Kind, Undeliverable] | None:
-        """Say why a delivery becomes a dead letter without a call."""
+        """Say why a delivery becomes a dead letter without a call; of one in doubt the ledger is asked first (D4)."""
+        if delivery.doubtful:
+            return None
         if delivery.poison is not None:
             kind: Kind = "poison" if isinstance(delivery.poison, Poison) else "permanent"
             return "skipped" if delivery.skipped else kind, delivery.poison
         if self._to_skip(delivery):
             return "skipped", Permanent("it was skipped by order")
-        fresh = not (delivery.run or delivery.attempts or delivery.doubtful)
+        fresh = not (delivery.run or delivery.attempts)
         if fresh and self._policy.after_dead == "park_key" and delivery.key in self._barred:
             return "parked", Permanent("an earlier event of its key is dead")
         return None

@@ -163,7 +163,9 @@ ON CONFLICT (day, id) DO UPDATE SET
 WHERE deliveries.state <> 1 AND (
     excluded.state = 1
     OR (deliveries.state IN (2, 4, 5) AND coalesce(deliveries.owner, '') <> coalesce(excluded.owner, '.'))
-    OR (deliveries.state = 3 AND (deliveries.owner = excluded.owner OR deliveries.deadline * 1000 <= excluded.at))
+    OR (deliveries.state = 3 AND (
+        deliveries.owner = excluded.owner OR (excluded.state = 4 AND deliveries.deadline * 1000 <= excluded.at)
+    ))
 )
 RETURNING state, sink, day
 """
@@ -182,10 +184,10 @@ def record(db: Connection, outcomes: Sequence[Outcome]) -> Recorded:
     """Write outcomes, inside a transaction.
 
     DONE always counts and is never taken back. Any other outcome counts where there is no row yet, over what a replay
-    may open again unless its own call was given up there, and over the INTENT of its own owner or of one whose
-    deadline has passed; else it came too late (D4). Where the event first stood and its payload are kept. A key is free
-    when every event that parked it, or was PARKED because of it, is DONE, SUPERSEDED or DISCARDED (D12). Recording the
-    same again changes nothing and gives the same answer.
+    may open again unless its own call was given up there, and over the INTENT of its own owner; AMBIGUOUS also over one
+    whose deadline has passed; else it came too late (D4). Where the event first stood and its payload are kept. A key
+    is free when every event that parked it, or was PARKED because of it, is DONE, SUPERSEDED or DISCARDED (D12).
+    Recording the same again changes nothing and gives the same answer.
     """
     last: dict[int, int] = {}
     for one in outcomes:

@@ -126,6 +126,8 @@ def test_of_late_results_only_success_counts(db: Connection) -> None:
     record(db, ended("a", State.DEAD, owner="other"))
     assert state_of(db, "a") is State.INTENT, "another owner, and the deadline has not passed"
     over = NOW + timedelta(seconds=22)
+    record(db, ended("a", State.DEAD, owner="other", at=over))
+    assert state_of(db, "a") is State.INTENT, "it may have been applied, so it is AMBIGUOUS and nothing else"
     given_up = ended("a", State.AMBIGUOUS, at=over)
     record(db, given_up)
     record(db, given_up)  # the answer may have been lost

@@ -51,6 +51,8 @@ class Known:
     rank: int = 0
     """How many events of its key stand before it."""
     row: State | None = None
+    owner: str = ""
+    """Who announced a call of it last."""
     again: bool = False
     """A letter that is being sent again: its row says INTENT."""
     by: int = 0
@@ -98,6 +100,10 @@ class Oracle:
         self.passed: dict[Slot, int] = defaultdict(int)
         self.position: dict[Slot, int] = {}
         self.owner: dict[Slot, int] = {}
+        self.taken = 0
+        """How often a partition was taken over."""
+        self.since: dict[Slot, int] = {}
+        """Of each partition, which time of these was the last."""
         self.leaving: set[tuple[int, Slot]] = set()
         self.unaware: set[int] = {PERSON}
         """Whose outcomes others hear of late: workers that have lost a partition early, processes that have ended."""
@@ -133,13 +139,16 @@ class Oracle:
             one.main.add(slot)
         self.logs[slot].append(Standpoint(offset, event, run, one.outcomes))
 
-    def committed(self, slot: Slot, offset: int) -> None:
-        """Nothing goes back, and nothing unfinished is passed.
+    def committed(self, slot: Slot, offset: int, read: int) -> None:
+        """Nothing goes back, nothing unfinished is passed, and nothing is from before its worker took the partition.
 
+        `read` is what `taken` was when the offset was the watermark (D7).
         A record of the main topic is finished when its event has had an outcome; one of the replay topic when its event
         has had one since or by this run, can have none any more, or the run is over. A copy in another partition may
         be under way, if the event has no key: then that one's record holds it.
         """
+        if read < self.since[slot]:
+            raise Broken(f"old-epoch: {slot} is committed to {offset} as it was before it went and came back")
         if offset < self.position.get(slot, 0):
             raise Broken(f"commit-goes-back: {slot} from {self.position[slot]} to {offset}")
         self.position[slot] = offset
@@ -159,6 +168,8 @@ class Oracle:
 
     def owned(self, worker: int, slot: Slot) -> None:
         """A partition is a worker's from now."""
+        self.taken += 1
+        self.since[slot] = self.taken
         self.owner[slot] = worker
         self.leaving.discard((worker, slot))
 
@@ -335,9 +346,10 @@ class Oracle:
         if self.events[event].row in (None, State.INTENT):
             raise Broken(f"order-lost: e{event} was to be skipped and is {self.events[event].row}")
 
-    def intended(self, event: int) -> None:
+    def intended(self, event: int, owner: str) -> None:
         """An INTENT is durable."""
         one = self.events[event]
+        one.owner = owner
         one.again = one.again or one.row in LETTERS
         one.row = State.INTENT
 
@@ -346,9 +358,13 @@ class Oracle:
         one = self.events[event]
         one.again, one.row = False, row
 
-    def recorded(self, worker: int, event: int, state: State, run: str) -> None:
-        """An outcome is durable, and changes the row."""
+    def recorded(self, worker: int, event: int, state: State, run: str, owner: str) -> None:
+        """An outcome is durable, and changes the row. `owner` is that of the call that it is the end of, if it is."""
         one = self.events[event]
+        if one.row is State.INTENT and owner != one.owner and state not in (State.DONE, State.AMBIGUOUS):
+            raise Broken(
+                f"doubt-forgotten: a call of e{event} was announced by {one.owner}, and it becomes {state.name}"
+            )
         if state in LETTERS:
             if (worker, state) not in one.letters:
                 raise Broken(f"no-letter: e{event} becomes {state.name} without a letter of w{worker}")

@@ -1,11 +1,12 @@
 """One schedule: several workers around the real dispatcher, a world that goes wrong, people who intervene."""
 
 from collections import deque
+from heapq import heappop
 from typing import Literal
 
 from tests.trunkline.simulator.agenda import Agenda
 from tests.trunkline.simulator.oracle import LETTERS, Broken, Oracle
-from tests.trunkline.simulator.worker import EVENTS, LEASE, SESSION, Worker, World, named, slot_name
+from tests.trunkline.simulator.worker import EVENTS, LEASE, PLACES, SESSION, Flight, Worker, World, named, slot_name
 from tests.trunkline.simulator.world import MAIN, REPLAY, Broker, Happening, Ledger, Target
 from trunkline.engine.delivery import Stage
 from trunkline.engine.dispatch import Caps, Policy
@@ -68,13 +69,15 @@ class Simulation:
             orders=self.order,
             parked=self.follow,
             stopped=self.end_process,
+            joined=self.rebalance,
+            announced=self.skip_announced,
         )
         self.keys = 1 + below(4)
         self.unkeyed = (0.0, 0.3)[below(2)]
         self.copies = (0.05, 0.35)[below(2)]
         self.changes = 0.1 if chance() < 0.04 else 0.0
         """How often a copy comes with another content."""
-        self.to_come = 40 if flood else 3 + below(10)
+        self.to_come = 40 if flood else 6 + below(14)
         self.following: dict[str, set[int]] = {}
         """Runs of parked keys: what is parked while they run belongs to them."""
         faults_ = [
@@ -84,13 +87,10 @@ class Simulation:
         ]
         self.possible = [one for one in faults_ if chance() < 0.6] or [self.replay]
         self.often = (0.02, 0.06, 0.12)[below(3)]
-        self.length = 60 + below(180)
+        self.length = 50 + below(120)
         self.length = self.length if steps is None else min(steps, self.length)
         self.faults = 1_000 if faults is None else faults
-        self.background = (
-            *(self.tick, self.tick, self.fetch, self.fetch),
-            *(self.commit, self.produce, self.balance),
-        )
+        self.background = [self.tick, self.tick, self.fetch, self.fetch, self.commit, self.balance, self.produce]
         self.calm = False
         """Nothing goes wrong any more."""
         self.workers: list[Worker] = []
@@ -168,6 +168,8 @@ class Simulation:
         """Let an event come, or a copy of an earlier one."""
         agenda, happenings = self.agenda, self.world.happenings
         if not self.to_come:
+            if self.produce in self.background:
+                self.background.remove(self.produce)
             return
         self.to_come -= 1
         if happenings and agenda.chance() < self.copies:
@@ -208,6 +210,11 @@ class Simulation:
         """Choose a worker."""
         return self.workers[self.agenda.below(len(self.workers))]
 
+    def victim(self) -> Worker:
+        """Choose a worker that has something to lose."""
+        workers = [one for one in self.workers if one.slots] or self.workers
+        return workers[self.agenda.below(len(workers))]
+
     def hire(self) -> None:
         """Start a worker."""
         self.hired += 1
@@ -216,6 +223,8 @@ class Simulation:
 
     def balance(self) -> None:
         """Give the partitions that nobody has to somebody."""
+        if len(self.oracle.owner) == len(self.slots):
+            return
         ready = [
             one
             for one in self.workers
@@ -261,11 +270,12 @@ class Simulation:
 
     def freeze(self) -> None:
         """Freeze a process for some time."""
-        worker = self.someone()
+        worker = self.victim()
         if not worker.frozen:
             self.agenda.say(f"w{worker.number} is frozen")
             worker.frozen = True
             self.agenda.later(self.agenda.chance() * 2 * SESSION, self.thaw, None, worker)
+            self.linger()
 
     def thaw(self, worker: Worker) -> None:
         """Let a frozen process go on."""
@@ -274,26 +284,32 @@ class Simulation:
             worker.frozen = False
             self.agenda.pending += worker.stash
             worker.stash = []
-            self.agenda.soon(worker.find_out, worker)
+            self.agenda.soon(worker.wake, worker)
 
     def cut_off(self) -> None:
         """Let the coordinator not hear of a worker for some time."""
-        worker = self.someone()
+        worker = self.victim()
         if not worker.cut:
             self.agenda.say(f"w{worker.number} is cut off from the coordinator")
             worker.cut = True
-            self.agenda.later(self.agenda.chance() * 2 * SESSION, self.connect, None, worker)
+            self.agenda.later(self.agenda.chance() * 4 * SESSION, self.connect, None, worker)
+            self.linger()
+
+    def linger(self) -> None:
+        """Let a session pass with nothing else, now and then: what was begun before it is in everybody's way."""
+        if self.agenda.chance() < 0.5:
+            self.move_to(self.agenda.now + 1.1 * SESSION)
 
     def connect(self, worker: Worker) -> None:
         """Let the coordinator hear of a worker again."""
         if worker.cut and not worker.dead:
             self.agenda.say(f"w{worker.number} is connected again")
             worker.cut = False
-            self.agenda.soon(worker.find_out, worker)
+            self.agenda.soon(worker.wake, worker)
 
     def crash(self) -> None:
         """Let a process end at any point, and another one start."""
-        worker = self.someone()
+        worker = self.victim()
         self.agenda.say(f"w{worker.number} crashes")
         if worker.writes and self.agenda.chance() < 0.5:
             worker.commit_group(None)
@@ -361,16 +377,27 @@ class Simulation:
 
     def skip(self) -> None:
         """Order an event to be skipped that is not finished."""
-        world = self.world
-        if not world.happenings:
-            return
-        happening = world.happenings[self.agenda.below(len(world.happenings))]
-        row = world.ledger.rows.get(happening.number)
-        if not happening.poison and (row is None or row.state is State.INTENT):
-            self.agenda.say(f"person skips {EVENTS[happening.number].id}")
-            world.skips[happening.number] = None
-            self.oracle.skip_ordered(happening.number)
-            self.order()
+        rows = self.world.ledger.rows
+        unfinished = [
+            one.number
+            for one in self.world.happenings
+            if not one.poison and ((row := rows.get(one.number)) is None or row.state is State.INTENT)
+        ]
+        if unfinished:
+            self.order_skip(unfinished[self.agenda.below(len(unfinished))])
+
+    def skip_announced(self, number: int) -> None:
+        """Order an event to be skipped whose call is announced while another worker holds it too, now and then."""
+        holders = sum(PLACES[number] in worker.core._open for worker in self.workers if not worker.dead)
+        if holders > 1 and self.skip in self.possible and self.agenda.chance() < 0.5:
+            self.order_skip(number)
+
+    def order_skip(self, number: int) -> None:
+        """Order an event to be skipped."""
+        self.agenda.say(f"person skips {EVENTS[number].id}")
+        self.world.skips[number] = None
+        self.oracle.skip_ordered(number)
+        self.order()
 
     def go_on(self) -> None:
         """End the halts."""
@@ -482,6 +509,7 @@ class Simulation:
             self.go_on()
             for worker in self.workers:
                 worker.fetch(all_of_it=True)
+            for worker in () if agenda.pending else self.workers:
                 worker.commit()
             if agenda.pending:
                 idle = 0
@@ -499,12 +527,19 @@ class Simulation:
                     worker.read_parks()
             if agenda.now > until or (idle > 10 and not agenda.timers):
                 self.stalled("nothing is under way")
-            self.move_to(agenda.timers[0][0] if agenda.timers else agenda.now + 1.0)
+            self.move_to(self.next_timer(agenda.now + 1.0))
         else:
             self.stalled("it does not come to an end")
         self.oracle.settled({slot: end for slot, end in self.world.broker.ends.items() if end})
         for worker in self.workers:
             self.account(worker)
+
+    def next_timer(self, otherwise: float) -> float:
+        """Say when something is due; what waits for an answer that has come is not."""
+        timers = self.agenda.timers
+        while timers and isinstance(flight := timers[0][2][2], Flight) and flight.ended:
+            heappop(timers)
+        return timers[0][0] if timers else otherwise
 
     def done(self) -> bool:
         """Say whether everything is committed and nothing is held."""
@@ -521,9 +556,7 @@ class Simulation:
             if "another content" in worker.core.halted:
                 number = int(worker.core.halted.split()[1][1:])
                 if number not in self.world.skips:
-                    self.world.skips[number] = None
-                    self.oracle.skip_ordered(number)
-                    self.order()
+                    self.order_skip(number)
 
     def waits_for_a_person(self) -> bool:
         """Say whether all that is open waits behind a blocked key."""

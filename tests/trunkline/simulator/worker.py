@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.trunkline.simulator.agenda import Agenda, Step
 from tests.trunkline.simulator.oracle import Broken, Calling, Oracle
@@ -27,7 +27,7 @@ from trunkline.errors import Permanent, Poison, Retryable
 from trunkline.event import Event
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Place, Row, State
-from trunkline.ledger.intents import Finished, Standing, Wait
+from trunkline.ledger.intents import GO, Finished, Standing, Wait
 from trunkline.verdict import Verdict
 
 SESSION = 10.0
@@ -66,6 +66,10 @@ class World:
     parked: Callable[[Happening], None] = lambda _: None
     """Tells whoever replays parked keys of one more event."""
     stopped: Callable[["Worker"], None] = lambda _: None
+    announced: Callable[[int], None] = lambda _: None
+    """Tells whoever gives orders of a call that the ledger knows of."""
+    joined: Callable[[], None] = lambda: None
+    """Tells the coordinator of a member that has come back."""
     seen: set[tuple[str, str]] = field(default_factory=set)
     """Which inputs met which stages, and which answers which states."""
 
@@ -93,6 +97,16 @@ class Drain:
 
 Batch = tuple[int, list[Delivery], Mapping[Place, Row], Collection[str]]
 Work = tuple[Callable[[], Any], Callable[[Any], None]]
+
+
+class Durable(NamedTuple):
+    """Offsets that the ledger knows, and when they were read from the watermarks, as the oracle counts."""
+
+    offsets: Mapping[Slot, int]
+    read: int
+
+
+NOTHING = Durable({}, 0)
 FAILED = object()
 """What a write gives whose commit has failed, as far as its writer can tell."""
 
@@ -118,7 +132,7 @@ class Worker:
         self.heard = world.agenda.now
         """When the coordinator heard of it last."""
         self.handed = 0
-        self.durable: Mapping[Slot, int] = {}
+        self.durable = NOTHING
         self.advancing = False
         self.inbox: deque[tuple[Callable[[Any], None], Any]] = deque()
         self.writes: deque[Work] = deque()
@@ -128,6 +142,7 @@ class Worker:
         self.flights: list[Flight] = []
         self.drains: list[Drain] = []
         self.announced = 0
+        self.parking = world.policy.after_dead != "continue"
         self.live: set[Delivery] = set()
         """Deliveries whose replay was live when it was looked up."""
         self.recorded = self.found_finished = self.dropped = 0
@@ -158,11 +173,16 @@ class Worker:
         if not self.ready or self.handed - self.core.arrivals > AHEAD:
             return
         agenda, broker = self.world.agenda, self.world.broker
-        self.paused = {slot for slot in self.slots if self.full(slot)}
         entries: list[Entry] = []
         for slot in self.slots:
             log, at = broker.logs[slot], self.at[slot]
-            if slot not in self.paused and at < len(log) and (all_of_it or agenda.chance() < 0.7):
+            if at == len(log):
+                continue
+            if self.full(slot):
+                self.paused.add(slot)
+                continue
+            self.paused.discard(slot)
+            if all_of_it or agenda.chance() < 0.7:
                 batch = log[at : at + 1 + agenda.below(self.world.batch)]
                 self.at[slot] = at + len(batch)
                 entries += batch
@@ -240,10 +260,10 @@ class Worker:
         if not self.ready or not self.slots:
             return
         self.commit_now(self.durable)
-        if not self.advancing and self.core.positions() != self.durable:
+        if not self.advancing and self.core.positions() != self.durable.offsets:
             self.advancing = True
             self.advance(self.advanced)
-        if self.world.policy.after_dead != "continue" and self.world.agenda.chance() < 0.5:
+        if self.parking and self.world.agenda.chance() < 0.5:
             self.read_parks()
 
     def read_parks(self) -> None:
@@ -266,34 +286,35 @@ class Worker:
         self.core.bars(*given)
         self.act()
 
-    def commit_now(self, offsets: Mapping[Slot, int]) -> None:
+    def commit_now(self, durable: Durable) -> None:
         """Send offsets to the coordinator, which takes them from members only."""
         world = self.world
-        for slot, offset in offsets.items():
+        for slot, offset in durable.offsets.items():
             if world.oracle.owner.get(slot) == self.number and self.member and not self.cut:
                 if world.broker.committed[slot] != offset:
                     self.say(f"commits {place(slot, offset)}")
                 if world.ledger.progress.get(slot, -1) < offset:
                     raise Broken(f"commit-before-progress: w{self.number} {place(slot, offset)}")
                 world.broker.committed[slot] = offset
-                world.oracle.committed(slot, offset)
+                world.oracle.committed(slot, offset, durable.read)
 
-    def advance(self, then: Callable[[Mapping[Slot, int]], None]) -> None:
+    def advance(self, then: Callable[[Durable], None]) -> None:
         """Make the watermarks durable in the ledger; nothing may be committed when partitions have come or gone."""
         epoch, positions = self.core.epoch, self.core.positions()
         if not positions:
-            then({})
+            then(NOTHING)
             return
+        durable = Durable(positions, self.world.oracle.taken)
         progress = self.world.ledger.progress
 
         def write() -> None:
             progress.update({slot: max(offset, progress.get(slot, 0)) for slot, offset in positions.items()})
 
-        self.write(write, lambda result: then(positions if result is None and self.core.epoch == epoch else {}))
+        self.write(write, lambda result: then(durable if result is None and self.core.epoch == epoch else NOTHING))
 
-    def advanced(self, positions: Mapping[Slot, int]) -> None:
+    def advanced(self, durable: Durable) -> None:
         """Let the next commit take what is durable."""
-        self.durable = positions
+        self.durable = durable
         self.advancing = False
 
     # The thread: partitions that come and go.
@@ -329,6 +350,11 @@ class Worker:
         self.thread_waits = True
         self.tell(self.give_back, (slots, PATIENCE, then))
 
+    def wake(self, _: Any) -> None:
+        """Go on after a while in which no poll was answered: a commit is due before the next."""
+        self.commit()
+        self.find_out(None)
+
     def find_out(self, _: Any) -> None:
         """Learn that the coordinator has given this member up, once it is heard of again."""
         if self.member:
@@ -342,9 +368,10 @@ class Worker:
             self.rejoin()
 
     def rejoin(self) -> None:
-        """Be a member again."""
+        """Be a member again, which wants its share."""
         self.member = True
         self.heard = self.world.agenda.now
+        self.world.joined()
 
     def give_back(self, given: tuple[list[Slot], float, Callable[[int], None]]) -> None:
         """Finish what has begun on partitions, forget them and commit."""
@@ -352,18 +379,20 @@ class Worker:
 
         def drained(open_still: int) -> None:
             if seconds > 0:
-                self.advance(lambda positions: finish(open_still, positions))
+                self.advance(lambda durable: finish(open_still, durable))
             else:
-                finish(open_still, {})
+                finish(open_still, NOTHING)
 
-        def finish(open_still: int, positions: Mapping[Slot, int]) -> None:
+        def finish(open_still: int, durable: Durable) -> None:
             self.note("forget")
             self.core.forget(slots)
             self.act()
-            self.commit_now({slot: offset for slot, offset in positions.items() if slot in slots})
-            self.durable = {}
+            offsets = {slot: offset for slot, offset in durable.offsets.items() if slot in slots}
+            self.commit_now(Durable(offsets, durable.read))
+            self.durable = NOTHING
             for slot in slots:
                 self.slots.remove(slot)
+                self.paused.discard(slot)
             self.thread_waits = False
             self.say(f"has given back {list(map(slot_name, slots))}{' before all had ended' if open_still else ''}")
             then(open_still)
@@ -541,6 +570,8 @@ class Worker:
             if standings is FAILED:
                 found = [Wait(WALL + agenda.now + AGAIN)] * len(asking)
             for one, standing in zip(asking, found, strict=True):
+                if standing is GO and not world.policy.keyed:
+                    world.announced(number_of(one))
                 self.note(f"prepared {type(standing).__name__}", one)
                 if self.core.prepared(one, standing, agenda.now, WALL + agenda.now):
                     continue
@@ -571,7 +602,7 @@ class Worker:
             agenda.soon(self.reach, None, flight)
         else:
             agenda.later(agenda.chance() * 1.2 * CALL, self.reach, None, flight)
-        agenda.later(CALL, self.answer, self, (flight, [NO_ANSWER] * len(group)))
+        agenda.later(CALL, self.give_up, self, flight)
 
     def reach(self, flight: Flight) -> None:
         """Let the target handle a request, whatever has become of its sender."""
@@ -582,6 +613,10 @@ class Worker:
             named = ", ".join(f"e{happening.number}" for happening, _, _ in given)
             self.world.agenda.say(f"target handles {named} from w{self.number}: {verdicts or 'refused as a whole'}")
         self.world.agenda.soon(self.answer, self, (flight, verdicts))
+
+    def give_up(self, flight: Flight) -> None:
+        """Wait no longer for an answer."""
+        self.answer((flight, [NO_ANSWER] * len(flight.group)))
 
     def answer(self, given: tuple[Flight, Sequence[Verdict]]) -> None:
         """Take the answer, or give up waiting for it; none means that several were refused as a whole."""

@@ -141,7 +141,7 @@ class Ledger:
             if row is None or row.state is not State.INTENT:
                 self.before[number] = row
             self.rows[number] = Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline)
-            self.oracle.intended(number)
+            self.oracle.intended(number, intent.owner)
         return GO
 
     def withdraw(self, happening: Happening, owner: str) -> None:
@@ -181,7 +181,7 @@ class Ledger:
     def discard(self, happening: Happening) -> None:
         """Give up a letter, as a person does."""
         self.rows[happening.number] = Row(State.DISCARDED, self.rows[happening.number].payload, 0)
-        self.oracle.recorded(PERSON, happening.number, State.DISCARDED, "")
+        self.oracle.recorded(PERSON, happening.number, State.DISCARDED, "", "")
         self._free([happening])
 
     def _free(self, ended: list[Happening]) -> list[bytes]:
@@ -205,7 +205,7 @@ class Ledger:
             and (
                 one.state is State.DONE
                 or (row.state in LETTERS and not (ours and one.owner))
-                or (row.state is State.INTENT and (ours or row.deadline <= one.at))
+                or (row.state is State.INTENT and (ours or (one.state is State.AMBIGUOUS and row.deadline <= one.at)))
             )
         )
         if counts and not (one.written and row is not None and row.state is one.state):
@@ -213,7 +213,7 @@ class Ledger:
             payload = one.payload if row is None else row.payload
             overruled = "" if row is None or ours else row.owner
             self.rows[number] = Row(one.state, payload, one.attempts, overruled, run=one.run)
-            self.oracle.recorded(one.worker, number, one.state, one.run)
+            self.oracle.recorded(one.worker, number, one.state, one.run, one.owner)
         one.written = True
         if key is not None and one.state is State.DONE:
             self.newest[key] = max(self.newest.get(key, -1), one.happening.offset)

@@ -596,6 +596,20 @@ def test_an_outcome_that_another_workers_call_came_before_is_none_for_the_next_o
     assert letter.delivery is again, "the order is still to be obeyed"
 
 
+def test_of_poison_that_another_worker_had_begun_to_send_the_ledger_is_asked_first() -> None:
+    """A worker of another topology could read it (D4, L5)."""
+    desk, one = Desk(keyed=False), delivery("a", 1, poison=True)
+    assert desk.arrive(one, known={"e1": State.INTENT}) == ["e1"]
+    assert not desk.begin(one, Wait(7.0))
+    desk.turn()
+    desk.core.due(one)
+    assert desk.turn() == ["e1"]
+    assert not desk.begin(one, GO), "that call was taken back"
+    desk.turn()
+    withdraw, letter = desk.effects
+    assert (withdraw, type(letter), one.kind) == (Withdraw(one), Letter, "poison")
+
+
 def test_an_event_has_ended_as_the_ledger_says() -> None:
     desk, one, two = Desk(keyed=False, after_dead="park_key"), delivery("a", 1), delivery("a", 2)
     desk.arrive(one, two)
