@@ -46,16 +46,14 @@ class Agenda:
         """Let one of the pending steps happen."""
         pending = self.pending
         step = pending[at]
-        pending[at] = pending[-1]
-        pending.pop()
+        last = pending.pop()
+        if last is not step:
+            pending[at] = last
         function, actor, argument = step
-        if actor is not None:
-            if actor.dead:
-                return
-            if actor.frozen:
-                actor.stash.append(step)
-                return
-        function(argument)
+        if actor is None or not (actor.dead or actor.frozen):
+            function(argument)
+        elif actor.frozen and not actor.dead:
+            actor.stash.append(step)
 
     def move_to(self, when: float) -> None:
         """Let time pass."""

@@ -32,7 +32,7 @@ class Simulation:
         self.agenda = agenda = Agenda(seed, trace=trace)
         chance, below = agenda.chance, agenda.below
         keyed, latest = chance() < 0.5, chance() < 0.4
-        flood = chance() < 0.1
+        flood = chance() < 0.07
         tight = Caps(
             lane_events=2 + below(3),
             lane_bytes=40,
@@ -77,7 +77,7 @@ class Simulation:
         self.copies = (0.05, 0.35)[below(2)]
         self.changes = 0.1 if chance() < 0.04 else 0.0
         """How often a copy comes with another content."""
-        self.to_come = 40 if flood else 6 + below(14)
+        self.to_come = 40 if flood else 4 + below(10)
         self.following: dict[str, set[int]] = {}
         """Runs of parked keys: what is parked while they run belongs to them."""
         faults_ = [
@@ -87,12 +87,10 @@ class Simulation:
         ]
         self.possible = [one for one in faults_ if chance() < 0.6] or [self.replay]
         self.often = (0.02, 0.06, 0.12)[below(3)]
-        self.length = 50 + below(120)
+        self.length = 40 + below(100)
         self.length = self.length if steps is None else min(steps, self.length)
         self.faults = 1_000 if faults is None else faults
-        self.background = [self.tick, self.tick, self.fetch, self.fetch, self.commit, self.balance, self.produce]
-        self.calm = False
-        """Nothing goes wrong any more."""
+        self.background = (self.tick, self.tick, self.fetch, self.fetch, self.commit, self.balance, self.produce)
         self.workers: list[Worker] = []
         self.hired = 0
         for _ in range(1 + below(3)):
@@ -115,17 +113,18 @@ class Simulation:
     def step(self) -> None:
         """Let one thing happen."""
         agenda = self.agenda
-        if agenda.chance() < self.often:
-            fault = self.possible[agenda.below(len(self.possible))]
+        chance, pending = agenda.chance, agenda.pending
+        if chance() < self.often:
+            fault = self.possible[int(chance() * len(self.possible))]
             if self.faults > 0:
                 self.faults -= 1
                 fault()
             return
-        at = agenda.below(len(agenda.pending) + 3)
-        if at < len(agenda.pending):
+        at = int(chance() * (len(pending) + 2))
+        if at < len(pending):
             agenda.happen(at)
         else:
-            self.background[agenda.below(len(self.background))]()
+            self.background[int(chance() * len(self.background))]()
 
     # Time, and what happens by itself.
 
@@ -149,7 +148,7 @@ class Simulation:
                     self.expel(worker)
             elif worker.member:
                 worker.heard = when
-                if worker.slots and (self.calm or agenda.chance() < 0.9):
+                if worker.slots and (self.world.calm or agenda.chance() < 0.9):
                     lapsed = worker.core.lease < when
                     worker.core.renew(when + LEASE)
                     self.oracle.leased(worker.number, when + LEASE)
@@ -168,8 +167,6 @@ class Simulation:
         """Let an event come, or a copy of an earlier one."""
         agenda, happenings = self.agenda, self.world.happenings
         if not self.to_come:
-            if self.produce in self.background:
-                self.background.remove(self.produce)
             return
         self.to_come -= 1
         if happenings and agenda.chance() < self.copies:
@@ -488,7 +485,7 @@ class Simulation:
         world = self.world
         world.ledger_trouble = world.target.trouble = 0.0
         world.ledger_down = world.broker.refuses_letters = world.paused = False
-        self.calm = True
+        world.calm = True
         self.heal()
         self.agenda.say("everything heals")
         for worker in self.workers:
@@ -499,25 +496,28 @@ class Simulation:
     def settle(self) -> None:
         """See that all comes to its end."""
         agenda = self.agenda
-        until, idle, replays = agenda.now + CALM, 0, self.agenda.below(2)
+        until, idle, replays = agenda.now + CALM, 0, agenda.chance() < 0.4
+        chance, pending, happen = agenda.chance, agenda.pending, agenda.happen
         for _ in range(8_000):
-            if agenda.pending:
-                agenda.happen(agenda.below(len(agenda.pending)))
+            if pending:
+                happen(int(chance() * len(pending)))
                 continue
-            self.skip_changes()
             self.balance()
-            self.go_on()
             for worker in self.workers:
-                worker.fetch(all_of_it=True)
-            for worker in () if agenda.pending else self.workers:
-                worker.commit()
-            if agenda.pending:
+                if worker.core.halted:
+                    self.skip_changes()
+                    self.go_on()
+                if worker.slots:
+                    worker.fetch(all_of_it=True)
+            for worker in () if pending else self.workers:
+                worker.commit(parks=0.1)
+            if pending:
                 idle = 0
                 continue
             if self.done():
                 if not (replays and self.repair()):
                     break
-                replays = 0
+                replays = False
                 continue
             if self.policy.after_dead == "block" and self.waits_for_a_person() and self.repair():
                 continue

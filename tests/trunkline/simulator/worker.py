@@ -58,6 +58,8 @@ class World:
     batch: int
     happenings: list[Happening] = field(default_factory=list)
     skips: dict[int, None] = field(default_factory=dict)
+    calm: bool = False
+    """Nothing goes wrong any more."""
     paused: bool = False
     ledger_trouble: float = 0.0
     ledger_down: bool = False
@@ -255,15 +257,15 @@ class Worker:
         function, argument = self.inbox.popleft()
         function(argument)
 
-    def commit(self) -> None:
-        """Commit what is durable, and begin to make the watermarks durable."""
+    def commit(self, *, parks: float = 0.5) -> None:
+        """Commit what is durable, and begin to make the watermarks durable; read the park rows with that chance."""
         if not self.ready or not self.slots:
             return
         self.commit_now(self.durable)
-        if not self.advancing and self.core.positions() != self.durable.offsets:
+        if not self.advancing and (positions := self.core.positions()) != self.durable.offsets:
             self.advancing = True
-            self.advance(self.advanced)
-        if self.parking and self.world.agenda.chance() < 0.5:
+            self.advance(self.advanced, positions)
+        if self.parking and self.world.agenda.chance() < parks:
             self.read_parks()
 
     def read_parks(self) -> None:
@@ -298,9 +300,9 @@ class Worker:
                 world.broker.committed[slot] = offset
                 world.oracle.committed(slot, offset, durable.read)
 
-    def advance(self, then: Callable[[Durable], None]) -> None:
+    def advance(self, then: Callable[[Durable], None], positions: Mapping[Slot, int]) -> None:
         """Make the watermarks durable in the ledger; nothing may be committed when partitions have come or gone."""
-        epoch, positions = self.core.epoch, self.core.positions()
+        epoch = self.core.epoch
         if not positions:
             then(NOTHING)
             return
@@ -379,7 +381,7 @@ class Worker:
 
         def drained(open_still: int) -> None:
             if seconds > 0:
-                self.advance(lambda durable: finish(open_still, durable))
+                self.advance(lambda durable: finish(open_still, durable), self.core.positions())
             else:
                 finish(open_still, NOTHING)
 
@@ -503,7 +505,8 @@ class Worker:
     def act(self) -> None:
         """Let the dispatcher choose, and do what it has decided."""
         core, agenda = self.core, self.world.agenda
-        core.turn(agenda.now)
+        if core._lanes._ready:
+            core.turn(agenda.now)
         for effect in core.take() if core._effects else ():
             match effect:
                 case Call(chosen):
@@ -524,9 +527,9 @@ class Worker:
     def note(self, what: str, delivery: Delivery | None = None) -> None:
         """Note which stages an input meets: one delivery's, or those of all that are open."""
         if delivery is None:
-            self.world.seen.update((what, one.stage.value) for one in self.core._open.values())
+            self.world.seen.update((what, one.stage._value_) for one in self.core._open.values())
             return
-        self.world.seen.add((what, delivery.stage.value))
+        self.world.seen.add((what, delivery.stage._value_))
         if self.world.agenda.told is not None:
             self.say(f"{what} {delivery.event.id}{' of ' + delivery.run if delivery.run else ''}")
 
@@ -780,7 +783,10 @@ class Worker:
         else:
             self.say("cannot commit")
         self.results.append([(done, result) for (_, done), result in zip(group, results, strict=True)])
-        world.agenda.soon(self.settle, self)
+        if world.calm and len(self.results) == 1:
+            self.settle(None)
+        else:
+            world.agenda.soon(self.settle, self)
 
     def settle(self, _: Any) -> None:
         """Let the loop hear of a commit."""
