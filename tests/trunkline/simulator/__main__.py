@@ -1,6 +1,6 @@
 """`python -m tests.trunkline.simulator SEED` runs one schedule, `--schedules N` many of them.
 
-`--soak FILE` writes what N schedules gave to a file.
+`--soak FILE` writes what N schedules gave to a file; SIGTERM ends it early, with what it has done.
 """
 
 import argparse
@@ -20,7 +20,7 @@ step (`tests/trunkline/simulator`). This page is written by it.
 |---|---|
 | when | {when} |
 | seeds | {first} to {last} |
-| schedules | {schedules:,} |
+| schedules | {schedules:,} of {wanted:,} |
 | seconds of one core | {seconds:,.0f} |
 | rules broken | {broken} |
 | pairs of input and stage met | {met} of {possible} that are possible |
@@ -76,8 +76,9 @@ def page(result: Run, seeds: range) -> str:
     return SOAK.format(
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         first=f"{seeds[0]:,}",
-        last=f"{seeds[-1]:,}",
+        last=f"{seeds[0] + result.schedules - 1:,}",
         schedules=result.schedules,
+        wanted=len(seeds),
         seconds=result.seconds,
         broken=", ".join(f"seed {seed}: {why}" for seed, why in sorted(result.broken.items())[:20]) or "none",
         met=len(possible & set(result.met)),

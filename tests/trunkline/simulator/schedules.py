@@ -1,5 +1,6 @@
 """Many schedules: which of them break a rule, how short such a one can be made, and what they have met."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -54,13 +55,28 @@ def run(seeds: Iterable[int], *, until: str = "") -> Run:
 
 
 def run_on_cores(seeds: range, cores: int) -> Run:
-    """Run schedules on several cores."""
+    """Run schedules on several cores; SIGTERM ends it with those that have run, which are the first ones."""
     result = Run()
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(cores) as pool:
-        for done in pool.map(run, chunks):
-            result.add(done)
+    with ProcessPoolExecutor(cores, initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)) as pool:
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            for done in pool.map(run, chunks):
+                result.add(done)
+        except Stopped:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return result
+
+
+class Stopped(BaseException):
+    """Somebody wants what has run so far."""
+
+
+def stop(*_: object) -> None:
+    """End the run that waits."""
+    raise Stopped
 
 
 def broken(simulation: Simulation) -> str | None:
