@@ -6,6 +6,7 @@ CLOSED ─ most calls fail ─▶ OPEN ─ pause ─▶ PROBING ─ trials succe
 
 import enum
 from collections import deque
+from dataclasses import dataclass
 
 from trunkline.flow.declare import Breaker
 
@@ -13,8 +14,8 @@ SHARE = 0.7
 """Of the last calls so many must have failed."""
 RECENT = 1.0
 """Seconds whose calls all count: where thousands are made in one, the last twenty may be those of a few bad keys."""
-MOST = 10_000
-"""Calls that are remembered at most."""
+SLICE = 0.05
+"""Seconds whose calls are remembered as one, by how many they were."""
 LONGEST = 60.0
 """Seconds to which the pauses between trials grow."""
 ANY = 1 << 30
@@ -32,6 +33,15 @@ class State(enum.Enum):
     """Perhaps well again: a few events are tried."""
 
 
+@dataclass(slots=True)
+class Slice:
+    """The calls that ended in a moment."""
+
+    began: float
+    calls: int = 0
+    failures: int = 0
+
+
 class Circuit:
     """The breaker of one target in one process.
 
@@ -44,9 +54,9 @@ class Circuit:
         """When the next trial begins, while it is open."""
         self._declared = declared
         self._epoch = 0
-        self._last: deque[tuple[float, bool]] = deque()
-        """When the last calls ended, and whether they failed."""
-        self._failures = 0
+        self._last: deque[Slice] = deque()
+        self._calls = self._failures = 0
+        """Of all these slices."""
         self._pause = 0.0
         self._flying = self._succeeded = 0
 
@@ -90,12 +100,19 @@ class Circuit:
 
     def _count(self, now: float, *, failed: bool) -> None:
         last = self._last
-        last.append((now, failed))
-        self._failures += failed
-        while len(last) > 2 * self._declared.failures and (last[0][0] <= now - RECENT or len(last) > MOST):
-            self._failures -= last.popleft()[1]
-        if failed and self._failures >= max(self._declared.failures, SHARE * len(last)):
-            self._open(now)
+        if not last or now - last[-1].began >= SLICE:
+            last.append(Slice(now))
+            while last[0].began <= now - RECENT and self._calls - last[0].calls >= 2 * self._declared.failures:
+                gone = last.popleft()
+                self._calls -= gone.calls
+                self._failures -= gone.failures
+        last[-1].calls += 1
+        self._calls += 1
+        if failed:
+            last[-1].failures += 1
+            self._failures += 1
+            if self._failures >= max(self._declared.failures, SHARE * self._calls):
+                self._open(now)
 
     def _open(self, now: float) -> None:
         longest = max(LONGEST, self._declared.pause.total_seconds())
@@ -106,7 +123,7 @@ class Circuit:
     def _become(self, state: State) -> None:
         self.state = state
         self._epoch += 1
-        self._flying = self._succeeded = self._failures = 0
+        self._flying = self._succeeded = self._calls = self._failures = 0
         self._last.clear()
         if state is State.CLOSED:
             self._pause = 0.0
