@@ -45,7 +45,7 @@ bench-process: .venv/ready  ## processing beside its peers, in half an hour: bui
 bench-e2e: .venv/ready  ## from a POST at the gateway to its effect at the target: build/bench/e2e.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.end_to_end
 
-bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json
+bench-ledger: .venv/ready  ## look-up and record on ten million rows, SQLite and PostgreSQL: build/bench/ledger.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.ledger
 
 bench-tables: .venv/ready  ## rows of a table ready at a first start and the next, and asked for: build/bench/tables.json
