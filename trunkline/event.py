@@ -17,7 +17,8 @@ from trunkline.errors import Poison
 D = TypeVar("D", bound=Mapping[str, Any])
 E = TypeVar("E", bound=Mapping[str, Any])
 
-Headers = tuple[tuple[str, bytes | None], ...]
+Header = tuple[str, bytes | None]
+Headers = tuple[Header, ...]
 
 NOTHING: Mapping[str, Any] = {}
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -25,13 +26,14 @@ PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 """Two characters for every ten bits (RFC 4648 §6): twice as fast as the standard library's base32."""
 PARENT = "trunkline-parent"
 """The header that says of which event, and where it stood, a derived one was made."""
-SPECVERSION = ("ce_specversion", b"1.0")
-CONTENT_TYPE = ("content-type", b"application/avro")
+SPECVERSION: Header = ("ce_specversion", b"1.0")
+CONTENT_TYPE: Header = ("content-type", b"application/avro")
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
 
 HEAD_OF_DIGEST = struct.Struct(">QQI").unpack
 LENGTHS = [length.to_bytes(8, "big") for length in range(1024)]
+ABSENT = b"\xff" * 8
 
 
 @dataclass(frozen=True, init=False)  # with slots, Python 3.11 cannot call Event[X](…)
@@ -104,15 +106,20 @@ def digest(*parts: str | bytes | None) -> bytes:
 
 def prefixed(parts: Iterable[str | bytes | None]) -> bytes:
     """Join parts, each with its length in front."""
-    joined: list[bytes] = []
-    for part in parts:
-        if part is None:
-            joined.append(b"\xff" * 8)
-            continue
-        raw = part.encode() if isinstance(part, str) else part
-        length = len(raw)
-        joined += (LENGTHS[length] if length < 1024 else length.to_bytes(8, "big"), raw)
-    return b"".join(joined)
+    return b"".join([framed(part) for part in parts])
+
+
+def framed(part: str | bytes | None) -> bytes:
+    """Give a part with its length in front."""
+    if part is None:
+        return ABSENT
+    raw = part.encode() if isinstance(part, str) else part
+    length = len(raw)
+    return (LENGTHS[length] if length < 1024 else length.to_bytes(8, "big")) + raw
+
+
+framed_once = lru_cache(maxsize=1024)(framed)
+"""For parts that come again and again, such as the names of topics."""
 
 
 @lru_cache(maxsize=256)
@@ -139,7 +146,9 @@ def name_of(digested: bytes) -> str:
 
 def derived_id(parent: Event[Any], topic: str, key: str | None, ordinal: int) -> str:
     """Give the id of a record that a route made; `ordinal` counts the parent's records of that topic and key (I2)."""
-    return name_of(digest(parent.source, parent.id, topic, key, str(ordinal)))
+    place = framed_once(str(ordinal))
+    parts = framed_once(parent.source) + framed(parent.id) + framed_once(topic) + framed(key) + place
+    return name_of(hashlib.sha256(parts).digest())
 
 
 def idempotency_key(bus: str, sink: str, source: str, event_id: str, call: str = "") -> str:
@@ -152,24 +161,29 @@ def batch_key(keys: Sequence[str]) -> str:
     return keys[0] if len(keys) == 1 else name_of(digest(*keys))
 
 
-def to_headers(event: Event[Any], time: bytes | None = None) -> Headers:
-    """Write an event's identity as Kafka headers (CloudEvents Kafka binding 1.0.2, binary mode).
+def to_headers(event: Event[Any]) -> Headers:
+    """Write an event's identity as Kafka headers (CloudEvents Kafka binding 1.0.2, binary mode)."""
+    key = None if event.key is None else event.key.encode()
+    time = written(event.time)
+    return tuple(headed(event.id, kind_of(event.source, event.type), time, key, event.traceparent))
 
-    `time` is the event's time as it is `written`, where that is known.
-    """
-    headers: list[tuple[str, bytes | None]] = [
-        SPECVERSION,
-        ("ce_id", event.id.encode()),
-        ("ce_source", event.source.encode()),
-        ("ce_type", event.type.encode()),
-        ("ce_time", time or written(event.time)),
-        CONTENT_TYPE,
-    ]
-    if event.key is not None:
-        headers.append(("ce_subject", event.key.encode()))
-    if event.traceparent is not None:
-        headers.append(("traceparent", event.traceparent.encode()))
-    return tuple(headers)
+
+def kind_of(source: str, type: str) -> tuple[Header, Header]:  # noqa: A002 - the field's name
+    """Give the headers that all events of one kind share."""
+    return ("ce_source", source.encode()), ("ce_type", type.encode())
+
+
+def headed(
+    event_id: str, kind: tuple[Header, Header], time: bytes, key: bytes | None, traceparent: str | None
+) -> list[Header]:
+    """Give the headers of an event of this kind; `time` is as `written`."""
+    source, type_ = kind
+    headers = [SPECVERSION, ("ce_id", event_id.encode()), source, type_, ("ce_time", time), CONTENT_TYPE]
+    if key is not None:
+        headers.append(("ce_subject", key))
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent.encode()))
+    return headers
 
 
 def written(time: datetime) -> bytes:
@@ -187,21 +201,24 @@ def from_headers(
         Poison: a required CloudEvents header is missing or no UTF-8, the time is no RFC 3339 time, the key no UTF-8.
     """
     found: dict[str, Any] = dict(headers)
-    if missing := [name for name in REQUIRED if not found.get(name)]:
-        raise Poison(f"the record has no {', '.join(missing)} header, so it is no event")
+    get = found.get
+    event_id, source, kind, at = get("ce_id"), get("ce_source"), get("ce_type"), get("ce_time")
+    if not (event_id and source and kind and at and get("ce_specversion")):
+        missing = ", ".join(name for name in REQUIRED if not get(name))
+        raise Poison(f"the record has no {missing} header, so it is no event")
     try:
-        trace = found.get("traceparent")
-        time = datetime.fromisoformat(found["ce_time"].decode())
+        trace = get("traceparent")
+        time = datetime.fromisoformat(at.decode())
         if time.tzinfo is not UTC:
             if time.tzinfo is None:
                 raise Poison(f"the ce_time of the record has no offset: {time.isoformat()}")
             time = time.astimezone(UTC)
         return Event(
-            found["ce_id"].decode(),
+            event_id.decode(),
             time,
             data,
-            found["ce_source"].decode(),
-            found["ce_type"].decode(),
+            source.decode(),
+            kind.decode(),
             None if key is None else key.decode(),
             None if trace is None else trace.decode(),
         )

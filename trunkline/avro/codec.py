@@ -1,6 +1,7 @@
 """Values in Confluent wire format: a zero byte, the schema's id as a big-endian int32, the Avro body. Nothing more."""
 
 import io
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from trunkline.errors import Permanent, Poison, UnknownSchema, UsageError
 
 MAGIC = 0
 HEAD = 5
+PACK = struct.Struct(">bI").pack
 
 
 class Codec:
@@ -53,7 +55,7 @@ class Codec:
             Permanent: the value has a field the schema has not, lacks one without a default, or one of a wrong type.
         """
         out = io.BytesIO()
-        out.write(MAGIC.to_bytes(1, "big") + schema_id.to_bytes(4, "big"))
+        out.write(head_of(schema_id))
         try:
             fastavro.schemaless_writer(out, self._writes, value, strict_allow_default=True)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
@@ -79,6 +81,11 @@ class Codec:
         if not isinstance(value, dict):
             raise Poison("the Avro body is no record")
         return value
+
+
+def head_of(schema_id: int) -> bytes:
+    """Give what a value of this schema begins with."""
+    return PACK(MAGIC, schema_id)
 
 
 def split(value: bytes | None) -> tuple[int, bytes]:

@@ -12,10 +12,10 @@ from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
 from trunkline.errors import Absent, Halt, Permanent, Poison, Unavailable, UnknownSchema
-from trunkline.event import Drop, Event, Headers, from_headers, to_headers, to_parent, written
-from trunkline.flow.declare import Bus, Process, dead_letters_of, flow_name, identity_of, source_of
+from trunkline.event import Drop, Event, Header, Headers, from_headers, headed, kind_of, to_parent, written
+from trunkline.flow.declare import Bus, Process, Route, Topic, dead_letters_of, flow_name, identity_of, source_of
 from trunkline.flow.rows import Given
-from trunkline.flow.transform import Routed, at_once, passed, routed
+from trunkline.flow.transform import Made, Steps, records_of
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, size_of
@@ -45,6 +45,15 @@ class Read(NamedTuple):
     span: spans.Span | None
 
 
+class Way(NamedTuple):
+    """Where a route leads, and what all its records have in common."""
+
+    topic: Topic
+    route: Route
+    form: Format
+    kind: tuple[Header, Header]
+
+
 class Maker:
     """Makes entries of the records of one flow, in their order; one thread at a time."""
 
@@ -58,13 +67,16 @@ class Maker:
         elsewhere: Callable[[float], bool],
     ) -> None:
         """Take what the flow needs; `elsewhere` says of a record fetched then whether others may know more of it."""
-        self._flow = flow
-        self._tables = tables
+        self._schema = flow.topic.schema
+        self._steps = Steps(flow, tables)
         self._name = flow_name(flow)
-        self._source = source_of(bus, flow)
+        source = source_of(bus, flow)
         self._letters = dead_letters_of(identity_of(flow))
         self._form = forms[flow.topic.name]
-        self._forms = {topic.name: forms[topic.name] for topic in flow.to}
+        self._ways = [
+            Way(topic, route, forms[topic.name], kind_of(source, topic.schema.event_type))
+            for topic, route in flow.to.items()
+        ]
         self._elsewhere = elsewhere
         self._guard = Guard()
         self._refusals = Guard()
@@ -86,9 +98,9 @@ class Maker:
         """Take an event through the steps.
 
         Raises:
-            Permanent, TrunklineError, OSError: as `passed`.
+            Permanent, TrunklineError, OSError: as `Steps.take`.
         """
-        return await passed(self._flow, event, self._tables)
+        return await self._steps.take_waiting(event)
 
     def make(
         self,
@@ -96,11 +108,11 @@ class Maker:
         fetched: float,
         read: Read | Exception | None,
         through: Through | None,
-        patient: Callable[[float], bool],
+        patient: Callable[[Record, float], bool],
     ) -> Entry:
         """Make the entry of a record that had been fetched by then; `through` is what the steps gave, if they ran.
 
-        `patient` says whether the record may wait on for a row, for so many seconds in all.
+        `patient` says whether a record may wait on for a row, for so many seconds in all.
 
         Raises:
             Absent: a row is missing, and the record may wait for it; nothing has been made.
@@ -117,7 +129,7 @@ class Maker:
             event, span = read
             self._consider_newer(record, fetched)
             if through is None:
-                through = at_once(passed(self._flow, event, self._tables))
+                through = self._steps.take(event)
             elif isinstance(through, Exception):
                 raise through
             entry = self._route(record, event, through, fetched)
@@ -128,7 +140,7 @@ class Maker:
                 raise
             return self._bury(record, error, self._guard)
         except (Permanent, Poison) as error:
-            if isinstance(error, Absent) and patient(error.patience):
+            if isinstance(error, Absent) and patient(record, error.patience):
                 raise
             return self._bury(record, error, self._guard)
         finally:
@@ -162,7 +174,7 @@ class Maker:
             data = self._form.decode(record.value)
         except (Permanent, Poison, Unavailable):
             data = {}
-        return redact(str(error), marked(self._flow.topic.schema.definition, data))
+        return redact(str(error), marked(self._schema.definition, data))
 
     def _consider_newer(self, record: Record, fetched: float) -> None:
         """Let other workers have what is of a version of its schema that ours is too old for (L5).
@@ -178,23 +190,30 @@ class Maker:
     def _route(self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float) -> Entry:
         if isinstance(through, Drop):
             return Entry(record, "filtered")
-        made = routed(self._flow, self._source, through)
-        if isinstance(made, Routed):
-            parent = to_parent(event, record.slot.partition, record.offset)
-            time = time_of(record.headers) or written(event.time)
-            return Entry(record, "routed", [self._write(topic.name, out, time, parent) for topic, out in made.records])
+        parent = to_parent(event, record.slot.partition, record.offset)
+        time = time_of(record.headers) or written(event.time)
+        writes = [
+            self._write(way, made, time, through.traceparent, parent)
+            for way in self._ways
+            for made in records_of(way.route, way.topic, through)
+        ]
+        if writes:
+            return Entry(record, "routed", writes)
         # No other topology may have a route for what ours has none for.
         if not self._form.is_own(record.value) and self._elsewhere(fetched):
             raise UnknownSchema("no route here takes an event with another schema than ours")
         return Entry(record, "unrouted")
 
-    def _write(self, topic: str, event: Event[Any], time: bytes, parent: tuple[str, bytes]) -> Write:
-        key = None if event.key is None else event.key.encode()
-        value, headers = self._forms[topic].encode(event.data), [*to_headers(event, time), parent]
-        roughly = len(value) + 2 * len(key or b"") + len(parent[1]) + len(event.traceparent or "")
+    def _write(self, way: Way, made: Made, time: bytes, trace: str | None, parent: Header) -> Write:
+        topic, event_id, text, data = made
+        key = None if text is None else text.encode()
+        value, headers = way.form.encode(data), headed(event_id, way.kind, time, key, trace)
+        headers.append(parent)
+        roughly = len(value) + 2 * len(key or b"") + len(parent[1] or b"") + len(trace or "")
         if roughly > RECORD_BYTES // 2 and (size := size_of(key, value, tuple(headers))) > RECORD_BYTES:
-            raise Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
-        return Write(topic, key, value, headers)
+            allowed = f"{RECORD_BYTES} are allowed"
+            raise Permanent(f"the record for {topic.name} has {size} bytes with key and headers; {allowed}")
+        return Write(topic.name, key, value, headers)
 
     def _bury(self, record: Record, error: Permanent | Poison, guard: Guard) -> Entry:
         verdict = guard.consider(of_exception(error), record.key)

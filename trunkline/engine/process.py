@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
 from typing import Any, NamedTuple
 
 from trunkline.engine.held import Held
@@ -447,7 +446,7 @@ class Session:
                 made += 1
                 continue
             try:
-                entry = self._maker.make(record, self._fetched, read, through, partial(self._is_patient, record))
+                entry = self._maker.make(record, self._fetched, read, through, self._is_patient)
             except Absent:
                 assert self._back is not None
                 self._back.hold(record, clock())

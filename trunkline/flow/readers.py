@@ -30,7 +30,6 @@ from trunkline.flow.declare import (
     body_of,
     flow_name,
     parts_of,
-    source_of,
 )
 from trunkline.flow.functions import syntax
 from trunkline.flow.journey import Journey
@@ -363,7 +362,7 @@ def given(bus: Bus, flow: Process | Deliver, event: Event[Any], rows: Mapping[st
                     event = after
                 for topic, route in flow.to.items():
                     with suppress(Exception):
-                        records_of(route, topic, source_of(bus, flow), event)
+                        records_of(route, topic, event)
             case Deliver() if isinstance(flow.to, Composite):
                 compose(Journey(), bus, flow, flow.to, event, {})
             case Deliver():

@@ -1,10 +1,9 @@
 """One event through the steps and routes of a process flow: pure, shared by the engine and by `walk`."""
 
 from collections.abc import Awaitable, Coroutine, Mapping
-from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from trunkline.errors import Permanent, TrunklineError
 from trunkline.event import Drop, Event, derived_id
@@ -28,41 +27,13 @@ from trunkline.flow.rows import Answers, Given, keys_of
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """The records that the routes made, each with its topic; at least one."""
+class Made(NamedTuple):
+    """A record that a route made of an event, and its id as an event of its own."""
 
-    records: tuple[tuple[Topic, Event[Any]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Filtered:
-    """A step dropped the event."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unrouted:
-    """No route made a record of the event."""
-
-
-Outcome = Routed | Filtered | Unrouted
-
-
-def transform(flow: Process, source: str, event: Event[Any], tables: Given) -> Outcome:
-    """Run steps, then routes, here and now; `source` names the flow's records.
-
-    Raises:
-        Permanent: a step or route raised something that is no OSError and none of ours (P3), naming where; or a step
-            waits for what is not here.
-        TrunklineError, OSError: as raised by the step or route.
-    """
-    match at_once(passed(flow, event, tables)):
-        case Drop(reason):
-            return Filtered(reason)
-        case further:
-            return routed(flow, source, further)
+    topic: Topic
+    id: str
+    key: str | None
+    data: Mapping[str, Any]
 
 
 def waits(flow: Process) -> bool:
@@ -70,25 +41,50 @@ def waits(flow: Process) -> bool:
     return any(iscoroutinefunction(body_of(step)) or lookups_of(step) for step in flow.steps)
 
 
-async def passed(flow: Process, event: Event[Any], tables: Given) -> Event[Any] | Drop:
-    """Run the steps one after the other; `tables` holds what every table and look-up has, by its name.
+class Steps:
+    """The steps of a flow, each with the rows that it is given."""
 
-    Raises:
-        Permanent, TrunklineError, OSError: as `transform`.
-    """
-    for step in flow.steps:
-        made = await stepped(step, event, tables)
-        if isinstance(made, Drop):
-            return made
-        event = made
-    return event
+    def __init__(self, flow: Process, tables: Given) -> None:
+        """Look up once what is the same for every event; `tables` has what every table and look-up holds, by name."""
+        self._steps = [(step, body_of(step), [tables[part.name] for part in parts_of(step)]) for step in flow.steps]
+        self._tables = tables
+
+    def take(self, event: Event[Any]) -> Event[Any] | Drop:
+        """Run them here and now, one after the other.
+
+        Raises:
+            Permanent: a step raised something that is no OSError and none of ours (P3), naming it; it gave no event; or
+                it waits for what is not here.
+            TrunklineError, OSError: as raised by the step.
+        """
+        for _, body, rows in self._steps:
+            made = run(body, event, *rows)
+            if not isinstance(made, Event):
+                made = at_once(settled(body, made))
+                if isinstance(made, Drop):
+                    return made
+            event = made
+        return event
+
+    async def take_waiting(self, event: Event[Any]) -> Event[Any] | Drop:
+        """Run them one after the other, where some wait or ask targets.
+
+        Raises:
+            Permanent, TrunklineError, OSError: as `take`.
+        """
+        for step, _, _ in self._steps:
+            made = await stepped(step, event, self._tables)
+            if isinstance(made, Drop):
+                return made
+            event = made
+        return event
 
 
 async def stepped(step: Step | Enrich, event: Event[Any], tables: Given) -> Event[Any] | Drop:
     """Run one step.
 
     Raises:
-        Permanent, TrunklineError, OSError: as `transform`.
+        Permanent, TrunklineError, OSError: as `Steps.take`.
     """
     body = body_of(step)
     parts = parts_of(step)
@@ -96,7 +92,15 @@ async def stepped(step: Step | Enrich, event: Event[Any], tables: Given) -> Even
     for place, part in enumerate(parts):
         if isinstance(part, Lookup):
             looked[place] = await answers_of(part, event, tables)
-    made = run(body, event, *looked)
+    return await settled(body, run(body, event, *looked))
+
+
+async def settled(body: Step, made: Any) -> Event[Any] | Drop:
+    """Give what a step gave, awaited if need be.
+
+    Raises:
+        Permanent, TrunklineError, OSError: as `Steps.take`.
+    """
     if isinstance(made, CoroutineType):
         made = await waited(body, made)
     if not isinstance(made, (Event, Drop)):
@@ -119,19 +123,9 @@ def step_of(step: Step | Enrich, event: Event[Any], tables: Given) -> Event[Any]
     """Run one step here and now.
 
     Raises:
-        Permanent, TrunklineError, OSError: as `transform`.
+        Permanent, TrunklineError, OSError: as `Steps.take`.
     """
     return at_once(stepped(step, event, tables))
-
-
-def routed(flow: Process, source: str, event: Event[Any]) -> Routed | Unrouted:
-    """Run the routes; `source` names the records that they make.
-
-    Raises:
-        Permanent, TrunklineError, OSError: as `transform`.
-    """
-    records = [made for topic, route in flow.to.items() for made in records_of(route, topic, source, event)]
-    return Routed(tuple(records)) if records else Unrouted()
 
 
 def at_once(steps: Coroutine[Any, None, T]) -> T:
@@ -150,13 +144,13 @@ def at_once(steps: Coroutine[Any, None, T]) -> T:
     raise Permanent("a step waits for something that is not here")
 
 
-def records_of(route: Route, topic: Topic, source: str, event: Event[Any]) -> list[tuple[Topic, Event[Any]]]:
-    """Run one route; `source` names its records.
+def records_of(route: Route, topic: Topic, event: Event[Any]) -> list[Made]:
+    """Run one route.
 
     Raises:
-        Permanent, TrunklineError, OSError: as `transform`.
+        Permanent, TrunklineError, OSError: as `Steps.take`.
     """
-    records: list[tuple[Topic, Event[Any]]] = []
+    records: list[Made] = []
     ordinals: dict[str | None, int] = {}
     for data in run(route_to_list, route, event):
         if type(data) is not dict and not isinstance(data, Mapping):  # the first is the rule, and costs nothing
@@ -164,10 +158,14 @@ def records_of(route: Route, topic: Topic, source: str, event: Event[Any]) -> li
         key = key_of(topic, data)
         ordinal = ordinals.get(key, 0)
         ordinals[key] = ordinal + 1
-        name = derived_id(event, topic.name, key, ordinal)
-        kind = topic.schema.event_type
-        records.append((topic, Event(name, event.time, data, source, kind, key, event.traceparent)))
+        records.append(Made(topic, derived_id(event, topic.name, key, ordinal), key, data))
     return records
+
+
+def event_of(made: Made, source: str, parent: Event[Any]) -> Event[Any]:
+    """Give a record that was made of an event as one of its own; `source` names what a flow makes."""
+    kind = made.topic.schema.event_type
+    return Event(made.id, parent.time, made.data, source, kind, made.key, parent.traceparent)
 
 
 def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:

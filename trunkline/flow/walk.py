@@ -52,7 +52,7 @@ from trunkline.flow.functions import name_of
 from trunkline.flow.journey import Called, Hidden, Journey, Looked, Parsed, Stepped, Took
 from trunkline.flow.reading import Saw
 from trunkline.flow.rows import Given, Known, Rows, RowsOf, asked
-from trunkline.flow.transform import records_of, stamp, step_of
+from trunkline.flow.transform import event_of, records_of, stamp, step_of
 from trunkline.flow.where import Where
 from trunkline.verdict import (
     Action,
@@ -217,7 +217,8 @@ def process(journey: Journey, bus: Bus, flow: Process, event: Event[Any], rows: 
         watched = event.having(saw.watch(dict(event.data)))
         try:
             why = route.told(watched.data) if isinstance(route, Where) else ""
-            records = [through(topic, one) for _, one in records_of(route, topic, source_of(bus, flow), watched)]
+            found = records_of(route, topic, watched)
+            records = [through(topic, event_of(one, source_of(bus, flow), watched)) for one in found]
         except (TrunklineError, OSError) as error:
             failure = of_exception(error)
         made.append(Took(name, name_of(route), topic.name, event, records, failure, saw.fields, why))

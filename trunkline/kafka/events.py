@@ -195,6 +195,8 @@ class Member:
         self._begin = begin
         self._note = note
         self._ours: set[Slot] = set()
+        self._given_back = 0
+        """How often partitions have gone to others."""
         self.met: dict[Slot, int] = {}
         """Where partitions that we have began, or met their end last: past the mark of a transaction too."""
         self.ended: set[Slot] = set()
@@ -231,6 +233,7 @@ class Member:
             Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone.
             Unavailable: the broker does not answer; go on with a new member.
         """
+        given_back = self._given_back
         try:
             first = self._consumer.poll(seconds)
             if first is None:
@@ -241,14 +244,17 @@ class Member:
         records = []
         for message in (first, *rest):
             if (error := message.error()) is None:
-                records.append(record_of(message))
-                self.ended.discard(records[-1].slot)
+                records.append(record := record_of(message))
+                if self.ended:
+                    self.ended.discard(record.slot)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 slot = Slot(message.topic() or "", message.partition() or 0)
                 self.met[slot] = message.offset() or 0
                 self.ended.add(slot)
             else:
                 self._consider(error, message)
+        if self._given_back == given_back:
+            return records
         # A rebalance between the two calls above has given back the partition of what the first of them brought.
         return [record for record in records if record.slot in self._ours]
 
@@ -385,6 +391,7 @@ class Member:
         self._forget(consumer, slots)
 
     def _forget(self, consumer: Consumer, slots: list[Slot]) -> None:
+        self._given_back += 1
         self._ours.difference_update(slots)
         self.ended.difference_update(slots)
         self._paused.difference_update(slots)

@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from trunkline.avro.codec import Codec, split
+from trunkline.avro.codec import HEAD, Codec, head_of, split
 from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
 from trunkline.errors import Unavailable
@@ -156,10 +156,11 @@ class Format:
         """
         self._registry = registry
         self._id = registry.id_of(schema.text)
+        self._head = head_of(self._id)
         self._codec = Codec(schema.text)
         self._past = Past(schema, self._codec)
-        self._known = {self._id}
-        """Ids of the schemas whose values are read without asking anybody."""
+        self._known: set[int] = set()
+        """Ids of other schemas whose values are read without asking anybody."""
 
     def encode(self, data: Mapping[str, Any]) -> bytes:
         """Write a value.
@@ -170,8 +171,8 @@ class Format:
         return self._codec.encode(data, self._id)
 
     def is_own(self, value: bytes | None) -> bool:
-        """Say whether a value that can be decoded was written with this very schema."""
-        return split(value)[0] == self._id
+        """Say whether a value was written with this very schema."""
+        return value is not None and value.startswith(self._head)
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """Read a value, whatever version of the schema wrote it.
@@ -182,9 +183,9 @@ class Format:
             Poison: it is no Avro in Confluent wire format, or bytes are left over.
             Unavailable: its schema is unknown here and the broker does not answer.
         """
+        if value is not None and value.startswith(self._head):
+            return self._codec.decode(value[HEAD:])
         writer, body = split(value)
-        if writer == self._id:
-            return self._codec.decode(body)
         return self._past.read(self._registry.codec_of(writer), body)
 
     def knows(self, value: bytes | None) -> bool:
@@ -193,6 +194,8 @@ class Format:
         Any other is of a version that another topology has and this one has not: Avro may resolve it, but a field that
         was renamed there would be a default here (L5).
         """
+        if self.is_own(value):
+            return True
         writer, _ = split(value)
         if writer not in self._known and self._past.knows(self._registry.codec_of(writer)):
             self._known.add(writer)

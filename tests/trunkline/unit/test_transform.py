@@ -8,7 +8,7 @@ from tests.trunkline.unit.schemas import CustomerV1, OrderPlacedV1, ParcelV1
 from trunkline import Bus, Drop, Enrich, Event, Permanent, Process, Publish, Retryable, Table, Topic
 from trunkline.event import derived_id
 from trunkline.flow.declare import Step
-from trunkline.flow.transform import Filtered, Routed, Unrouted, key_of, stamp, transform
+from trunkline.flow.transform import Made, Steps, event_of, key_of, records_of, stamp
 from trunkline.sources import Webhook, WebhookRequest
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -34,33 +34,31 @@ def none(_: Event[Any]) -> list[ParcelV1]:
     return []
 
 
-def run(steps: list[Step | Enrich], to: Mapping[Topic, Route], rows: Mapping[str, Any] | None = None) -> object:
-    return transform(Process(orders, steps, to=to), "bus/orders.one", ORDER, {"customers": rows or {}})
+def run(steps: list[Step | Enrich], to: Mapping[Topic, Route], rows: Mapping[str, Any] | None = None) -> Any:
+    """Give what becomes of the order: the records of all routes, or the step's answer that it goes no further."""
+    taken = Steps(Process(orders, steps, to=to), {"customers": rows or {}}).take(ORDER)
+    if isinstance(taken, Drop):
+        return taken
+    return [made for topic, route in to.items() for made in records_of(route, topic, taken)]
 
 
 def test_a_record_is_an_event_of_its_own() -> None:
-    assert run([], {parcels: one}) == Routed(
-        (
-            (
-                parcels,
-                Event(
-                    id=derived_id(ORDER, "parcels", "7", 0),
-                    time=AT,
-                    data={"customer": "7", "pieces": 3},
-                    source="bus/orders.one",
-                    type="tests.Parcel.v1",
-                    key="7",
-                    traceparent="00-a-b-01",
-                ),
-            ),
-        )
+    [made] = run([], {parcels: one})
+    assert made == Made(parcels, derived_id(ORDER, "parcels", "7", 0), "7", {"customer": "7", "pieces": 3})
+    assert event_of(made, "bus/orders.one", ORDER) == Event(
+        id=derived_id(ORDER, "parcels", "7", 0),
+        time=AT,
+        data={"customer": "7", "pieces": 3},
+        source="bus/orders.one",
+        type="tests.Parcel.v1",
+        key="7",
+        traceparent="00-a-b-01",
     )
 
 
 def test_ordinals_count_within_topic_and_key() -> None:
     made = run([], {parcels: each, notes: each})
-    assert isinstance(made, Routed)
-    assert [(topic.name, event.key, event.id) for topic, event in made.records] == [
+    assert [(one.topic.name, one.key, one.id) for one in made] == [
         ("parcels", "7", derived_id(ORDER, "parcels", "7", 0)),
         ("parcels", "7", derived_id(ORDER, "parcels", "7", 1)),
         ("parcels", "8", derived_id(ORDER, "parcels", "8", 0)),
@@ -74,8 +72,8 @@ def test_the_same_event_gives_the_same_records() -> None:
     assert run([], {parcels: each}) == run([], {parcels: each})
 
 
-def test_an_event_of_which_no_route_makes_anything_is_unrouted() -> None:
-    assert run([], {parcels: none, notes: none}) == Unrouted()
+def test_of_an_event_routes_may_make_nothing() -> None:
+    assert run([], {parcels: none, notes: none}) == []
 
 
 def test_steps_run_in_order_with_their_tables() -> None:
@@ -89,8 +87,7 @@ def test_steps_run_in_order_with_their_tables() -> None:
         yield {"customer": order.data["city"], "pieces": 1}
 
     made = run([Enrich(with_city, customers), shouted], {parcels: to_city}, {"7": {"customer": "7", "city": "Bern"}})
-    assert isinstance(made, Routed)
-    assert [event.key for _, event in made.records] == ["BERN"]
+    assert [one.key for one in made] == ["BERN"]
 
 
 def test_a_dropped_event_meets_no_later_step() -> None:
@@ -100,7 +97,7 @@ def test_a_dropped_event_meets_no_later_step() -> None:
     def never(_: Event[Any]) -> Event[Any]:
         raise AssertionError
 
-    assert run([dropped, never], {parcels: one}) == Filtered("void")
+    assert run([dropped, never], {parcels: one}) == Drop("void")
 
 
 def broken_step(_: Event[Any]) -> Event[Any]:
