@@ -108,7 +108,12 @@ class Sender:
     def __init__(self, bootstrap: str, *, patience: float = 10.0) -> None:
         """Connect in the background; a record that is not acknowledged after `patience` seconds has failed."""
         self._producer = Producer(
-            {**PRODUCER, "bootstrap.servers": bootstrap, "message.timeout.ms": int(patience * 1000)}
+            {
+                **PRODUCER,
+                "bootstrap.servers": bootstrap,
+                "message.timeout.ms": int(patience * 1000),
+                "linger.ms": 0,  # somebody waits; under load records gather while five requests are under way
+            }
         )
         self._open = True
         self._thread = threading.Thread(target=self._poll, name="sender", daemon=True)

@@ -1,0 +1,125 @@
+"""The transactions of a process flow: entries are written a transaction at a time, and counted when they are there."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+from trunkline.engine.making import Entry, Maker
+from trunkline.errors import TrunklineError, Unavailable
+from trunkline.kafka.events import Slot, clock
+from trunkline.kafka.transactions import Refused, Transactions
+
+Upto = Mapping[Slot, tuple[int, str]]
+"""Of each partition the offset to commit, and what to note beside it."""
+
+
+class UnderWay(NamedTuple):
+    """A transaction that a thread of its own brings to its end."""
+
+    since: float
+    entries: Sequence[Entry]
+    upto: Upto
+    written: "Future[None]"
+
+
+class Open(Protocol):
+    """Takes the transactional id over."""
+
+    def __call__(self, *, one_by_one: bool) -> Transactions:
+        """Give a new producer.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        ...
+
+
+class Committer:
+    """Writes entries in transactions; nobody begins one before the last has ended."""
+
+    def __init__(self, maker: Maker, open_: Open, see: Callable[..., None]) -> None:
+        """Take the transactional id over.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        self._maker = maker
+        self._open = open_
+        self._see = see
+        self._transactions = open_(one_by_one=False)
+
+    def begin(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> UnderWay:
+        """Begin to write entries and the offsets after them; `metadata` is from `Member.metadata`.
+
+        What is `written` raises Outdated, Halt or Unavailable when nothing was.
+        """
+        written: Future[None] = Future()
+
+        def write() -> None:
+            try:
+                self._write(entries, upto, metadata)
+                written.set_result(None)
+            except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+                written.set_exception(error)
+
+        # A thread that can be abandoned: see `Transactions.offer`.
+        threading.Thread(target=write, name="transaction", daemon=True).start()
+        return UnderWay(clock(), entries, upto, written)
+
+    def _write(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
+        """Write entries in one transaction; when the broker refuses a record, find out which, and bury its event."""
+        try:
+            self._transact(entries, upto, metadata)
+        except Refused:
+            try:
+                entries = self._sift(entries, upto, metadata)
+            finally:
+                self._transactions = self._open(one_by_one=False)
+        else:
+            self._maker.accepted()
+        outcomes = Counter(entry.outcome for entry in entries)
+        emitted = Counter(write.topic for entry in entries if entry.outcome == "routed" for write in entry.writes)
+        self._see("read", count=len(entries))
+        for what in ("routed", "filtered", "unrouted"):
+            if count := outcomes[what]:
+                self._see(what, count=count)
+        for topic, count in emitted.items():
+            self._see("emitted", topic=topic, count=count)
+        for event, why, kind in (entry.dead for entry in entries if entry.outcome == "dead"):
+            self._see("dead", event=event, detail=why, outcome=kind)
+
+    def _sift(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> Sequence[Entry]:
+        """Write entries one by one in a transaction, with letters in place of those that are refused."""
+        sifted = [*entries]
+        while True:
+            # A new one each time: librdkafka stumbles over the sequence number of a record that was refused.
+            self._transactions = self._open(one_by_one=True)
+            try:
+                self._transact(sifted, upto, metadata)
+            except Refused as refused:
+                owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
+                reasons = {owners[place]: why for place, why in refused.which.items()}
+                if not reasons:
+                    raise Unavailable(str(refused)) from None
+                for number, why in reasons.items():
+                    sifted[number] = self._maker.refuse(sifted[number], why)
+            else:
+                return sifted
+
+    def _transact(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
+        writes = [write for entry in entries for write in entry.writes]
+        transactions = self._transactions
+        transactions.begin()
+        try:
+            self._see("begun")
+            transactions.write(writes)
+            self._see("produced", count=len(writes))
+            offsets = {slot: offset for slot, (offset, _) in upto.items()}
+            transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
+            self._see("offered")
+            transactions.commit()
+        except TrunklineError:
+            transactions.abort()
+            raise
