@@ -5,150 +5,39 @@ writes the records that it makes to a topic of its own. They take turns (A B A B
 counts. Exit code 1 says that a bar was missed.
 """
 
-import contextlib
-import io
 import json
-import os
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
-import threading
-import time
-import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-import fastavro
 import typer
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition, admin
-from confluent_kafka.admin import AdminClient
 from rich.table import Table
 
-from benchmarks import processes, results
-from benchmarks.events import Writer
+from benchmarks import results
+from benchmarks.process_cases import (
+    CEILING,
+    FAUST,
+    HEADED,
+    LARGE,
+    MANY,
+    OURS,
+    PACED,
+    PAIR,
+    PEERS_IN_PYTHON,
+    PLAIN,
+    QUIX_EXACTLY,
+    SMALL,
+    Case,
+    Contender,
+)
+from benchmarks.process_stage import Seen, Stage
 from benchmarks.report import Bar, conclude, kept, out, talk, versions
-from benchmarks.stage import BUILD, PEERS, ROOT, FailedError, begun, build_peers, log_of, started
-from benchmarks.topology import PARTITIONS, products
-from trunkline.dev.broker import LocalKafka
-
-EVENTS = 400_000
-ROWS = 100_000
-ABSENT = 0.2
-START_SECONDS = 60.0
-STILL_SECONDS = 15.0
-"""How long nothing may come before what has not come is lost."""
-WARM_SECONDS = 8.0
-LONGEST_SECONDS = 25.0
-"""How long one is watched; one that is not done by then is measured by what it has done."""
-PACE = 1_000.0
-LATEST: Any = admin.OffsetSpec.latest()  # type: ignore[attr-defined,no-untyped-call]  # the library tells no types
-PRICED = fastavro.parse_schema(json.loads((ROOT / "benchmarks" / "schemas" / "sale_priced.v1.avsc").read_text()))
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """Somebody who processes: how its process is started, and what it promises."""
-
-    name: str
-    command: tuple[str, ...]
-    promise: str
-    note: str = ""
-
-
-def python(module: str, *arguments: str, interpreter: str = sys.executable) -> tuple[str, ...]:
-    """Say how a contender is started."""
-    return (interpreter, "-m", f"benchmarks.contenders.{module}", *arguments)
-
-
-OURS = Contender(
-    "Trunkline", python("process_worker"), "exactly once", "the real worker; it has no mode without transactions"
-)
-CEILING = Contender(
-    "bare loop, transactions",
-    python("route", "txn"),
-    "exactly once",
-    "no ids, headers, letters or metrics: the ceiling",
-)
-HEADED = Contender(
-    "bare loop, transactions, headers",
-    python("route", "txn", "headers"),
-    "exactly once",
-    "writes the bytes that we write",
-)
-PLAIN = Contender("bare loop", python("route", "no"), "at most once", "commits nothing")
-QUIX_EXACTLY = Contender(
-    "Quix Streams, exactly once",
-    python("with_quix_process", "exactly-once", interpreter=str(PEERS)),
-    "exactly once",
-    "a dictionary for a table",
-)
-QUIX = Contender(
-    "Quix Streams",
-    python("with_quix_process", "at-least-once", interpreter=str(PEERS)),
-    "at least once",
-    "a dictionary for a table",
-)
-FAUST = Contender(
-    "Faust",
-    python("with_faust_process", "worker", "-l", "warn", "--without-web", interpreter=str(PEERS)),
-    "at least once",
-    "a dictionary for a table",
-)
-FASTSTREAM = Contender(
-    "FastStream",
-    python("with_faststream_process", interpreter=str(PEERS)),
-    "at least once",
-    "batches on aiokafka; a dictionary for a table",
-)
-PEERS_IN_PYTHON = (QUIX_EXACTLY, QUIX, FAUST, FASTSTREAM)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is processed: events of this topic, by so many processes."""
-
-    name: str
-    topic: str
-    events: int
-    pieces: int
-    """Records that are made of one event at most; it is one to so many, evenly."""
-    payload: int
-    """Bytes of a note that each event has beside the hundred that all have."""
-    workers: int = 1
-
-    @property
-    def records(self) -> int:
-        """How many records are due."""
-        return sum(number % self.pieces + 1 for number in range(self.events))
-
-
-SMALL = Case("100 bytes", "bench.small", EVENTS, 1, 0)
-LARGE = Case("1 KiB", "bench.large", EVENTS // 2, 1, 924)
-MANY = Case("100 bytes, 1 to 10 records", "bench.many", EVENTS // 3, 10, 0)
-PACED = Case("1,000/s", "bench.paced-sales", 12_000, 1, 0)
-PAIR = replace(SMALL, name="100 bytes, 2 processes", workers=2)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one run has shown."""
-
-    events_per_s: float
-    records_per_s: float
-    cpu_us_per_event: float
-    rss_mib: float
-    read: int
-    written: int
-    lost: int | None
-    twice: int
-    strangers: float
-    p50_ms: float | None = None
-    p99_ms: float | None = None
+from benchmarks.stage import BUILD, FailedError, build_peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,251 +60,6 @@ class Row:
     strangers: float
     rounds: int
     note: str
-
-
-class Stage:
-    """The broker, a context manager; everything lies in build/bench."""
-
-    def __init__(self) -> None:
-        self._kafka = LocalKafka(BUILD / "broker")
-        self._ours = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        """Start it.
-
-        Raises:
-            FailedError: another benchmark runs here.
-        """
-        self.bootstrap = begun(self._kafka, self._ours)
-        self.writer = Writer(self.bootstrap)
-        self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        self.writer.fill_products(ROWS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ours.close()
-
-    def run(self, contender: Contender, case: Case) -> Seen:
-        """Let a contender process a topic from its beginning and give what came of it.
-
-        Raises:
-            FailedError: its process ended, or nothing came.
-        """
-        with self._contending(contender, case) as (pids, ended, written):
-            strangers = Strangers([*pids, os.getpid(), self._kafka.pid or 0])
-            return self._watch(case, pids, ended, written, strangers)
-
-    def pace(self, contender: Contender, case: Case) -> Seen:
-        """Write a topic at a steady rate while a contender processes it, and give the times from end to end."""
-        self.writer.make(case.topic)
-        with self._contending(contender, case) as (pids, ended, written):
-            arrivals = Arrivals(self.bootstrap, written, case.events)
-            arrivals.start()
-            first = 300
-            self.writer.pace_sales(case.topic, 0, first, PACE)
-            wait_until(lambda: arrivals.count >= first or ended(), START_SECONDS, "the first events did not come")
-            strangers = Strangers([*pids, os.getpid(), self._kafka.pid or 0])
-            began, cpu = time.perf_counter(), sum(map(processes.seconds, pids))
-            self.writer.pace_sales(case.topic, first, case.events - first, PACE)
-            with contextlib.suppress(FailedError):
-                wait_until(lambda: arrivals.count >= case.events or ended(), 10, "")
-            spent, cpu = time.perf_counter() - began, sum(map(processes.seconds, pids)) - cpu
-            arrivals.stop()
-            late = sorted(1e3 * one for one in arrivals.times[first:])
-            if not late:
-                raise FailedError(f"{contender.name} stood still; see {log_of(contender.name)}")
-            return Seen(
-                events_per_s=(arrivals.count - first) / spent,
-                records_per_s=(arrivals.count - first) / spent,
-                cpu_us_per_event=1e6 * cpu / (case.events - first),
-                rss_mib=sum(map(processes.memory_mib, pids)),
-                read=len(arrivals.ids),
-                written=arrivals.count,
-                lost=case.events - len(arrivals.ids),
-                twice=arrivals.count - len(arrivals.ids),
-                strangers=strangers.share(),
-                p50_ms=statistics.median(late),
-                p99_ms=late[int(len(late) * 0.99)],
-            )
-
-    @contextlib.contextmanager
-    def _contending(self, contender: Contender, case: Case) -> Iterator[tuple[list[int], Any, str]]:
-        group = f"bench-{uuid.uuid4().hex[:8]}"
-        written = f"{group}.priced"
-        self.writer.make(written)
-        with contextlib.ExitStack() as stack:
-            running: list[subprocess.Popen[bytes]] = []
-            for slot in range(case.workers):
-                environment = {
-                    "BOOTSTRAP": self.bootstrap,
-                    "TOPIC": case.topic,
-                    "TABLE": products.name,
-                    "OUT": written,
-                    "GROUP": group,
-                    "SLOT": str(slot),
-                    "STATE": str(BUILD / group / str(slot)),
-                }
-                (BUILD / group / str(slot)).mkdir(parents=True)
-                running.append(stack.enter_context(started(contender.command, environment, contender.name)))
-
-            def ended() -> bool:
-                return any(one.poll() is not None for one in running)
-
-            yield [one.pid for one in running], ended, written
-            if ended():
-                raise FailedError(f"{contender.name} ended by itself; see {log_of(contender.name)}")
-        self.writer.drop(group)
-        shutil.rmtree(BUILD / group, ignore_errors=True)
-
-    def _watch(self, case: Case, pids: Sequence[int], ended: Any, written: str, strangers: "Strangers") -> Seen:
-        """Look at the ends of the topic until nothing comes any more; the window opens when all are warm."""
-        due = case.records
-        wait_until(lambda: self._end(written) > 0 or ended(), START_SECONDS, f"nothing came to {written}")
-        with contextlib.suppress(FailedError):
-            wait_until(lambda: self._end(written) >= due / 3 or ended(), WARM_SECONDS, "")
-        strangers.begin()
-        began, at_first, cpu = time.perf_counter(), self._end(written), sum(map(processes.seconds, pids))
-        moved, at, spent = began, at_first, 0.0
-        while (now := time.perf_counter()) < moved + STILL_SECONDS and now < began + LONGEST_SECONDS and not ended():
-            if (end := self._end(written)) > at:
-                moved, at, spent = now, end, sum(map(processes.seconds, pids)) - cpu
-                share = strangers.share()
-            elif at >= due and now > moved + 1.0:
-                break
-            time.sleep(0.05)
-        cut = now >= began + LONGEST_SECONDS
-        rss = sum(map(processes.memory_mib, pids))
-        count, distinct, ids = self._count(written)
-        # Of a transactional writer the ends also count its marks: shares of them are right, numbers are not.
-        share_seen = (at - at_first) / max(at, 1)
-        seconds = max(moved - began, 1e-9)
-        events = case.events * count / due
-        return Seen(
-            events_per_s=events * share_seen / seconds,
-            records_per_s=count * share_seen / seconds,
-            cpu_us_per_event=1e6 * spent / max(events * share_seen, 1),
-            rss_mib=rss,
-            read=ids,
-            written=count,
-            lost=None if cut else due - distinct,
-            twice=count - distinct,
-            strangers=share if moved > began else 0.0,
-        )
-
-    def _end(self, topic: str) -> int:
-        asked: Any = {TopicPartition(topic, number): LATEST for number in range(PARTITIONS)}
-        try:
-            return sum(found.result().offset for found in self._admin.list_offsets(asked).values())
-        except KafkaException:  # the topic has just been made
-            return 0
-
-    def _count(self, topic: str) -> tuple[int, int, int]:
-        """Read what was committed: records, different ones, and the events that they were made of."""
-        count, distinct, ids = 0, set(), set()
-        for event, piece, _ in committed(self.bootstrap, topic):
-            count += 1
-            distinct.add((event, piece))
-            ids.add(event)
-        return count, len(distinct), len(ids)
-
-
-class Strangers:
-    """The share of the machine that processes use which take no part."""
-
-    def __init__(self, ours: Sequence[int]) -> None:
-        self._ours = [pid for pid in ours if pid]
-        self.begin()
-
-    def begin(self) -> None:
-        """Count from now on."""
-        self._at, self._busy, self._used = time.perf_counter(), processes.busy(), self._sum()
-
-    def share(self) -> float:
-        """Give the share since then."""
-        spent = max(time.perf_counter() - self._at, 1e-9) * (os.cpu_count() or 1)
-        return max(0.0, processes.busy() - self._busy - (self._sum() - self._used)) / spent
-
-    def _sum(self) -> float:
-        return sum(map(processes.seconds, self._ours))
-
-
-class Arrivals(threading.Thread):
-    """Reads what is committed to a topic as it comes, and notes how long after its beginning each event came."""
-
-    def __init__(self, bootstrap: str, topic: str, events: int) -> None:
-        super().__init__(daemon=True)
-        self._consumer = reader(bootstrap, topic)
-        self._events = events
-        self._stopping = threading.Event()
-        self.times: list[float] = []
-        self.ids: set[str] = set()
-        self.count = 0
-
-    def run(self) -> None:
-        """Read until there is no more, or no longer."""
-        while not self._stopping.is_set() and self.count < self._events:
-            for message in self._consumer.consume(1_000, 0.05):
-                if message.error() is None:
-                    now = time.time()
-                    event, _, at = identity(message.value())
-                    self.times.append(now - at)
-                    self.ids.add(event)
-                    self.count += 1
-
-    def stop(self) -> None:
-        """Stop reading."""
-        self._stopping.set()
-        self.join()
-        self._consumer.close()
-
-
-def reader(bootstrap: str, topic: str) -> Consumer:
-    """Give a reader of what is committed, from the beginning."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "bench-reader",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 5,
-            "log_level": 0,
-        }
-    )
-    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
-    return consumer
-
-
-def committed(bootstrap: str, topic: str) -> Iterator[tuple[str, int, float]]:
-    """Yield of every committed record its event, its piece, and when the event was published."""
-    consumer = reader(bootstrap, topic)
-    ends: set[int | None] = set()
-    while len(ends) < PARTITIONS:
-        for message in consumer.consume(10_000, 0.1):
-            if message.error() is None:
-                yield identity(message.value())
-            else:
-                ends.add(message.partition())
-    consumer.close()
-
-
-def identity(value: Any) -> tuple[str, int, float]:
-    """Read of a record its event, its piece, and when the event was published; by fastavro alone."""
-    found: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), PRICED, None)
-    return found["event_id"], found["piece"], found["occurred_at"].timestamp()
-
-
-def wait_until(condition: Any, seconds: float, why: str) -> None:
-    """Return when it holds.
-
-    Raises:
-        FailedError: it does not in this time.
-    """
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            raise FailedError(why)
-        time.sleep(0.05)
 
 
 @dataclass
