@@ -1,0 +1,98 @@
+"""When a POST is answered: when its event is on the topic, whatever the ledger still has to do."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from tests.trunkline.unit.schemas import OrderPlacedV1
+from trunkline import Bus, Event, Publish, Topic
+from trunkline.adapters import WebhookRequest
+from trunkline.engine.publish import Publisher
+from trunkline.kafka.events import Sender, Written
+from trunkline.kafka.registry import Format
+from trunkline.ledger.database import Failure
+from trunkline.ledger.writer import Writer
+from trunkline.observe import NOBODY
+from trunkline.sources import Webhook
+
+AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
+orders = Topic("orders", OrderPlacedV1, key="number")
+
+
+class Anybody:
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Accept."""
+
+    def sign(self, message_id: str, body: bytes) -> dict[str, str]:
+        return {"id": message_id, "of": body.decode()}
+
+
+class Web(Webhook):
+    name = "web"
+
+    def events(self, _: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+        return [Event("1", AT, {"number": "1", "customer": "7", "pieces": 3})]
+
+
+class Values:
+    def encode(self, _: Mapping[str, Any]) -> bytes:
+        return b"\0\0\0\0\1value"
+
+
+class Broker:
+    """Acknowledges at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes | None] = []
+
+    def send(self, _topic: str, _key: bytes | None, value: bytes | None, _headers: Any) -> "Future[Written]":
+        self.sent.append(value)
+        done: Future[Written] = Future()
+        done.set_result(Written(0, len(self.sent) - 1))
+        return done
+
+
+class Claims:
+    """A ledger whose first write is a claim that is ours; whatever comes then is not durable yet."""
+
+    def __init__(self) -> None:
+        self.open: list[asyncio.Future[Any]] = []
+        self._claimed = False
+
+    def write(self, _: Callable[[Any], Any]) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._claimed:
+            self.open.append(future)
+        else:
+            self._claimed = True
+            future.set_result(["ours"])
+        return future
+
+
+def test_a_post_is_answered_before_the_ledger_knows_that_its_event_is_published() -> None:
+    flow = Publish(Web(Anybody()), to=orders)
+    complaints: list[Any] = []
+
+    async def post() -> tuple[str, list[bytes | None], int]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        broker, claims = Broker(), Claims()
+        publisher = Publisher(
+            Bus("bus", [flow]),
+            flow,
+            form=cast("Format", Values()),
+            sender=cast("Sender", broker),
+            writer=cast("Writer", claims),
+            observe=NOBODY,
+        )
+        [accepted] = await asyncio.wait_for(publisher.publish(WebhookRequest({}, b"{}")), 10)
+        [note] = (
+            claims.open
+        )  # it stands in the writer's queue before the answer goes out, and so before any other claim
+        note.set_exception(Failure("the disk is full"))
+        await asyncio.sleep(0)
+        return accepted.outcome, broker.sent, accepted.offset or 0
+
+    assert asyncio.run(post()) == ("published", [b"\0\0\0\0\1value"], 0)
+    assert complaints == [], "nobody is there to hear of a note that failed"
