@@ -122,7 +122,7 @@ class Deliverer:
             writer=writer,
             keyed=keyed,
             begin=lambda: self._spawn(self._commit()),
-            recorded=self._recorded,
+            obeyed=self._obeyed,
             act=self._moved,
             see=self._see,
         )
@@ -433,11 +433,10 @@ class Deliverer:
         except Rewound as error:
             self.stop_all(str(error))
 
-    def _recorded(self, delivery: Delivery) -> None:
-        """Say that an order to skip is obeyed, now that the ledger has it."""
-        if delivery.skipped:
-            for key, value in skipped(self._known_as, delivery.skipped):
-                self._sender.send(control_of(self._bus), key.encode(), value, ())
+    def _obeyed(self, event: str) -> None:
+        """Say that an order to skip an event is obeyed, now that the ledger has it."""
+        for key, value in skipped(self._known_as, event):
+            self._sender.send(control_of(self._bus), key.encode(), value, ())
 
     def _moved(self) -> None:
         self.heart.done()

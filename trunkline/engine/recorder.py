@@ -43,21 +43,21 @@ class Recorder:
         writer: Writer,
         keyed: bool,
         begin: Callable[[], None],
-        recorded: Callable[[Delivery], None],
+        obeyed: Callable[[str], None],
         act: Callable[[], None],
         see: Callable[..., None],
     ) -> None:
         """Prepare.
 
-        `keyed` says whether the target honours our idempotency key. `begin` spawns `commit`, which calls `recorded`
-        with each delivery that the ledger has, `act` when the dispatcher has heard of all, and `see` with what is seen.
+        `keyed` says whether the target honours our idempotency key. `begin` spawns `commit`. That calls `obeyed` with
+        an event that was skipped by order, `act` when the dispatcher has heard of a group, `see` with what is seen.
         """
         self._core = core
         self._writer = writer
         self._keyed = keyed
         self._latest = flow.to.writes == "latest"
         self._begin = begin
-        self._recorded = recorded
+        self._obeyed = obeyed
         self._act = act
         self._see = see
         self._me = secrets.token_hex(8)
@@ -150,7 +150,8 @@ class Recorder:
             self._tell(group, [row for row in rows if row.place not in against], at)
             for delivery, _, _ in group:
                 self._core.recorded(delivery, freed, against.get(delivery.place), time.time())
-                self._recorded(delivery)
+                if delivery.skipped:
+                    self._obeyed(delivery.skipped)
             self._act()
         self._committing = False
 
