@@ -24,7 +24,7 @@ BATCH_BYTES = 16 * 1024 * 1024
 IDLE = 0.1
 """Seconds to wait for a record when there is nothing else to do."""
 SHORT = 0.002
-"""Seconds to wait for more records while a transaction is under way and some are gathered."""
+"""Seconds after which more records are looked for while some are gathered and a transaction is under way."""
 RELEASE = 0.05
 """Seconds between two times that what waits for a row is tried again."""
 OUTDATED = 10
@@ -168,7 +168,9 @@ class Session:
     def _fetch(self) -> None:
         """Get some records, and wait for them the less the more else there is to do."""
         most = min(CHUNK, BATCH - len(self._gathered))
-        seconds = 0.0 if self._more else SHORT if self._gathered else IDLE
+        if self._gathered and not self._more:  # these wait for the end of the transaction under way, not for more
+            self._let_pass(SHORT)
+        seconds = 0.0 if self._gathered or self._more else IDLE
         self._member.pause(())
         self._more = self._take(most, seconds) == most
 

@@ -68,6 +68,7 @@ class Transactions:
                 "transaction.timeout.ms": TRANSACTION_SECONDS * 1000,
                 "message.timeout.ms": TRANSACTION_SECONDS * 1000,
                 "socket.timeout.ms": TRANSACTION_SECONDS * 1000,
+                "linger.ms": 100,  # never so long: what is written is flushed at once, and until then gathers
                 # Back-to-back transactions wait for the last one's markers; the default back-off makes that 100 ms.
                 "retry.backoff.ms": 5,
                 "retry.backoff.max.ms": 20,
