@@ -18,7 +18,7 @@ from trunkline.kafka.topics import Create, Grow, names, plan
 from trunkline.settings import Kafka
 from trunkline.sinks import HttpSink, Request
 
-THEN = datetime(2026, 1, 1, tzinfo=UTC)
+THEN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)  # not so old that the broker deletes it meanwhile
 
 
 class Store(HttpSink):
