@@ -10,7 +10,7 @@ import functools
 import gzip
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack
@@ -72,11 +72,11 @@ class WebhookRequest:
         try:
             value = validator(shape).validate_json(self.body, strict=True)
         except ValidationError as error:
-            fields = fields_of(error)
-            if fields and error.errors()[0]["type"] == "json_invalid":
-                raise Rejected(400, "The body is no JSON", f"{fields[0][1]}.") from None
-            names = ", ".join(path for path, _ in fields[:5])
-            raise Rejected(422, "The event is not valid", f"Wrong or missing: {names}.", fields) from None
+            wrong = fields_of(error)
+            if wrong and error.errors()[0]["type"] == "json_invalid":
+                raise Rejected(400, "The body is no JSON", f"{wrong[0][1]}.") from None
+            names = ", ".join(path for path, _ in wrong[:5])
+            raise Rejected(422, "The event is not valid", f"Wrong or missing: {names}.", wrong) from None
         return value
 
 
@@ -161,7 +161,7 @@ class Body(TypedDict, total=False):
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Request:
     """What a sink asks of its target: method, percent-encoded path below the target's address, headers and one body.
 
@@ -177,24 +177,45 @@ class Request:
 
     method: str
     path: str
-    json: Any = None
-    headers: Headers = field(default_factory=dict)
-    xml: Tree | None = field(default=None, kw_only=True)
-    schema: Xsd | None = field(default=None, kw_only=True)
-    form: Fields | None = field(default=None, kw_only=True)
-    multipart: Mapping[str, object] | None = field(default=None, kw_only=True)
-    raw: tuple[bytes, str] | None = field(default=None, kw_only=True)
-    gzip: bool = field(default=False, kw_only=True)
+    json: Any
+    headers: Headers
+    xml: Tree | None = None
+    schema: Xsd | None = None
+    form: Fields | None = None
+    multipart: Mapping[str, object] | None = None
+    raw: tuple[bytes, str] | None = None
+    gzip: bool = False
 
-    def __post_init__(self) -> None:
-        rare = (self.xml, self.form, self.multipart, self.raw)
-        if rare != NO_OTHER and (self.json, *rare).count(None) < 4:
-            raise TypeError("a request has one body at most: json, xml, form, multipart or raw")
-        if self.schema is not None and self.xml is None:
-            raise TypeError("only an xml body has a schema")
+    def __init__(  # in a third of the time that dataclass takes, as Event
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        headers: Headers = NOTHING,
+        *,
+        xml: Tree | None = None,
+        schema: Xsd | None = None,
+        form: Fields | None = None,
+        multipart: Mapping[str, object] | None = None,
+        raw: tuple[bytes, str] | None = None,
+        gzip: bool = False,
+    ) -> None:
+        own = self.__dict__
+        own["method"], own["path"], own["json"], own["headers"] = method, path, json, headers
+        if (rare := (xml, form, multipart, raw)) != NO_OTHER:
+            if (json, *rare).count(None) < 4:
+                raise TypeError("a request has one body at most: json, xml, form, multipart or raw")
+            own.update(xml=xml, form=form, multipart=multipart, raw=raw)
+        if schema is not None:
+            if xml is None:
+                raise TypeError("only an xml body has a schema")
+            own["schema"] = schema
+        if gzip:
+            own["gzip"] = gzip
 
     def __repr__(self) -> str:
-        said = {name: value for name in self.__slots__[2:] if (value := getattr(self, name)) is not None}
+        names = [one.name for one in fields(self)[2:]]
+        said = {name: value for name in names if (value := getattr(self, name)) is not None}
         more = "".join(
             f", {name}={value!r}" for name, value in said.items() if name not in ("headers", "gzip") or value
         )
@@ -310,7 +331,7 @@ CHARSET = re.compile(r"""(?i);\s*charset\s*=\s*["']?([\w.:-]+)""")
 BOUNDARY = re.compile(r"""(?i);\s*boundary\s*=\s*(?:"([^"]*)"|([^\s;,]*))""")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, init=False)
 class Response:
     """What a target answered to a `method`: header names are lower-case, at most 64 KiB of the body.
 
@@ -322,10 +343,15 @@ class Response:
     """
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    method: str = "POST"
-    whole: bool = True
+    headers: Headers
+    body: bytes
+    method: str
+    whole: bool
+
+    def __init__(  # in a third of the time that dataclass takes, as Event
+        self, status: int, headers: Headers = NOTHING, body: bytes = b"", method: str = "POST", *, whole: bool = True
+    ) -> None:
+        self.__dict__.update(status=status, headers=headers, body=body, method=method, whole=whole)
 
     def json(self) -> Any:
         """Read the body as JSON: a number with a point or an exponent is a Decimal, every other one an int.

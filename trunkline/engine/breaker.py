@@ -33,6 +33,10 @@ class State(enum.Enum):
     """Perhaps well again: a few events are tried."""
 
 
+CLOSED, OPEN, PROBING = State
+"""Asked about at every call, and to look a member up in its class takes five times as long."""
+
+
 @dataclass(slots=True)
 class Slice:
     """The calls that ended in a moment."""
@@ -49,7 +53,7 @@ class Circuit:
     """
 
     def __init__(self, declared: Breaker) -> None:
-        self.state = State.CLOSED
+        self.state = CLOSED
         self.until = 0.0
         """When the next trial begins, while it is open."""
         self._declared = declared
@@ -62,17 +66,17 @@ class Circuit:
 
     def room(self, now: float) -> int:
         """Say how many calls may begin now."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return ANY
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             if now < self.until:
                 return 0
-            self._become(State.PROBING)
+            self._become(PROBING)
         return min(1 + self._succeeded, self._declared.probes) - self._flying
 
     def begin(self, now: float) -> int:
         """Take note that a call begins and give what `ended` asks for."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return self._epoch
         if self.room(now) <= 0:
             return -1
@@ -83,14 +87,14 @@ class Circuit:
         """Take the end of a call; `failed` is None when it says nothing of the target, or was not made."""
         if begun != self._epoch:
             return
-        if self.state is State.PROBING:
+        if self.state is PROBING:
             self._flying -= 1
             if failed:
                 self._open(now)
             elif failed is False:
                 self._succeeded += 1
                 if self._succeeded >= self._declared.probes:
-                    self._become(State.CLOSED)
+                    self._become(CLOSED)
         elif failed is not None:
             self._count(now, failed=failed)
 
@@ -118,12 +122,12 @@ class Circuit:
         longest = max(LONGEST, self._declared.pause.total_seconds())
         self._pause = min(longest, 2 * self._pause) if self._pause else self._declared.pause.total_seconds()
         self.until = now + self._pause
-        self._become(State.OPEN)
+        self._become(OPEN)
 
     def _become(self, state: State) -> None:
         self.state = state
         self._epoch += 1
         self._flying = self._succeeded = self._calls = self._failures = 0
         self._last.clear()
-        if state is State.CLOSED:
+        if state is CLOSED:
             self._pause = 0.0

@@ -6,7 +6,7 @@ its weight and its partitions give it, so that all shares together are at most o
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,7 +57,8 @@ class Limiter:
     def room(self, now: float) -> int:
         """Say how many calls may begin now."""
         self._fill(now)
-        return max(0, math.floor(self._held + ALMOST))
+        held = self._held + ALMOST
+        return math.floor(held) if held >= 1 else 0
 
     def take(self, now: float) -> None:
         """Make a call."""
@@ -154,21 +155,22 @@ class Throttle:
         if self._left is not None:
             self._left += 1
 
-    def ended(self, began: float, status: int | None, headers: Mapping[str, str], now: float, wall: datetime) -> None:
+    def ended(
+        self, began: float, status: int | None, headers: Mapping[str, str], now: float, wall: Callable[[], datetime]
+    ) -> None:
         """Take the end of a call that began at some time; `status` is None when there was no answer."""
         self._flying -= 1
         if status is None:
             return
-        said = told(headers, wall)
-        if said is not None:
+        if not SAYING.isdisjoint(headers) and (said := told(headers, wall())) is not None:
             self._learn(said, now)
         if status == 429:
             new = now >= self.until
             if new:
                 self._stop = min(LONGEST_STOP, max(FIRST_STOP, 2 * self._stop))
-            self.stop(now, max(self._stop if new else 0.0, wished(headers, wall) or 0.0), "it answered 429")
+            self.stop(now, max(self._stop if new else 0.0, wished(headers, wall()) or 0.0), "it answered 429")
         elif status >= 500:
-            if (wish := wished(headers, wall)) is not None:
+            if (wish := wished(headers, wall())) is not None:
                 self.stop(now, wish, f"it answered {status} with Retry-After")
         elif status < 400 and began >= self.until:
             self._stop = 0.0
@@ -213,8 +215,6 @@ def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
     version and those before had, and the `X-RateLimit-…` that GitHub and others send, where a reset is seconds or a
     moment.
     """
-    if headers.keys().isdisjoint(SAYING):
-        return None
     if STATE in headers or POLICY in headers:
         found = structured(headers)
         if found is not None:

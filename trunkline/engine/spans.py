@@ -97,21 +97,21 @@ def carried(what: What, about: str, event: Event[Any], attributes: Attributes) -
     return (event if here == event.traceparent else replace(event, traceparent=here)), span
 
 
-def calling(sink: str, flow: str, target: str, events: Iterable[Event[Any]], *, replayed: bool) -> Span | None:
+def calling(sink: str, flow: str, target: str, events: Sequence[Event[Any]], *, replayed: bool) -> Span | None:
     """Begin the span of a call, and let whatever is sent in this task from now on carry it.
 
     A call for several events, and one that a replay makes, begins a trace of its own with links to those of the events.
     """
-    came = [event.traceparent for event in events]
-    single = came[0] if len(came) == 1 else None
-    span = None
+    single = events[0].traceparent if len(events) == 1 else None
     if Exporting.tracer is not None:
-        about: Attributes = {"trunkline.flow": flow, "trunkline.target": target, "trunkline.events": len(came)}
-        apart = replayed or len(came) > 1
-        span = begin("deliver", sink, None if apart else single, about, came if apart else ())
-    passed = single if single is not None and valid(single) else None
-    TRACE.set(passed if span is None else span.traceparent)
-    return span
+        about: Attributes = {"trunkline.flow": flow, "trunkline.target": target, "trunkline.events": len(events)}
+        links = [event.traceparent for event in events] if replayed or len(events) > 1 else []
+        span = begin("deliver", sink, None if links else single, about, links)
+        if span is not None:
+            TRACE.set(span.traceparent)
+            return span
+    TRACE.set(single if single is not None and FORM.fullmatch(single) else None)
+    return None
 
 
 def ended(span: Span | None, status: int | None, verdicts: Sequence[Verdict]) -> None:

@@ -7,18 +7,18 @@ dispatch ─ room? ─▶ Gate (a flow's share of the limit) ─▶ Access (stop
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 from trunkline.adapters import Idempotency, Request, Response
-from trunkline.engine.breaker import Circuit, State
+from trunkline.engine.breaker import CLOSED, OPEN, Circuit
 from trunkline.engine.limits import Limiter, Throttle
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.flow.declare import Bus, Deliver, Process, Target, targets_called
@@ -27,6 +27,7 @@ from trunkline.http.client import client_of
 from trunkline.http.guard import Network
 from trunkline.http.notices import Notice, notices_of
 from trunkline.http.opening import open_to
+from trunkline.http.proofs import NoToken
 from trunkline.http.transport import Transport
 from trunkline.kafka import events
 from trunkline.kafka.orders import Command, Orders
@@ -38,8 +39,6 @@ SOONEST = 0.002
 """Seconds after which room is looked for again at the earliest: less costs more than it gains."""
 ANNOUNCED = 8
 """Things that a target announces of its API, at most: a text that differs with every answer is not told each time."""
-NO_CREDENTIALS = 5.0
-"""Seconds after which credentials are asked for again, where nobody says how long it may take."""
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class Access:
     @property
     def closed(self) -> bool:
         """Whether nothing is known against the target."""
-        return self.circuit is None or self.circuit.state is State.CLOSED
+        return self.circuit is None or self.circuit.state is CLOSED
 
     def is_down(self, since: float) -> bool:
         """Say whether failures may be the target's and no event's, so that no event loses patience by them.
@@ -74,15 +73,16 @@ class Access:
         They may be as long as it has not answered well `since` then, however few calls there were to open its breaker.
         The time is that of a clock which rests while the target stands still.
         """
-        return self.circuit is not None and (self.circuit.state is not State.CLOSED or self._well < since)
+        return self.circuit is not None and (self.circuit.state is not CLOSED or self._well < since)
 
     def stood(self, now: float) -> float:
         """Give the seconds for which the target has stood still so far: they count towards no event's patience."""
         since, self._seen = self._seen, now
-        if self.paused or not self.closed:
+        until = self.throttle.until
+        if self.paused or ((circuit := self.circuit) is not None and circuit.state is not CLOSED):
             self._stood += now - since
-        elif self.throttle.until > since:
-            self._stood += min(now, self.throttle.until) - since
+        elif until > since:
+            self._stood += min(now, until) - since
         return self._stood
 
     def room(self, now: float) -> int:
@@ -90,12 +90,14 @@ class Access:
         if self.paused:
             return 0
         room = self.throttle.room(now)
-        return room if self.circuit is None or room <= 0 else min(room, self.circuit.room(now))
+        if room > 0 and self.circuit is not None and (tried := self.circuit.room(now)) < room:
+            return tried
+        return room
 
     def wait(self, now: float) -> float:
         """Give the seconds until there may be room by itself."""
         wait = self.throttle.wait(now)
-        if self.circuit is not None and self.circuit.state is State.OPEN:
+        if self.circuit is not None and self.circuit.state is OPEN:
             wait = max(wait, self.circuit.until - now)
         return wait
 
@@ -110,8 +112,10 @@ class Access:
         if self.circuit is not None:
             self.circuit.ended(call.epoch, now, failed=None)
 
-    def ended(self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: datetime) -> None:
-        """Take the end of a call: what became of it, and the answer if there was one."""
+    def ended(
+        self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: Callable[[], datetime]
+    ) -> None:
+        """Take the end of a call: what became of it, and the answer if there was one; `wall` gives the time of day."""
         stood = self.stood(now)
         status, headers = (None, NOTHING) if response is None else (response.status, response.headers)
         self.throttle.ended(call.at, status, headers, now, wall)
@@ -146,7 +150,7 @@ class Access:
         """Say in a word how the target stands, and for how many seconds more if that ends by itself."""
         if self.paused:
             return "paused", 0.0
-        if self.circuit is not None and self.circuit.state is State.OPEN:
+        if self.circuit is not None and self.circuit.state is OPEN:
             return "down", max(0.0, self.circuit.until - now)
         if now < self.throttle.until:
             return "stopped", self.throttle.until - now
@@ -179,7 +183,9 @@ class Gate:
     def room(self, now: float) -> int:
         """Say how many calls of the flow may begin now."""
         room = self.access.room(now)
-        return room if self.limiter is None or room <= 0 else min(room, self.limiter.room(now))
+        if room > 0 and self.limiter is not None and (ours := self.limiter.room(now)) < room:
+            return ours
+        return room
 
     def begin(self, now: float) -> Begun:
         """Make a call; even where there is no room, for an event whose other calls are made already."""
@@ -242,9 +248,9 @@ class Targets:
             for target in calling[flow]:
                 if target.name not in self._transports:
                     one = open_to(target, allow=allow, connections=connections, deadline=transport.DEADLINE)
-                    one.noticed = partial(self._noticed, target.name)
-                    self._transports[target.name] = one
-                    self._accesses[target.name] = Access(target)
+                    access = Access(target)
+                    one.noticed, one.lacking = partial(self._noticed, target.name), partial(self._lacking, access)
+                    self._transports[target.name], self._accesses[target.name] = one, access
                 gate = Gate(self._accesses[target.name], target, weights[flow, target.name])
                 self._gates[flow, target.name] = gate
 
@@ -274,9 +280,9 @@ class Targets:
                 gate.divide(owned, now)
                 asyncio.get_running_loop().call_soon(gate.stir)
 
-    async def send(
+    def send(
         self, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """Make one call that has begun, with the idempotency key as the target takes it; without when `under` is None.
 
         `again` says that it is not the first one for its event.
@@ -285,13 +291,7 @@ class Targets:
             Retryable, Unknown, Permanent: as `Transport.send`.
             Unavailable: there are no credentials now; nothing was sent, and the target stands still for a while.
         """
-        try:
-            return await self._transports[target.name].send(request, key, under, again=again)
-        except Unavailable as error:
-            access, now = self._accesses[target.name], events.clock()
-            access.stop(now, getattr(error, "after", NO_CREDENTIALS), str(error))
-            self._changed(access, now)
-            raise
+        return self._transports[target.name].send(request, key, under, again=again)
 
     async def call(
         self, flow: str, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
@@ -321,8 +321,10 @@ class Targets:
     def ended(self, gate: Gate, call: Begun, verdict: Verdict, response: Response | None) -> None:
         """Take the end of a call that was begun, and wake who waits for it."""
         access, now = gate.access, events.clock()
-        access.ended(call, verdict, response, now, datetime.now(UTC))
-        if not access.closed or access.throttle.limited or now < access.throttle.until or access.name in self._told:
+        access.ended(call, verdict, response, now, utc)
+        throttle, circuit = access.throttle, access.circuit
+        closed = circuit is None or circuit.state is CLOSED
+        if not closed or now < throttle.until or throttle.limited or access.name in self._told:
             self._changed(access, now)
 
     def unmade(self, gate: Gate, call: Begun) -> None:
@@ -383,6 +385,12 @@ class Targets:
                 )
             )
 
+    def _lacking(self, access: Access, error: NoToken) -> None:
+        """Let a target stand still for which there are no credentials."""
+        now = events.clock()
+        access.stop(now, error.after, str(error))
+        self._changed(access, now)
+
     def _changed(self, access: Access, now: float) -> None:
         """Wake whoever waits for a target, and tell how it stands when that is news."""
         for gate in access.gates:
@@ -394,11 +402,16 @@ class Targets:
             del self._told[access.name]
         else:
             self._told[access.name] = word
-        circuit = State.CLOSED if access.circuit is None else access.circuit.state
+        circuit = CLOSED if access.circuit is None else access.circuit.state
         self._observe(Observed("circuit", "", target=access.name, outcome=circuit.value, detail=word))
         if word == "stopped":
             why = access.throttle.why
             self._observe(Observed("told to wait", "", target=access.name, seconds=seconds, detail=why))
+
+
+def utc() -> datetime:
+    """Give the time of day."""
+    return datetime.now(UTC)
 
 
 def weights_of(bus: Bus) -> dict[tuple[str, str], float]:

@@ -52,6 +52,10 @@ class Proof(Protocol):
         """Whether a call has to be signed at all."""
         ...
 
+    def ready(self) -> Signature | None:
+        """Give what proves any call now; None where it has to be waited for, or is made of the call."""
+        ...
+
     async def sign(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
         """Prove one call, which is sent exactly so.
 
@@ -84,6 +88,10 @@ class Fixed:
     fixed: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     signs: bool = field(default=False, init=False)
+
+    def ready(self) -> Signature | None:
+        """Add nothing."""
+        return NO_SIGNATURE
 
     async def sign(self, _method: str, _path: str, _headers: Mapping[str, str], _body: bytes) -> Signature:
         """Add nothing."""
@@ -119,6 +127,10 @@ class Signing:
         self._write = write
         self._clock = clock
 
+    def ready(self) -> Signature | None:
+        """Sign no call before it is there."""
+        return None
+
     async def sign(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
         """Write the signature of now."""
         return Signature(self._write(method, path, headers, body, self._clock()))
@@ -140,6 +152,12 @@ class Rotating:
     def __init__(self, first: Proof, second: Proof) -> None:
         self._using, self._other = first, second
 
+    def ready(self) -> Signature | None:
+        """Give what the one in use has ready."""
+        using = self._using
+        signature = using.ready()
+        return None if signature is None else self._of(using, signature)
+
     async def sign(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
         """Sign with the one in use, and with the other one when that has nothing to sign with any more."""
         using = self._using
@@ -148,7 +166,7 @@ class Rotating:
         except Halt:
             using = self._turn_from(using)
             signature = await using.sign(method, path, headers, body)
-        return Signature({**using.fixed, **signature.headers}, (using, signature))
+        return self._of(using, signature)
 
     async def refused(self, signature: Signature) -> bool:
         """Let the proof renew what was refused, else use the other one from now on."""
@@ -165,6 +183,9 @@ class Rotating:
         """Let both go."""
         await self._using.close()
         await self._other.close()
+
+    def _of(self, using: Proof, signature: Signature) -> Signature:
+        return Signature({**using.fixed, **signature.headers}, (using, signature))
 
     def _turn_from(self, refused: Proof) -> Proof:
         if self._using is refused:

@@ -429,14 +429,18 @@ class Tokens:
         self._failures = 0
         self._next = -math.inf
 
-    async def sign(self, _method: str, _path: str, _headers: Mapping[str, str], _body: bytes) -> Signature:
-        """Give the token's header; it is waited for only when there is none that is good."""
+    def ready(self) -> Signature | None:
+        """Give the header of a token that is good, and begin to renew it when that is due."""
         now = self._clock()
         if self._token is None or self._token.ends <= now:
-            return await self._wanted()
+            return None
         if self._token.renew <= now and self._next <= now:
             self._ask()
         return self._signature
+
+    async def sign(self, _method: str, _path: str, _headers: Mapping[str, str], _body: bytes) -> Signature:
+        """Give the token's header; it is waited for only when there is none that is good."""
+        return self.ready() or await self._wanted()
 
     async def refused(self, signature: Signature) -> bool:
         """Renew a token that the target has refused, once for however many calls had it."""

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
@@ -26,6 +26,8 @@ from trunkline.http.pool import PATIENCE, Pool, Resolve
 from trunkline.http.proofs import NO_SIGNATURE, NoToken, Proof, Signature
 from trunkline.observe import TRACE
 
+T = TypeVar("T")
+
 DEADLINE = 20.0
 """Seconds from the first byte of a call to the last of its answer."""
 KEPT = 64 * 1024
@@ -42,6 +44,10 @@ ODD = re.compile(r"[\x00-\x1f\x7f\\#.%]")
 """What a path has in it that may be ASTRAY, found sooner."""
 ASTRAY = re.compile(r"[\x00-\x1f\x7f#]|^[^?]*(?:\\|/(?:\.|%2e){1,2}(?:[/?]|$))", re.IGNORECASE)
 """What in a path would be left out or resolved away on the way, so that another address would be called."""
+
+
+ANNOUNCING = frozenset({"deprecation", "sunset", "warning"})
+"""Headers of an answer with which a target speaks of its API (`http.notices`)."""
 
 
 class Transport:
@@ -79,6 +85,8 @@ class Transport:
         self._clock = clock
         self.noticed: Callable[[Mapping[str, str]], None] = lambda _: None
         """Called with the headers of an answer that announces something of the target's API (`http.notices`)."""
+        self.lacking: Callable[[NoToken], None] = lambda _: None
+        """Called when there are no credentials to call the target with."""
         pem = certificates.read(tls)
 
         def build() -> ClientBuilder:
@@ -114,7 +122,9 @@ class Transport:
         await self._pool.close()
         await self._proof.close()
 
-    async def send(self, request: Request, key: str, under: Idempotency | None, *, again: bool = False) -> Response:
+    def send(
+        self, request: Request, key: str, under: Idempotency | None, *, again: bool = False
+    ) -> Coroutine[Any, Any, Response]:
         """Make one call, with the idempotency key as the target takes it; without when `under` is None.
 
         Once the target has named a status, that status is the answer: a body that is too long, too slow for the
@@ -133,19 +143,19 @@ class Transport:
         if under is not None:  # a header of ours replaces the sink's of that name
             for name, value in under.headers(key).items():
                 headers[name.lower()] = value
-        return await self.call(request.method, request.path, headers, content, careful=again or under is None)
+        return self.call(request.method, request.path, headers, content, careful=again or under is None)
 
     async def call(
         self,
         method: str,
         path: str,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         content: bytes | None,
         *,
         careful: bool = True,
         kept: int = KEPT,
     ) -> Response:
-        """Make one call to a path below the target's address; header names are in lower case.
+        """Make one call to a path below the target's address; the names of `headers`, which it keeps, in lower case.
 
         The answer has the headers that are text, of several with one name a list, and `kept` bytes of the body.
 
@@ -160,20 +170,18 @@ class Transport:
         if self._query:
             path += f"{'&' if '?' in path else '?'}{self._query}"
         if (trace := TRACE.get()) is not None:
-            headers = {**headers, "traceparent": trace}
+            headers["traceparent"] = trace
         ends = self._clock() + self._deadline
         tried, renewed = 0, False
         while True:
             client = self._pool.ready() or await self._client(ends)
             sent, signature = headers, NO_SIGNATURE
             if self._proof.signs:
-                signature = await self._sign(ends, method, path, headers, content or b"")
+                signature = self._proof.ready() or await self._sign(ends, method, path, headers, content or b"")
                 sent = {**headers, **signature.headers}
             call = self._build(client, ends, method, path, sent, content, careful=careful)
             try:
-                async with call as got:
-                    body, whole = await read(got.body_reader, kept, careful=careful)
-                    answer = Response(got.status, headers_of(got), body, method, whole)
+                answer = await answered(call, method, kept, careful=careful)
             except PyreqwestError as error:
                 if not unsent(error):
                     raise Unknown(f"no answer from the target: {reason(error)}") from None
@@ -182,9 +190,9 @@ class Transport:
                     raise Retryable(f"no connection to the target: {reason(error)}") from None
                 continue
             said = answer.headers
-            if "deprecation" in said or "sunset" in said or "warning" in said:
+            if not ANNOUNCING.isdisjoint(said):
                 self.noticed(said)
-            if answer.status != 401 or renewed or not await self._refused(ends, signature):
+            if answer.status != 401 or renewed or not await self._asked(ends, self._proof.refused(signature)):
                 return answer
             renewed = True
 
@@ -203,19 +211,19 @@ class Transport:
         except ValueError as error:
             raise Permanent(f"the request cannot be made: {reason(error)}") from None
         query = "" if line.query_string is None else f"?{line.query_string}"
-        try:
-            async with asyncio.timeout(ends - self._clock()):
-                return await self._proof.sign(method, line.path + query, headers, body)
-        except TimeoutError:
-            raise NoToken("there are no credentials in time", after=1.0) from None
+        return await self._asked(ends, self._proof.sign(method, line.path + query, headers, body))
 
-    async def _refused(self, ends: float, signature: Signature) -> bool:
-        """After a 401, ask for other credentials."""
+    async def _asked(self, ends: float, answer: Awaitable[T]) -> T:
+        """Wait for what the proof says."""
         try:
             async with asyncio.timeout(ends - self._clock()):
-                return await self._proof.refused(signature)
+                return await answer
         except TimeoutError:
-            raise NoToken("there are no new credentials in time", after=1.0) from None
+            lacking = NoToken("there are no credentials in time", after=1.0)
+        except NoToken as error:
+            lacking = error
+        self.lacking(lacking)
+        raise lacking
 
     def _build(
         self,
@@ -244,18 +252,27 @@ class Transport:
             raise Permanent(f"the request cannot be made: {reason(error)}") from None
 
 
-async def read(body: ResponseBodyReader, kept: int, *, careful: bool) -> tuple[bytes, bool]:
-    """Read a body, so that its connection can be used again, and give what is kept of it and whether that is all.
+async def answered(call: StreamRequest, method: str, kept: int, *, careful: bool) -> Response:
+    """Send a request and read what is answered, so that the connection can be used again."""
+    got = await call.__aenter__()
+    reader, begun, ended = got.body_reader, b"", False
+    try:
+        if not careful:
+            begun = bytes(await reader.read(kept + 1) or b"")
+            ended = len(begun) <= kept
+        body, whole = (begun, True) if ended else await read(reader, begun, kept)
+        return Response(got.status, headers_of(got), body, method, whole=whole)
+    finally:
+        if not ended:  # what has been read to its end holds nothing any more
+            await call.__aexit__(None, None, None)
+
+
+async def read(body: ResponseBodyReader, begun: bytes, kept: int) -> tuple[bytes, bool]:
+    """Read the rest of a body of which some is read, and give what is kept of it and whether that is all.
 
     No more is decoded than `READ` and one chunk.
     """
-    found = bytearray()
-    if not careful:
-        begun = bytes(await body.read(kept + 1) or b"")
-        if len(begun) <= kept:
-            return begun, True
-        found += begun
-    size = len(found)
+    found, size = bytearray(begun), len(begun)
     try:
         while size <= READ and (chunk := await body.read_chunk()) is not None:
             size += len(chunk)
@@ -269,15 +286,16 @@ async def read(body: ResponseBodyReader, kept: int, *, careful: bool) -> tuple[b
 def headers_of(answer: HttpResponse) -> dict[str, str]:
     """Give the headers of an answer: several of one name as one list (RFC 9110 §5.3), none whose value is no text."""
     headers = answer.headers
-    found: dict[str, str] = {}
     try:
-        for name, value in headers.items():
-            found[name] = f"{found[name]}, {value}" if name in found else value
+        found = headers.dict_multi_value()
     except ValueError:  # one of them is no text
+        found = {}
         for name in headers:
             with contextlib.suppress(ValueError):
-                found[name] = ", ".join(headers.getall(name))
-    return found
+                found[name] = headers.getall(name)
+    if len(found) == len(headers):
+        return cast("dict[str, str]", found)
+    return {name: value if isinstance(value, str) else ", ".join(value) for name, value in found.items()}
 
 
 def is_address(url: str) -> bool:

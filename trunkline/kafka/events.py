@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -47,9 +48,8 @@ HEARTBEATS = 6
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def clock() -> float:
-    """Seconds that also pass while the machine is suspended, where there is such a clock."""
-    return time.clock_gettime(CLOCK)
+clock: Callable[[], float] = partial(time.clock_gettime, CLOCK)
+"""Seconds that also pass while the machine is suspended, where there is such a clock."""
 
 
 class Slot(NamedTuple):

@@ -26,6 +26,9 @@ class Tokens:
         self._tokens = tokens
         self._slow = slow
 
+    def ready(self) -> Signature | None:
+        return None
+
     async def sign(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Signature:
         await asyncio.sleep(self._slow)
         self.seen.append((method, path, dict(headers), body))

@@ -31,7 +31,7 @@ async def by_httpx(transport: Transport, request: Request) -> Response:
             request.method, request.path, headers=dict(request.headers), json=request.json
         )
         whole = got.extensions["whole"]
-        return Response(got.status_code, dict(got.headers), got.content, request.method, whole)
+        return Response(got.status_code, dict(got.headers), got.content, request.method, whole=whole)
 
 
 KEPT_BY: dict[Way, int] = {first: 64 * 1024, again: 64 * 1024, by_httpx: READ}

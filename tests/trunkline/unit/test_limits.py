@@ -157,7 +157,7 @@ def test_whatever_an_answer_says_a_target_is_stopped_for_an_hour_at_most(headers
     throttle = Throttle()
     throttle.divide(1.0, 0.0)
     throttle.begin(0.0)
-    throttle.ended(0.0, status, headers, 1.0, WALL)
+    throttle.ended(0.0, status, headers, 1.0, lambda: WALL)
     assert throttle.room(1.0 + LONGEST_WISH) > 0 or throttle.limited
     assert throttle.wait(1.0) >= 0
     throttle.go_on(2.0)
@@ -180,7 +180,7 @@ def answered(throttle: Throttle, status: int, now: float, *, began: float | None
         status,
         {name.replace("_", "-"): value for name, value in headers.items()},
         now,
-        WALL,
+        lambda: WALL,
     )
     return throttle.until - now
 
@@ -235,7 +235,7 @@ def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
     throttle.divide(0.5, 0.0)
     for _ in range(3):
         throttle.begin(0.0)
-    throttle.ended(0.0, 200, {"ratelimit": '"d";r=20;t=10'}, 0.0, WALL)
+    throttle.ended(0.0, 200, {"ratelimit": '"d";r=20;t=10'}, 0.0, lambda: WALL)
     assert throttle.room(0.0) == 20 * 0.5 - 2  # two more are in flight, and may or may not be counted
     throttle.begin(0.0)
     assert throttle.room(0.0) == 7

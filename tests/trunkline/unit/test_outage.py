@@ -85,7 +85,7 @@ class Outage:
 
         def answer() -> None:
             verdict, response = self.failing if down else (Delivered(200), Response(200))
-            self.access.ended(call, verdict, response, self.now, WALL)
+            self.access.ended(call, verdict, response, self.now, lambda: WALL)
             self.core.stood = self.access.stood(self.now)
             suspected = self.access.is_down(one.began)
             self.core.answered(one, verdict, self.now, self.random.random, down=suspected)

@@ -133,7 +133,7 @@ DOWN = Retryable("no connection")
 def fail(access: Access, now: float, times: int = 10) -> None:
     """Let calls fail until the breaker opens."""
     for _ in range(times):
-        access.ended(access.begin(now), DOWN, None, now, WALL)
+        access.ended(access.begin(now), DOWN, None, now, lambda: WALL)
 
 
 def test_all_flows_of_a_target_share_its_breaker_and_its_stops() -> None:
@@ -146,9 +146,9 @@ def test_all_flows_of_a_target_share_its_breaker_and_its_stops() -> None:
     assert one.room(105.0) == other.room(105.0) == 1
     trial = one.begin(105.0)
     assert other.room(105.0) == 0
-    access.ended(trial, Delivered(200), Response(200), 105.0, WALL)
+    access.ended(trial, Delivered(200), Response(200), 105.0, lambda: WALL)
     assert one.room(105.0) == other.room(105.0) == 2
-    access.ended(access.begin(105.0), DOWN, Response(429, {"retry-after": "7"}), 105.0, WALL)
+    access.ended(access.begin(105.0), DOWN, Response(429, {"retry-after": "7"}), 105.0, lambda: WALL)
     assert one.room(106.0) == other.room(106.0) == 0
     assert one.room(112.0) > 0
 
@@ -178,7 +178,7 @@ def test_time_in_which_a_target_stands_still_is_counted_once() -> None:
     access.pause(130.0, paused=False)
     for _ in range(5):
         assert access.room(130.0) > 0
-        access.ended(access.begin(130.0), Delivered(200), Response(200), 130.0, WALL)
+        access.ended(access.begin(130.0), Delivered(200), Response(200), 130.0, lambda: WALL)
     assert access.closed
     assert access.stood(200.0) == 30.0
     access.stop(200.0, 10.0, "asked")
@@ -189,12 +189,12 @@ def test_time_in_which_a_target_stands_still_is_counted_once() -> None:
 
 def test_failures_are_the_targets_until_it_has_answered_well_since() -> None:
     access = Access(DEPOT)
-    access.ended(access.begin(100.0), Delivered(200), Response(200), 101.0, WALL)
+    access.ended(access.begin(100.0), Delivered(200), Response(200), 101.0, lambda: WALL)
     began = 102.0
     fail(access, 103.0, 9)
     assert access.closed
     assert access.is_down(began)
-    access.ended(access.begin(104.0), Permanent("answered 422", status=422), Response(422), 105.0, WALL)
+    access.ended(access.begin(104.0), Permanent("answered 422", status=422), Response(422), 105.0, lambda: WALL)
     assert not access.is_down(began)
     fail(access, 106.0)
     assert access.is_down(began), "its breaker is open"
