@@ -121,7 +121,7 @@ class Metrics:
             "event_age_seconds", "From when an event happened to when it was delivered.", AGES, "flow", "sink"
         )
         self.letters = self._counter("deadletter_events", "Dead letters written, by class.", "flow", "reason")
-        self.replays = self._counter("replay_events", "Deliveries that a replay brought to an end.", "flow", "outcome")
+        self.replays = self._counter("replay_events", "Events that a replay brought to an end.", "flow", "outcome")
         self.lookups = self._counter(
             "lookup_keys", "Keys that a target was asked for, by what came of it.", "flow", "lookup", "outcome"
         )

@@ -44,7 +44,7 @@ def main() -> None:
     make = getattr(importlib.import_module(module or "tests.trunkline.support"), function)
     bus = make(asked["prefix"], **asked["options"])
     settings = Settings(
-        kafka=Kafka(bootstrap=asked["bootstrap"]),
+        kafka=Kafka(bootstrap=asked["bootstrap"], registry=asked["registry"] or None),
         ledger=Ledger(**asked["ledger"]),
         gateway=Gateway(port=0),
         state=asked["state"],

@@ -394,6 +394,7 @@ class Stage:
         constants: Mapping[str, Any] | None = None,
         bootstrap: str = "",
         ledger: str = "",
+        registry: str = "",
         clock: float = 0.0,
     ) -> Child:
         """Run a worker of `bus` (a function of this module, or MODULE:FUNCTION) as a process.
@@ -402,7 +403,8 @@ class Stage:
         `constants` gives constants of Trunkline, by MODULE.NAME, other values: what takes minutes in earnest takes
         seconds in a test.
         `bootstrap` is another way to the same broker, `ledger` the address of a ledger that is not the stage's own
-        file, and `clock` the seconds by which the wall clock of the worker is fast.
+        file, `registry` that of one that is not embedded, and `clock` the seconds by which the wall clock of the worker
+        is fast.
         """
         asked = {
             "bus": bus,
@@ -411,6 +413,7 @@ class Stage:
             "prefix": self.prefix,
             "bootstrap": bootstrap or self.bootstrap,
             "ledger": {"url": ledger} if ledger else {"path": str(self.ledger)},
+            "registry": registry,
             "state": str(self.folder / "state"),
             "clock": clock,
             "flows": flows,

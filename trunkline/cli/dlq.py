@@ -17,7 +17,7 @@ from trunkline.kafka.registry import registry_of
 from trunkline.kafka.topics import reading
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import FINAL, State
-from trunkline.operate import browse
+from trunkline.operate import browse, reprocess
 from trunkline.operate.browse import Dead, Letters
 from trunkline.operate.replay import MOST_REPLAYS, select
 from trunkline.settings import load
@@ -48,19 +48,19 @@ def list_letters(
     with Control(bootstrap(settings)) as control, looking(settings) as db:
         if sink is not None:
             name = browse.flow_of(bus, sink)
-            view = View(bus, name, browse.look(control, reading(bus)[name]), db)
+            view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)
             print_letters(view, as_json=as_json)
             return
         known = control.topics()
         found = [
-            View(bus, name, letters, db)
+            View(bus, name, letters, control, db)
             for name, flow in reading(bus).items()
             if dead_letters_of(identity_of(flow)) in known and (letters := browse.look(control, flow)).dead
         ]
     if as_json:
         print_json([summary(view) for view in found])
     elif found:
-        headings = ("sink", "flow", "events", "letters", "open", "delivered since")
+        headings = ("sink", "flow", "events", "letters", "open", "done since")
         rows = [summary(view) | {"sink": view.known_as, "flow": called(view.name, view.identity)} for view in found]
         print_table(headings, [[str(one[cell]) for cell in COUNTED] for one in rows])
     else:
@@ -71,11 +71,10 @@ COUNTED = ("sink", "flow", "events", "letters", "open", "delivered")
 
 
 class View:
-    """The dead letters of one flow as they are shown: what the ledger says of each, and what each waits for."""
+    """The dead letters of one flow as they are shown: what is known of each now, and what each waits for."""
 
-    def __init__(self, bus: Bus, name: str, letters: Letters, db: Connection | None) -> None:
+    def __init__(self, bus: Bus, name: str, letters: Letters, control: Control, db: Connection | None) -> None:
         flow = reading(bus)[name]
-        states = browse.states(db, flow, letters.dead)
         self.name = name
         self.identity = identity_of(flow)
         self.sink = browse.sink_of(bus, name)
@@ -83,18 +82,35 @@ class View:
         self.topic = dead_letters_of(self.identity)
         self.letters = letters
         self.curtain = curtain_of(bus, self.topic)
-        self.states = {dead.who: state for dead, state in zip(letters.dead, states, strict=True)}
-        self.behind = browse.behind(letters.dead, states)
+        self.states: dict[tuple[str, str], State | None] = {dead.who: None for dead in letters.dead}
+        self.behind: dict[tuple[str, str], Dead] = {}
+        self.under_way: set[tuple[str, str]] = set()
+        """What a replay has sent to a flow that calls no target, and that is not taken yet."""
+        if isinstance(flow, Deliver):
+            states = browse.states(db, flow, letters.dead)
+            self.states = {dead.who: state for dead, state in zip(letters.dead, states, strict=True)}
+            self.behind = browse.behind(letters.dead, states)
+        else:
+            done, self.under_way = reprocess.standing(control, bus, flow, letters.dead)
+            self.states |= dict.fromkeys(done, State.DONE)
 
     def finished(self, dead: Dead) -> bool:
         """Say whether nothing is left to do for an event."""
         return self.states[dead.who] in FINAL
 
+    def word(self, dead: Dead) -> str:
+        """Say in a word how an event stands now."""
+        if dead.who in self.under_way:
+            return "under way"
+        if self.sink is None and self.finished(dead):
+            return "processed"
+        return browse.STANDING[self.states[dead.who]]
+
     def standing(self, dead: Dead) -> str:
         """Say how an event stands now."""
         if (head := self.behind.get(dead.who)) is not None:
             return f"parked behind {head.event.id}"
-        return browse.STANDING[self.states[dead.who]]
+        return self.word(dead)
 
     def waiting(self, dead: Dead) -> int:
         """Count the events that are parked behind another."""
@@ -161,7 +177,7 @@ def show(
         closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry,
         looking(settings) as db,
     ):
-        view = View(bus, name, browse.look(control, reading(bus)[name]), db)
+        view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)
         if event is not None:
             dead = select(view.letters.dead, [event], [])[0]
         elif open_ := [dead for dead in view.letters.dead if not view.finished(dead)]:
@@ -203,20 +219,21 @@ def story(dead: Dead, view: View) -> str:
     tries = f" in {failure.attempts} attempts" if failure.attempts > 1 else ""
     why = f"{what}{tries}: {failure.message.rstrip('.')}."
     if state is State.DONE:
-        return f"{why} A replay has delivered it since; nothing is left to do."
+        done = "delivered it" if view.sink else "had it processed"
+        return f"{why} A replay has {done} since; nothing is left to do."
+    if dead.who in view.under_way:
+        return f"{why} A replay has sent it again, and it is not taken yet: `trunkline status` shows who works."
     if state is State.SUPERSEDED:
         return f"{why} A later event of its key is delivered, so it is superseded; nothing is left to do."
     if state is State.DISCARDED:
         return f"{why} A person has discarded it; nothing is left to do."
-    if view.sink is None:
-        return f"{why} It waits here; nothing else is affected. A step's dead letters are kept, but cannot be replayed."
-    by_key = shlex.join(["trunkline", "dlq", "replay", view.sink, "--key", key or ""])
+    by_key = shlex.join(["trunkline", "dlq", "replay", who, "--key", key or ""])
     if (head := view.behind.get(dead.who)) is not None:
         return f"{why} It is parked behind event {head.event.id}. Replay its key, in order, with: {by_key}"
     if count := view.waiting(dead):
         many = "1 later event of its key is" if count == 1 else f"{count} later events of its key are"
         return f"{why} {many} parked behind it. Replay them all, in order, with: {by_key}"
-    command = shlex.join(["trunkline", "dlq", "replay", view.sink, "--event", dead.event.id])
+    command = shlex.join(["trunkline", "dlq", "replay", who, "--event", dead.event.id])
     if state is State.AMBIGUOUS:
         return (
             f"{why} It may have been applied, and the target knows no keys: a replay calls it again. If that is "
@@ -266,7 +283,7 @@ def as_data(dead: Dead, view: View) -> dict[str, Any]:
         "last_failed_at": moment(failure.at),
         "replays": letter.replays,
         "letters": dead.letters,
-        "state": browse.STANDING[view.states[dead.who]],
+        "state": view.word(dead),
         "behind": None if head is None else head.event.id,
         "origin": {
             "topic": letter.origin.topic,

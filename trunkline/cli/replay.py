@@ -13,14 +13,26 @@ from rich.progress import Progress as Bar
 from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
 from trunkline.cli.show import Curtain, called, curtain_of, print_table
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Deliver, dead_letters_of, group_of, identity_of, sink_identity
+from trunkline.flow.declare import (
+    Bus,
+    Deliver,
+    Reading,
+    dead_letters_of,
+    flow_name,
+    group_of,
+    identity_of,
+    sink_identity,
+)
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
+from trunkline.kafka.topics import reading
 from trunkline.ledger import reach
+from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
-from trunkline.operate import browse
+from trunkline.operate import browse, reprocess
 from trunkline.operate.browse import Dead
-from trunkline.operate.replay import MOST_REPLAYS, Plan, Progress, Replay, plan, survey
+from trunkline.operate.replay import MOST_REPLAYS, Known, Plan, Progress, Replay, plan, survey
+from trunkline.operate.reprocess import Reprocess
 from trunkline.settings import load
 
 SENT: dict[State | None, str] = {
@@ -37,7 +49,7 @@ FINISHED = {
 
 
 def replay(
-    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")],
+    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")],
     event: Annotated[list[str] | None, typer.Option("--event", help="An event's id; may be repeated.")] = None,
     key: Annotated[list[str] | None, typer.Option("--key", help="All events of a key; may be repeated.")] = None,
     rate: Annotated[str, typer.Option(help="How many records a second.")] = "50/s",
@@ -49,49 +61,81 @@ def replay(
     run: Annotated[bool, typer.Option("--run", help="Do it; without, only the plan is printed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Plan the replay of a sink's dead letters, all or some, to that sink alone; --run carries it out.
+    """Plan the replay of a sink's or a flow's dead letters, all or some, to it alone; --run carries it out.
 
     Events of a key are sent in their order. Of a key that is parked, what is parked meanwhile goes with it. A run exits
     with 0 when everything selected came to its end, else with 1.
     """
     bus, settings, pace = load_bus(), load(), per_second(rate)
     name = browse.flow_of(bus, sink)
-    if (flow := bus.delivering.get(name)) is None:
-        raise UsageError(f"{name} is a flow of steps; only the dead letters of a sink can be replayed.")
-    if overwrite and flow.to.writes != "latest":
-        raise UsageError(f'{flow.to.name} does not declare writes="latest": all is sent to it, without --overwrite.')
+    flow = reading(bus)[name]
+    if overwrite and not (isinstance(flow, Deliver) and flow.to.writes == "latest"):
+        raise UsageError(f'{told(flow)} does not declare writes="latest": all is sent to it, without --overwrite.')
     curtain = curtain_of(bus, dead_letters_of(identity_of(flow)))
-    address = bootstrap(settings)
+    address, group = bootstrap(settings), group_of(bus, identity_of(flow))
+
+    def planned_of(known: Known) -> Plan:
+        events, keys = event or [], key or []
+        return plan(known, events, keys, overwrite=overwrite, name=lambda dead: curtain.key_of(dead.record.key))
+
     with Control(address) as control, looking(settings) as db:
-        if db is None:
+        if isinstance(flow, Deliver) and db is None:
             raise UsageError(
                 f"there is no {reach(settings.ledger).name.removeprefix('the ')}, which says what is delivered. Run "
                 "this where the workers run, or set TRUNKLINE_LEDGER__PATH."
             )
-        planned = plan(
-            survey(flow, control, db),
-            event or [],
-            key or [],
-            overwrite=overwrite,
-            name=lambda dead: curtain.key_of(dead.record.key),
-        )
         if not run:
             chose = [part for one in event or [] for part in ("--event", one)]
             chose += [part for one in key or [] for part in ("--key", one)]
             chose += [*([] if rate == "50/s" else ["--rate", rate]), *(["--overwrite"] if overwrite else [])]
             command = shlex.join(["trunkline", "dlq", "replay", sink, *chose, "--run"])
-            print_plan(planned, flow, curtain, command, as_json=as_json)
+            known = look(flow, bus, control, db)
+            print_plan(planned_of(known), flow, curtain, command, as_json=as_json)
             return
-        for line in summary(planned, flow):
-            talk.print(line, markup=False)
-        if planned.send and not control.members(group_of(bus, identity_of(flow))):
-            talk.print(f"No worker runs {name}: nothing can be delivered until `trunkline run` does.", markup=False)
-        with closing(Sender(address)) as sender, bar(planned) as tell:
-            progress = Replay(flow, control, sender, db, rate=pace, wait=wait).run(planned, tell)
-        idle = bool(progress.open) and not control.members(group_of(bus, identity_of(flow)))
+        if isinstance(flow, Deliver):
+            assert db is not None
+            planned = planned_of(survey(flow, control, db))
+            tell_plan(planned, flow)
+            if planned.send and not control.members(group):
+                talk.print(f"No worker runs {name}: nothing can be delivered until `trunkline run` does.", markup=False)
+            with closing(Sender(address)) as sender, bar(planned, flow) as tell:
+                progress = Replay(flow, control, sender, db, rate=pace, wait=wait).run(planned, tell)
+        else:
+            if not control.members(group):
+                raise UsageError(f"no worker runs {name}: what is sent would lie there. Start one: `trunkline run`.")
+            again = Reprocess(bus, flow, control, address, rate=pace, wait=wait)
+            planned = planned_of(reprocess.survey(control, bus, flow))
+            tell_plan(planned, flow)
+            with bar(planned, flow) as tell:
+                progress = again.run(planned, tell)
+        idle = bool(progress.open) and not control.members(group)
     print_report(planned, progress, flow, curtain, idle=idle, as_json=as_json)
-    if planned.refused or not progress.complete:
+    if planned.refused or planned.under_way or not progress.complete:
         raise typer.Exit(1)
+
+
+def look(flow: Reading, bus: Bus, control: Control, db: Connection | None) -> Known:
+    """Find out what is known of a flow's dead letters."""
+    if isinstance(flow, Deliver):
+        assert db is not None
+        return survey(flow, control, db)
+    return reprocess.survey(control, bus, flow)
+
+
+def told(flow: Reading) -> str:
+    """Say to whom letters of a flow are sent again: its sink, or itself."""
+    return flow.to.name if isinstance(flow, Deliver) else flow_name(flow)
+
+
+def done(flow: Reading) -> str:
+    """Say in a word what has become of a letter whose replay has succeeded."""
+    return "delivered" if isinstance(flow, Deliver) else "processed"
+
+
+def tell_plan(planned: Plan, flow: Reading) -> None:
+    """Say on the terminal what a run is about to do."""
+    for line in summary(planned, flow):
+        talk.print(line, markup=False)
 
 
 def per_second(rate: str) -> float:
@@ -107,26 +151,36 @@ def per_second(rate: str) -> float:
 
 
 @contextmanager
-def bar(planned: Plan) -> Iterator[Callable[[Progress], None]]:
+def bar(planned: Plan, flow: Reading) -> Iterator[Callable[[Progress], None]]:
     """Show how far a run is."""
+    waiting = "delivering" if isinstance(flow, Deliver) else "processing"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=talk, transient=True) as shown:
         task = shown.add_task("sending", total=len(planned.send))
 
         def tell(progress: Progress) -> None:
-            doing = f"sending, {len(progress.unsent)} left" if progress.unsent else "delivering"
+            doing = f"sending, {len(progress.unsent)} left" if progress.unsent else waiting
             total = progress.ended + len(progress.open) + len(progress.unsent)
             shown.update(task, completed=progress.ended, total=total, description=doing)
 
         yield tell
 
 
-def summary(planned: Plan, flow: Deliver) -> Iterator[str]:
+def summary(planned: Plan, flow: Reading) -> Iterator[str]:
     """Say what a run will do, in counts."""
     if not planned.selected:
         return
-    sink = called(flow.to.name, sink_identity(flow.to))
-    yield f"Replay to {sink} alone: {planned.selected} selected"
+    whom = called(flow.to.name, sink_identity(flow.to)) if isinstance(flow, Deliver) else flow_name(flow)
+    yield f"Replay to {whom} alone: {planned.selected} selected"
+    if not isinstance(flow, Deliver):
+        if planned.send:
+            yield f"  {len(planned.send):>6}  dead, will be processed: what they make has the ids it would have had"
+        if planned.under_way:
+            yield f"  {len(planned.under_way):>6}  are under way: a replay has sent them, and they are not taken yet"
+        if planned.finished:
+            yield f"  {len(planned.finished):>6}  are processed already"
+        yield from refusals(planned)
+        return
     for state, what in SENT.items():
         if count := planned.counts()[state] + (planned.counts()[State.DEAD] if state is None else 0):
             yield f"  {count:>6}  {what}"
@@ -136,57 +190,78 @@ def summary(planned: Plan, flow: Deliver) -> Iterator[str]:
     for state, what in FINISHED.items():
         if count := sum(planned.known.states[dead.who] is state for dead in planned.finished):
             yield f"  {count:>6}  {what}"
-    if planned.refused:
-        what = f"are refused: {MOST_REPLAYS} replays have failed, of them or of what they wait for"
-        yield f"  {len(planned.refused):>6}  {what} (--event or --key replays them all the same)"
+    yield from refusals(planned)
     if planned.keys:
         yield f"  {len(planned.keys):>6}  {'keys are' if len(planned.keys) > 1 else 'key is'} free again afterwards"
 
 
-def print_plan(planned: Plan, flow: Deliver, curtain: Curtain, command: str, *, as_json: bool) -> None:
+def refusals(planned: Plan) -> Iterator[str]:
+    """Say what a run will not send for it would go round for ever."""
+    if planned.refused:
+        what = f"are refused: {MOST_REPLAYS} replays have failed, of them or of what they wait for"
+        yield f"  {len(planned.refused):>6}  {what} (--event or --key replays them all the same)"
+
+
+def print_plan(planned: Plan, flow: Reading, curtain: Curtain, command: str, *, as_json: bool) -> None:
     """Print what a run would do, and the command that does it."""
     states = planned.known.states
+
+    def word(dead: Dead) -> str:
+        if isinstance(flow, Deliver):
+            return browse.STANDING[states.get(dead.who)]
+        return "processed" if dead.who in states else "under way" if dead.who in planned.known.under_way else "open"
+
+    def shown(group: Sequence[Dead]) -> list[dict[str, Any]]:
+        return [as_data(dead, curtain, word(dead)) for dead in group]
+
     if as_json:
-        finished: dict[State, list[dict[str, Any]]] = {state: [] for state in FINISHED}
-        for dead in planned.finished:
-            finished[states[dead.who]].append(as_data(dead, curtain, states.get(dead.who)))
-        sent = [
-            as_data(dead, curtain, states.get(dead.who)) | {"overtaken": dead.who in planned.known.overtaken}
-            for dead in planned.send
-        ]
+        groups: dict[str, list[dict[str, Any]]] = {}
+        if isinstance(flow, Deliver):
+            for state in FINISHED:
+                groups[browse.STANDING[state]] = shown([one for one in planned.finished if states[one.who] is state])
+        else:
+            groups = {"processed": shown(planned.finished), "under_way": shown(planned.under_way)}
+        sent = shown(planned.send)
+        if isinstance(flow, Deliver):
+            overtaken = planned.known.overtaken
+            sent = [data | {"overtaken": one.who in overtaken} for one, data in zip(planned.send, sent, strict=True)]
         print_json(
             {
-                "sink": flow.to.name,
+                **whom(flow),
                 "selected": planned.selected,
                 "send": sent,
-                **{browse.STANDING[state]: group for state, group in finished.items()},
-                "refused": [as_data(dead, curtain, states.get(dead.who)) for dead in planned.refused],
+                **groups,
+                "refused": shown(planned.refused),
                 "command": command if planned.send else None,
             }
         )
         return
     if not planned.selected:
-        talk.print(f"{flow.to.name} has no dead letters.", markup=False)
+        talk.print(f"{told(flow)} has no dead letters.", markup=False)
         return
     for line in summary(planned, flow):
         out.print(line, markup=False)
     out.print()
     headings = ("event", "key", "origin", "class", "replays", "state", "plan", "reason")
-    decided = (("send", planned.send), ("nothing", planned.finished), ("refuse", planned.refused))
-    rows = [
-        row(dead, curtain, browse.STANDING[states.get(dead.who)], what) for what, group in decided for dead in group
-    ]
+    nothing = (*planned.finished, *planned.under_way)
+    decided = (("send", planned.send), ("nothing", nothing), ("refuse", planned.refused))
+    rows = [row(dead, curtain, word(dead), what) for what, group in decided for dead in group]
     print_table(headings, rows)
     if planned.send:
         talk.print(f"Nothing was sent. Run it with: {command}", markup=False)
 
 
+def whom(flow: Reading) -> dict[str, Any]:
+    """Name for programs whose letters are sent again."""
+    return {"sink": flow.to.name} if isinstance(flow, Deliver) else {"sink": None, "flow": flow_name(flow)}
+
+
 def print_report(
-    planned: Plan, progress: Progress, flow: Deliver, curtain: Curtain, *, idle: bool, as_json: bool
+    planned: Plan, progress: Progress, flow: Reading, curtain: Curtain, *, idle: bool, as_json: bool
 ) -> None:
     """Print what came of a run; `idle` says that letters are open and that no worker is there to deliver them."""
-    groups = {
-        "delivered": progress.delivered,
+    groups: dict[str, Sequence[Dead]] = {
+        done(flow): progress.delivered,
         "superseded": progress.superseded,
         "discarded": progress.discarded,
         "dead again": progress.dead,
@@ -195,22 +270,30 @@ def print_report(
         "not sent": progress.unsent,
         "refused": planned.refused,
     }
+    if not isinstance(flow, Deliver):
+        groups["under way before"] = planned.under_way
     if as_json:
         found = {
             name.replace(" ", "_"): [as_data(dead, curtain, None) for dead in group] for name, group in groups.items()
         }
-        print_json({"run": progress.run, "sink": flow.to.name, **found, "trouble": progress.trouble or None})
+        print_json({"run": progress.run, **whom(flow), **found, "trouble": progress.trouble or None})
         return
     counts = ", ".join(f"{len(group)} {name}" for name, group in groups.items() if group) or "nothing to send"
-    out.print(f"Replay {progress.run} to {flow.to.name}: {counts}", markup=False)
-    ended = ("delivered", "superseded", "discarded")
+    out.print(f"Replay {progress.run} to {told(flow)}: {counts}", markup=False)
+    ended = (done(flow), "superseded", "discarded")
     if failed := [row(dead, curtain, name) for name, group in groups.items() if name not in ended for dead in group]:
         print_table(("event", "key", "origin", "class", "replays", "now", "reason"), failed)
     if progress.trouble:
         talk.print(f"The run ended early: {progress.trouble}", markup=False)
-    if progress.open or progress.unsent:
+    if isinstance(flow, Deliver) and (progress.open or progress.unsent):
         why = "no worker runs this flow; start one with `trunkline run`, then" if idle else "the run is over;"
         talk.print(f"What is open or not sent waits in the dead letters: {why} replay it again.", markup=False)
+        return
+    if progress.open:
+        who = "as soon as a worker runs it" if idle else "when it comes to it"
+        talk.print(f"What is open is sent: the flow takes it {who}, and no other replay sends it again.", markup=False)
+    if progress.unsent:
+        talk.print("What is not sent waits in the dead letters: replay it again.", markup=False)
 
 
 def row(dead: Dead, curtain: Curtain, *what: str) -> Sequence[str]:
@@ -220,7 +303,7 @@ def row(dead: Dead, curtain: Curtain, *what: str) -> Sequence[str]:
     return (dead.event.id, key, where, failure.kind, str(dead.letter.replays), *what, failure.message)
 
 
-def as_data(dead: Dead, curtain: Curtain, state: State | None) -> dict[str, Any]:
+def as_data(dead: Dead, curtain: Curtain, state: str | None) -> dict[str, Any]:
     """Give an event for programs."""
     origin, failure = dead.letter.origin, dead.letter.failure
     return {
@@ -231,5 +314,5 @@ def as_data(dead: Dead, curtain: Curtain, state: State | None) -> dict[str, Any]
         "class": failure.kind,
         "reason": failure.message,
         "replays": dead.letter.replays,
-        **({} if state is None else {"state": browse.STANDING[state]}),
+        **({} if state is None else {"state": state}),
     }

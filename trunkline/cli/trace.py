@@ -14,6 +14,7 @@ from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
 from trunkline.ledger import reach
 from trunkline.ledger.attempts import Attempt
+from trunkline.ledger.deliveries import State
 from trunkline.operate.browse import Dead
 from trunkline.operate.trace import LOOKED_AT, Delivery, Node, Step, Trace, Tracer
 from trunkline.settings import load
@@ -57,7 +58,7 @@ def told(node: Node, bus: Bus) -> Iterator[str]:
     """Tell of an event and all that came of it."""
     yield from heading(node, bus)
     for step in node.steps:
-        yield from (f"  {line}" for line in told_step(step, bus))
+        yield from (f"  {line}" for line in told_step(step, node.id, bus))
     for delivery in node.deliveries:
         yield from (f"  {line}" for line in told_delivery(delivery, node.id))
 
@@ -76,8 +77,8 @@ def heading(node: Node, bus: Bus) -> Iterator[str]:
     yield f"  happened {moment(node.event.time)}, {node.event.type or 'no event'}, content {node.payload[:12]}"
 
 
-def told_step(step: Step, bus: Bus) -> Iterator[str]:
-    """Tell what a flow of steps made of an event."""
+def told_step(step: Step, event: str, bus: Bus) -> Iterator[str]:
+    """Tell what a flow of steps, or an agent, made of an event."""
     match step.stands:
         case "waiting":
             yield f"{step.flow}: waits, up to {step.before} records come first"
@@ -86,10 +87,14 @@ def told_step(step: Step, bus: Bus) -> Iterator[str]:
         case "done":
             count = len(step.made)
             dead = ", a dead letter" if step.letters else ""
-            none = "" if count or dead else ": filtered, or no route took it"
+            filtered = ": filtered, or no route took it" if step.kind == "process" else " so far"
+            none = "" if count or dead else filtered
             none = none if step.settled else ""
             yield f"{step.flow}: done, {count} event{'' if count == 1 else 's'} made of it{dead}{none}"
     yield from (f"  {line}" for letter in step.letters for line in told_letter(letter))
+    yield from (f"  {moment(entry.at)}  {said_of_outcome(entry)}" for entry in step.outcomes)
+    if step.letters and (not step.outcomes or step.outcomes[-1].state == State.DEAD.name):
+        yield f"  What to do: {shlex.join(['trunkline', 'dlq', 'show', step.flow, event])}"
     for node in step.made:
         yield from (f"  {line}" for line in told(node, bus))
     if not step.settled:
@@ -141,7 +146,7 @@ def said_of_attempt(attempt: Attempt) -> str:
 
 def said_of_outcome(entry: Entry) -> str:
     """Say what the audit trail has."""
-    state = {"DONE": "delivered"}.get(entry.state, entry.state.lower())
+    state = {"DONE": "delivered" if entry.sink else "processed"}.get(entry.state, entry.state.lower())
     by = f" in replay {entry.run}" if entry.run else ""
     who = f", by {entry.who}: {entry.why}" if entry.who else ""
     return f"{state}{f', {entry.kind}' if entry.kind else ''}{by}{who}"
@@ -181,6 +186,7 @@ def node_data(node: Node, bus: Bus) -> dict[str, Any]:
                 "before": step.before,
                 "made": [node_data(made, bus) for made in step.made],
                 "letters": [letter_data(letter) for letter in step.letters],
+                "outcomes": [outcome_data(entry) for entry in step.outcomes],
                 "settled": step.settled,
             }
             for step in node.steps
@@ -201,21 +207,23 @@ def delivery_data(delivery: Delivery) -> dict[str, Any]:
             {"at": moment(one.at), "status": one.status, "seconds": one.seconds, "words": one.words}
             for one in delivery.failed
         ],
-        "outcomes": [
-            {
-                "at": moment(one.at),
-                "state": one.state.lower(),
-                "class": one.kind or None,
-                "run": one.run or None,
-                "who": one.who or None,
-                "why": one.why or None,
-            }
-            for one in delivery.outcomes
-        ],
+        "outcomes": [outcome_data(entry) for entry in delivery.outcomes],
         "letters": [letter_data(letter) for letter in delivery.letters],
         "before": delivery.before,
         "behind": delivery.behind or None,
         "replaying": delivery.replaying,
+    }
+
+
+def outcome_data(entry: Entry) -> dict[str, Any]:
+    """Give what the audit trail has for programs."""
+    return {
+        "at": moment(entry.at),
+        "state": entry.state.lower(),
+        "class": entry.kind or None,
+        "run": entry.run or None,
+        "who": entry.who or None,
+        "why": entry.why or None,
     }
 
 

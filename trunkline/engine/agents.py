@@ -5,112 +5,51 @@
 One thread runs a flow: it fetches, lets the bodies take what came, and commits. Beside each offset it notes from where
 a body that begins anew has to read (docs/agents.md). What a body is given a second time it is given quietly: what comes
 of it is there already. An event at which a body raises is dead, acknowledged, before anything goes on; when that
-cannot be, the process ends and nothing is committed.
+cannot be, the process ends and nothing is committed. An event that a replay has sent comes at the time of the replay.
 """
 
 import asyncio
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from datetime import timedelta
+from typing import Any
 
-import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from trunkline import deadletter
-from trunkline.deadletter import Failure, Origin
+from trunkline.engine.elsewhere import Elsewhere
 from trunkline.engine.eventtime import LATE, Note, Reach, note_of, time_of
+from trunkline.engine.moments import Moments
+from trunkline.engine.outbox import Outbox, Write
+from trunkline.engine.partition import Given, Partition, Try, tick
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
-from trunkline.errors import (
-    EXIT,
-    Halt,
-    Permanent,
-    Poison,
-    Retryable,
-    TrunklineError,
-    Unavailable,
-    UnknownSchema,
-    UsageError,
+from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, UnknownSchema, UsageError
+from trunkline.flow.declare import (
+    Agent,
+    Bus,
+    dead_letters_of,
+    flow_name,
+    group_of,
+    identity_of,
+    inputs_of,
+    replay_of,
 )
-from trunkline.event import Event, Headers, Moment, derived_id, from_headers, to_headers, to_parent
-from trunkline.flow.declare import Agent, Bus, dead_letters_of, flow_name, group_of, identity_of, inputs_of, source_of
-from trunkline.flow.transform import key_of
 from trunkline.kafka.agents import Actor, app_of
-from trunkline.kafka.events import Member, Record, Sender, Slot, Written, clock
+from trunkline.kafka.events import AT_END, NOWHERE, Member, Record, Sender, Slot, clock
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, size_of
+from trunkline.kafka.stored import stored_since
 from trunkline.observe import Observed, Observer
-from trunkline.redact import marked, redact
+from trunkline.redact import redact
 from trunkline.verdict import Guard, of_exception
 
 BATCH = 2_000
 TICK = 100
 """Milliseconds by which time has gone on at least when a body is told."""
-ACKNOWLEDGED = 15.0
-"""Seconds in which the broker must have acknowledged what was written; a little more than a sender's patience."""
 CLOSING = 30.0
 """Seconds that leaving the group may take."""
-ASKING = 2.0
-"""Seconds in which the fleet must have answered, else the flow is left to others."""
-
-D = TypeVar("D", bound=Mapping[str, Any])
-E = TypeVar("E", bound=Mapping[str, Any])
-
-
-@dataclass(frozen=True)
-class Taken(Event[D]):
-    """An event that a body was given; what is made of it says where it stood."""
-
-    partition: int = 0
-    offset: int = 0
-
-    def having(self, data: E) -> "Taken[E]":
-        """Return the same event with other data, and where it stood."""
-        return replace(self, data=data)  # type: ignore[arg-type, return-value]
-
-
-@dataclass(slots=True)
-class Lane:
-    """One partition of a flow: how far its topics are, its body, and what the bus remembers for it."""
-
-    number: int
-    reaches: dict[str, Reach]
-    """By topic."""
-    actor: Actor
-    spoken: int | None
-    """Up to when the body had spoken before: what it says of earlier times is there already."""
-    quiet: bool = True
-    """While the body is given again what it was given before."""
-    told: int | None = None
-    """How late the body knows it is."""
-    pending: list[Record] = field(default_factory=list)
-    """Fetched, and not given yet."""
-    skipped: set[tuple[str, int]] = field(default_factory=set)
-    """Topic and offset of what the body has raised at."""
-    ids: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    """The events that the body was given, with the offsets and times of their records."""
-    ordinals: dict[tuple[str, str, str | None], tuple[int, int]] = field(default_factory=dict)
-    """How many records of one key were made of an event, and when the last one was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """One moment for a body, and the record that it is of; None when only time has passed."""
-
-    moment: Moment[Any]
-    record: Record | None
-    passed: bool = False
-    """Whether the body is not to see it: the event has come before, or the body had raised at it."""
-
-
-Write = tuple[bytes | None, bytes, Headers]
 
 
 class Timekeeper:
@@ -137,22 +76,23 @@ class Timekeeper:
         self.halted = ""
         """Why the flow stands still; empty while it runs."""
         self._flow = flow
-        self._window = window_of(flow)
-        self._source = source_of(bus, flow)
+        self._remembers = window_of(flow)
+        self._window = round(self._remembers.total_seconds() * 1000)
         self._letters = dead_letters_of(identity_of(flow))
+        self._replay = replay_of(identity_of(flow))
         self._bootstrap = bootstrap
         self._group = group_of(bus, identity_of(flow))
-        self._topics = {topic.name: topic for topic in inputs_of(flow)}
-        self._forms = forms
-        self._sender = sender
-        self._fleet = fleet
+        self._topics = [topic.name for topic in inputs_of(flow)]
         self._observe = observe
         self._guard = Guard()
-        self._lanes: dict[int, Lane] = {}
+        self._parts: dict[int, Partition] = {}
         self._notes: dict[Slot, Note] = {}
         self._resumes: dict[Slot, int] = {}
         self._positions: dict[Slot, Position] = {}
         self._stopping = threading.Event()
+        self._elsewhere = Elsewhere(fleet, self.heart, self._stopping)
+        self._moments = Moments(flow, forms, self._elsewhere)
+        self._outbox = Outbox(bus, flow, forms=forms, sender=sender, heart=self.heart, observe=observe)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
@@ -181,7 +121,7 @@ class Timekeeper:
                 self._session()
             except UnknownSchema as error:
                 self._see("stuck", detail=f"left to workers of another topology: {error}")
-                self._leave_to_others()
+                self._elsewhere.leave_to_others()
             except Halt as error:
                 self._halt(str(error))
                 break
@@ -201,7 +141,7 @@ class Timekeeper:
             self._bootstrap,
             self._group,
             self._flow.topic.name,
-            replay=None if self._flow.join is None else self._flow.join.name,
+            beside={**dict.fromkeys(self._topics[1:], NOWHERE), self._replay: AT_END},
             begin=self._begin,
             note=lambda slot: str(self._notes.get(slot, "")),
             assigned=self._assigned,
@@ -214,16 +154,16 @@ class Timekeeper:
                 records = member.fetch(BATCH, 0.1)
                 fetched, now = clock(), time.time_ns() // 1_000_000
                 for record in records:
-                    self._lanes[record.slot.partition].pending.append(record)
-                for lane in self._lanes.values():
-                    self._advance(lane, member, fetched, now)
-                member.pause({record.slot for lane in self._lanes.values() for record in lane.pending})
+                    self._parts[record.slot.partition].pending.append(record)
+                for part in self._parts.values():
+                    self._advance(part, member, fetched, now)
+                member.pause({record.slot for part in self._parts.values() for record in part.pending})
                 self._positions = {slot: Position(offset, None) for slot, offset in self._offsets().items()}
                 member.commit(self._offsets())
         finally:
             with self.heart.within(CLOSING):
                 member.close()
-                self._drop([Slot(self._flow.topic.name, number) for number in self._lanes])
+                self._drop([Slot(self._flow.topic.name, number) for number in self._parts])
 
     # Partitions come and go; the member calls these inside `fetch`.
 
@@ -234,11 +174,28 @@ class Timekeeper:
 
     def _assigned(self, slots: list[Slot], _worked: Mapping[Slot, int]) -> None:
         self.heart.joined = True
-        for number in sorted({slot.partition for slot in slots}):
-            places = [Slot(topic, number) for topic in self._topics]
+        numbers = sorted({slot.partition for slot in slots})
+        dead = self._dead(numbers)
+        for number in numbers:
+            places = self._places(number)
             spoken = [time for place in places if (time := self._notes[place].time) is not None]
             reaches = {place.topic: Reach(self._notes[place].since, self._resumes[place]) for place in places}
-            self._lanes[number] = Lane(number, reaches, self._actor(number), max(spoken, default=None))
+            part = Partition(number, reaches, self._actor(number), max(spoken, default=None), dead.get(number, set()))
+            self._parts[number] = part
+
+    def _places(self, number: int) -> list[Slot]:
+        return [Slot(topic, number) for topic in (*self._topics, self._replay)]
+
+    def _dead(self, numbers: Sequence[int]) -> dict[int, set[Try]]:
+        """Read which of the events that a new body is to be given quietly have dead letters, by partition."""
+        times = {
+            Slot(self._letters, number): max(self._notes[place].time or 0 for place in self._places(number))
+            for number in numbers
+            if any(self._notes[place].since < self._resumes[place] for place in self._places(number))
+        }
+        with self.heart.within(CLOSING):
+            since = {slot: time - self._window - 2 * LATE for slot, time in times.items()}
+            return self._moments.buried(stored_since(self._bootstrap, since))
 
     def _actor(self, number: int) -> Actor:
         """Let a body begin."""
@@ -247,7 +204,7 @@ class Timekeeper:
         return actor
 
     def _body(self, stream: Any) -> AsyncIterator[Any]:
-        return self._flow.body(stream, self._window)
+        return self._flow.body(stream, self._remembers)
 
     def _revoked(self, slots: list[Slot]) -> Mapping[Slot, int]:
         """Give what to commit: what was given is finished, for one thread does one thing after another."""
@@ -256,145 +213,81 @@ class Timekeeper:
         return offsets
 
     def _drop(self, slots: Collection[Slot]) -> None:
-        for number in {slot.partition for slot in slots} & self._lanes.keys():
-            self._loop.run_until_complete(self._lanes.pop(number).actor.stop())
+        for number in {slot.partition for slot in slots} & self._parts.keys():
+            self._loop.run_until_complete(self._parts.pop(number).actor.stop())
 
     def _offsets(self) -> dict[Slot, int]:
-        return {
-            Slot(topic, lane.number): reach.resume if lane.quiet else reach.at
-            for lane in self._lanes.values()
-            for topic, reach in lane.reaches.items()
-        }
+        return {slot: offset for part in self._parts.values() for slot, offset in part.offsets().items()}
 
     # What a partition is given.
 
-    def _advance(self, lane: Lane, member: Member, fetched: float, now: int) -> None:
+    def _advance(self, part: Partition, member: Member, fetched: float, now: int) -> None:
         """Give a body what has come for it, and say how late it is."""
-        if lane.quiet and not self._repeat(lane, member, fetched, now):
+        if part.quiet and not self._repeat(part, member, fetched, now):
             return
-        while lane.pending and not lane.quiet and not self._stopping.is_set():
-            given, bad = self._take(lane, fetched)
-            if self._give(lane, given, member) and bad is not None:
-                self._bury(lane, *bad)
-        self._meet_ends(lane, member, now)
-        late = time_of(lane.reaches.values(), now)
-        if not lane.quiet and late is not None and (lane.told is None or late >= lane.told + TICK):
-            self._give(lane, [tick(late)], member)
+        while part.pending and not part.quiet and not self._stopping.is_set():
+            given, bad = self._moments.take(part, fetched)
+            if self._give(part, given, member) and bad is not None:
+                self._bury(part, *bad)
+        part.meet_ends(member.ended, member.met, now)
+        late = time_of([part.reaches[topic] for topic in self._topics], now)  # replays hold no time up
+        if not part.quiet and late is not None and (part.told is None or late >= part.told + TICK):
+            self._give(part, [tick(late)], member)
 
-    def _repeat(self, lane: Lane, member: Member, fetched: float, now: int) -> bool:
+    def _repeat(self, part: Partition, member: Member, fetched: float, now: int) -> bool:
         """Give a new body quietly what the last one was given; say whether it has come as far as that one."""
-        later = [record for record in lane.pending if record.offset >= lane.reaches[record.slot.topic].resume]
-        lane.pending = [record for record in lane.pending if record.offset < lane.reaches[record.slot.topic].resume]
-        while lane.pending:
-            given, bad = self._take(lane, fetched)
-            if not self._give(lane, given, member):
+        later = [record for record in part.pending if record.offset >= part.reaches[record.slot.topic].resume]
+        part.pending = [record for record in part.pending if record.offset < part.reaches[record.slot.topic].resume]
+        while part.pending:
+            given, bad = self._moments.take(part, fetched)
+            if not self._give(part, given, member):
                 return False
             if bad is not None:
-                lane.reaches[bad[0].slot.topic].read(bad[0].offset, bad[0].timestamp)
-        lane.pending = later
-        self._meet_ends(lane, member, now)
-        if any(reach.at < reach.resume for reach in lane.reaches.values()):
+                part.pass_by(bad[0])
+        part.pending = later
+        part.meet_ends(member.ended, member.met, now)
+        if not part.has_repeated():
             return False
-        if lane.spoken is not None and not self._give(lane, [tick(lane.spoken)], member):
+        if part.spoken is not None and not self._give(part, [tick(part.spoken)], member):
             return False
-        lane.quiet = False
+        part.quiet = False
         return True
 
-    def _meet_ends(self, lane: Lane, member: Member, now: int) -> None:
-        """Note which topics are read to their ends; the marks of transactions there are no records."""
-        waiting = {record.slot.topic for record in lane.pending}
-        for topic, reach in lane.reaches.items():
-            if topic not in waiting and (slot := Slot(topic, lane.number)) in member.ended:
-                reach.ended(member.met[slot], now)
-
-    def _take(self, lane: Lane, fetched: float) -> tuple[list[Given], tuple[Record, Permanent | Poison] | None]:
-        """Take from what is pending up to the first record that is no event; give that one with the reason."""
-        given: list[Given] = []
-        while lane.pending:
-            record = lane.pending.pop(0)
-            at = moment_of(record.timestamp)
-            if (record.slot.topic, record.offset) in lane.skipped:
-                given.append(Given(Moment(at, None), record, passed=True))
-                continue
-            try:
-                event = self._event(record)
-                self._consider_newer(record, fetched)
-                given.append(Given(Moment(at, event), record, passed=is_repeat(lane, event, record)))
-            except UnknownSchema as error:
-                if self._known_elsewhere(fetched):
-                    raise
-                return given, (record, error)
-            except (Permanent, Poison) as error:
-                return given, (record, error)
-        return given, None
-
-    def _consider_newer(self, record: Record, fetched: float) -> None:
-        """Let other workers have what is of a version of its schema that ours is too old for (L5).
-
-        Raises:
-            UnknownSchema: one may have that version.
-        """
-        form = self._forms[record.slot.topic]
-        if not form.knows(record.value):
-            if self._known_elsewhere(fetched):
-                raise UnknownSchema("it was written with a version of its schema that this topology has not")
-            form.accept(record.value)
-
-    def _event(self, record: Record) -> Taken[Any]:
-        event = from_headers(record.headers, record.key, self._forms[record.slot.topic].decode(record.value))
-        return Taken(
-            event.id,
-            event.time,
-            event.data,
-            event.source,
-            event.type,
-            event.key,
-            event.traceparent,
-            record.slot.partition,
-            record.offset,
-        )
-
-    def _give(self, lane: Lane, given: Sequence[Given], member: Member) -> bool:
+    def _give(self, part: Partition, given: Sequence[Given], member: Member) -> bool:
         """Let the body have moments, and write what it makes of them; say whether it is still there."""
         shown = [one for one in given if not one.passed]
-        made, failure = self._loop.run_until_complete(lane.actor.give([one.moment for one in shown]))
+        made, failure = self._loop.run_until_complete(part.actor.give([one.moment for one in shown]))
         writes: list[Write] = []
         finished: list[Given] = []
         for one, events in zip(shown, made, strict=False):
             try:
-                writes += [self._write(lane, event, one.moment) for event in events]
+                writes += [self._outbox.make(part, event, one.moment) for event in events]
             except Permanent as error:
                 failure = error
                 break
             finished.append(one)
-        if not lane.quiet:
-            self._emit(writes)
+        if not part.quiet:
+            self._outbox.emit(writes)
         left = shown[len(finished) :]
         counts: Counter[str] = Counter()
         for one in given:
             if left and one is left[0]:
                 break
-            counts[self._finish(lane, one)] += 1
-        self._count(lane, counts)
-        if not lane.quiet and (writes or any(one.record is not None for one in given)):
-            self._note(lane)
+            counts[part.finish(one)] += 1
+            if one.sent is not None and one.record is not None and one.moment.event is not None and not part.quiet:
+                self._outbox.tell_ended(one.record, one.sent, one.moment.event, "repeat" if one.passed else "taken")
+        self._count(part, counts)
+        if not part.quiet and (writes or any(one.record is not None for one in given)):
+            self._notes |= part.notes(self._window)
         if failure is None:
             return True
-        self._consider(lane, left, failure)
-        self._begin_again(lane, member)
+        self._consider(part, left, failure)
+        self._begin_again(part, member)
         return False
 
-    def _finish(self, lane: Lane, one: Given) -> str:
-        """Note that the body has finished a moment, and that what it made of it is written; say what it was."""
-        if one.record is None:
-            lane.told = millis_of(one.moment.at)
-            return "told"
-        lane.reaches[one.record.slot.topic].read(one.record.offset, one.record.timestamp)
-        return "repeat" if one.passed else "taken"
-
-    def _count(self, lane: Lane, counts: Mapping[str, int]) -> None:
+    def _count(self, part: Partition, counts: Mapping[str, int]) -> None:
         """Count what a body has finished for the first time."""
-        if lane.quiet:
+        if part.quiet:
             return
         if taken := counts.get("taken", 0):
             self._guard = Guard() if self._guard.count else self._guard
@@ -402,77 +295,13 @@ class Timekeeper:
             self._see("taken", count=taken)
         if repeats := counts.get("repeat", 0):
             self._see("repeat", count=repeats)
-
-    def _note(self, lane: Lane) -> None:
-        """Write down from where a body that begins anew has to read, and up to when this one has spoken."""
-        lane.spoken = lane.told if lane.spoken is None else max(lane.spoken, lane.told or 0)
-        limit = (lane.spoken or 0) - round(self._window.total_seconds() * 1000) - LATE
-        for topic, reach in lane.reaches.items():
-            self._notes[Slot(topic, lane.number)] = Note(reach.since(limit), lane.spoken)
-        forget(lane.ids, limit)
-        forget(lane.ordinals, limit)
-
-    # What a body makes.
-
-    def _write(self, lane: Lane, made: Any, moment: Moment[Any]) -> Write:
-        """Write a record that a body has made.
-
-        Raises:
-            Permanent: it is made of no event, does not fit its topic, or is too large.
-        """
-        if not isinstance(made, Taken):
-            raise Permanent(f"it yields a {type(made).__name__}; yield event.having(record) of an event of its stream")
-        topic = self._flow.to
-        key = key_of(topic, made.data)
-        count, _ = lane.ordinals.get((made.source, made.id, key), (0, 0))
-        lane.ordinals[made.source, made.id, key] = count + 1, millis_of(moment.at)
-        event = Event(
-            id=derived_id(made, topic.name, key, count),
-            source=self._source,
-            type=topic.schema.event_type,
-            time=made.time,
-            key=key,
-            data=made.data,
-            traceparent=made.traceparent,
-        )
-        raw = None if key is None else key.encode()
-        value = self._forms[topic.name].encode(event.data)
-        headers = (*to_headers(event), to_parent(made, made.partition, made.offset))
-        if (size := size_of(raw, value, headers)) > RECORD_BYTES:
-            raise Permanent(
-                f"the record for {topic.name} has {size} bytes with key and headers; {RECORD_BYTES} are allowed"
-            )
-        return raw, value, headers
-
-    def _emit(self, writes: Sequence[Write]) -> None:
-        """Write records and wait for the acknowledgement of each.
-
-        Raises:
-            Unavailable: one was not acknowledged: all of it comes again, under the same ids.
-            Halt: the broker refuses one for good.
-        """
-        if not writes:
-            return
-        name = self._flow.to.name
-        sent = [self._sender.send(name, key, value, headers) for key, value, headers in writes]
-        self._see("produced", count=len(sent))
-        for future in sent:
-            self._acknowledged(future)
-        self._see("emitted", topic=name, count=len(sent))
-
-    def _acknowledged(self, future: "Future[Written]") -> None:
-        self.heart.beat()
-        try:
-            with self.heart.within(ACKNOWLEDGED):
-                future.result(ACKNOWLEDGED)
-        except TimeoutError:
-            raise Unavailable("the broker did not acknowledge a record: no answer") from None
-        except Permanent as error:
-            raise Halt(f"the broker refuses what the agent has made: {error}") from None
+        if replayed := counts.get("replayed", 0):
+            self._guard = Guard() if self._guard.count else self._guard
+            self._see("replayed", count=replayed, outcome="done")
 
     # What a body raises at.
 
-    def _consider(self, lane: Lane, left: Sequence[Given], failure: BaseException) -> None:
+    def _consider(self, part: Partition, left: Sequence[Given], failure: BaseException) -> None:
         """Decide about what a body has raised at the first that is left: it waits, or the event goes dead.
 
         Raises:
@@ -481,30 +310,22 @@ class Timekeeper:
         culprit = left[0].record if left else None
         if isinstance(failure, Retryable | OSError | TimeoutError | Unavailable) or not left:
             where = "between two events" if culprit is None else f"at offset {culprit.offset} of {culprit.slot.topic}"
-            self._see("stuck", detail=f"the body waits {where}: {self._told(culprit, failure)}")
+            self._see("stuck", detail=f"the body waits {where}: {self._moments.told(culprit, failure)}")
             self._stopping.wait(1.0)
         elif culprit is None:
             raise Halt(f"its body raised when only time had passed, at no event: {type(failure).__name__}: {failure}")
-        elif lane.quiet:
-            lane.skipped.add((culprit.slot.topic, culprit.offset))  # its letter was written the first time
+        elif part.quiet:
+            part.dead.add(self._moments.tried(culprit))  # its letter was written the first time
         else:
             error = failure if isinstance(failure, TrunklineError) else bug(self._flow, failure)
-            lane.skipped.add((culprit.slot.topic, culprit.offset))
-            self._bury(lane, culprit, error)
+            self._bury(part, culprit, error)
 
-    def _begin_again(self, lane: Lane, member: Member) -> None:
+    def _begin_again(self, part: Partition, member: Member) -> None:
         """Let a new body begin in place of one that has failed, with what that one remembered."""
-        self._loop.run_until_complete(lane.actor.stop())
-        lane.actor, lane.told = self._actor(lane.number), None
-        lane.pending.clear()
-        lane.ids.clear()
-        lane.ordinals.clear()
-        for reach in lane.reaches.values():
-            reach.again(resume=reach.resume if lane.quiet else reach.at)
-        lane.quiet = True
-        member.rewind({Slot(topic, lane.number): reach.at for topic, reach in lane.reaches.items()})
+        self._loop.run_until_complete(part.actor.stop())
+        member.rewind(part.begin_again(self._actor(part.number)))
 
-    def _bury(self, lane: Lane, record: Record, error: TrunklineError) -> None:
+    def _bury(self, part: Partition, record: Record, error: TrunklineError) -> None:
         """Write a dead letter, acknowledged; then the record is behind us. When it cannot be, the process ends.
 
         Raises:
@@ -513,62 +334,15 @@ class Timekeeper:
         verdict = self._guard.consider(of_exception(error), record.key)
         if isinstance(verdict, Halt):
             raise verdict
-        origin, poison = Origin(*record.slot, record.offset), isinstance(error, Poison)
-        failure = Failure(
-            flow=self.name,
-            kind="poison" if poison else "permanent",
-            stage="decode" if poison else "process",
-            error=type(error).__name__,
-            message=self._told(record, error),
-            attempts=1,
-            status=None,
-            at=datetime.now(UTC),
-        )
-        headers = deadletter.write(record.headers, origin, failure)
-        try:
-            try:
-                self._bury_as(record, record.value, headers)
-            except Permanent:
-                self._bury_as(record, None, deadletter.by_reference(headers, record.value))
-        except (TrunklineError, TimeoutError) as unwritten:
-            end_process(f"{self.name}: the dead letter of offset {record.offset} cannot be written: {unwritten}")
-        self._see("buried")
-        lane.reaches[record.slot.topic].read(record.offset, record.timestamp)
-        event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
+        message, sent = self._moments.told(record, error), self._moments.sent(record)
+        event, kind = self._outbox.bury(record, sent, error, message)
+        part.dead.add(self._moments.tried(record))
+        part.pass_by(record)
+        if sent is not None:
+            self._see("replayed", outcome="dead")
+            return
         self._see("read")
-        self._see("dead", event=event.id, detail=failure.message, outcome=failure.kind)
-
-    def _bury_as(self, record: Record, value: bytes | None, headers: Headers) -> None:
-        with self.heart.within(ACKNOWLEDGED):
-            sent = self._sender.send(self._letters, record.key, value, headers, partition=record.slot.partition)
-            sent.result(ACKNOWLEDGED)
-
-    def _told(self, record: Record | None, error: BaseException) -> str:
-        """Give an error's words without secrets, and without what the schema marks as sensitive."""
-        try:
-            data = {} if record is None else self._forms[record.slot.topic].decode(record.value)
-        except (Permanent, Poison, Unavailable):
-            data = {}
-        topic = self._flow.topic if record is None else self._topics[record.slot.topic]
-        return redact(str(error), marked(topic.schema.definition, data))
-
-    # The fleet.
-
-    def _known_elsewhere(self, fetched: float) -> bool:
-        """Say whether another worker may know what this one does not, of a record fetched by then (L5)."""
-        until = clock() + ASKING
-        while self._fleet.looked < fetched and clock() < until and not self._stopping.is_set():
-            self._fleet.asked.set()
-            self.heart.beat()
-            self._stopping.wait(0.02)
-        return self._fleet.uniform < fetched
-
-    def _leave_to_others(self) -> None:
-        """Be no member of the group until all workers run one topology: who may know what is unknown here is one."""
-        self.heart.rest()
-        since = clock()
-        while self._fleet.uniform < since and not self._stopping.wait(0.2):
-            pass
+        self._see("dead", event=event, detail=message, outcome=kind)
 
     def _halt(self, reason: str) -> None:
         self.halted = redact(reason)
@@ -596,36 +370,9 @@ def window_of(flow: Agent) -> timedelta:
     return found
 
 
-def is_repeat(lane: Lane, event: Event[Any], record: Record) -> bool:
-    """Say whether an event has come before, as another record; then it is no event of its own."""
-    first, _ = lane.ids.setdefault((event.source, event.id), (record.offset, record.timestamp))
-    return first != record.offset
-
-
-def forget(known: dict[Any, tuple[int, int]], limit: int) -> None:
-    """Take out what is older, from the front: what is known is nearly in the order of time."""
-    while known and known[first := next(iter(known))][1] <= limit:
-        del known[first]
-
-
 def bug(flow: Agent, failure: BaseException) -> Permanent:
     """Say that a body has raised what it should not."""
     return Permanent(f"bug in {getattr(flow.body, '__name__', 'the body')}: {type(failure).__name__}: {failure}")
-
-
-def tick(at: int) -> Given:
-    """Give the moment in which only time has passed."""
-    return Given(Moment(moment_of(at), None), None)
-
-
-def moment_of(millis: int) -> datetime:
-    """Give a time in epoch milliseconds as a time."""
-    return datetime.fromtimestamp(millis / 1000, UTC)
-
-
-def millis_of(at: datetime) -> int:
-    """Give a time in epoch milliseconds."""
-    return round(at.timestamp() * 1000)
 
 
 async def cancel_all() -> None:
@@ -634,9 +381,3 @@ async def cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def end_process(why: str) -> NoReturn:
-    """End the process at once: what is not committed comes again."""
-    structlog.get_logger("trunkline").critical("agent", why=redact(why), exit_code=EXIT)
-    os._exit(EXIT)

@@ -79,15 +79,18 @@ class Committer:
                 self._transactions = self._open(one_by_one=False)
         else:
             self._maker.accepted()
-        outcomes = Counter(entry.outcome for entry in entries)
+        outcomes = Counter(entry.outcome for entry in entries if entry.trail is None)
+        replayed = Counter("dead" if one.outcome == "dead" else "done" for one in entries if one.trail is not None)
         emitted = Counter(write.topic for entry in entries if entry.outcome == "routed" for write in entry.writes)
-        self._see("read", count=len(entries))
+        self._see("read", count=sum(outcomes.values()) - outcomes["stray"])
+        for outcome, count in replayed.items():
+            self._see("replayed", count=count, outcome=outcome)
         for what in ("routed", "filtered", "unrouted"):
             if count := outcomes[what]:
                 self._see(what, count=count)
         for topic, count in emitted.items():
             self._see("emitted", topic=topic, count=count)
-        for event, why, kind in (entry.dead for entry in entries if entry.outcome == "dead"):
+        for event, why, kind in (entry.dead for entry in entries if entry.outcome == "dead" and entry.trail is None):
             self._see("dead", event=event, detail=why, outcome=kind)
 
     def _sift(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> Sequence[Entry]:
@@ -100,6 +103,7 @@ class Committer:
                 self._transact(sifted, upto, metadata)
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
+                owners += [number for number, entry in enumerate(sifted) if entry.trail is not None]
                 reasons = {owners[place]: why for place, why in refused.which.items()}
                 if not reasons:
                     raise Unavailable(str(refused)) from None
@@ -110,6 +114,7 @@ class Committer:
 
     def _transact(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
         writes = [write for entry in entries for write in entry.writes]
+        writes += [entry.trail for entry in entries if entry.trail is not None]
         transactions = self._transactions
         transactions.begin()
         try:

@@ -171,7 +171,7 @@ class Intake:
                 self._bootstrap,
                 self._group,
                 self._topic,
-                replay=self._replay,
+                beside={self._replay: events.AT_START},  # the ledger knows what is finished
                 assigned=self._assigned,
                 revoked=self._revoked,
                 lost=self._lost,

@@ -1,7 +1,8 @@
 """What one record of a process flow becomes: decoded, taken through steps and routes, encoded; or a dead letter.
 
 Nothing is written here. Whatever is wrong with one record is found before a transaction begins (P5), except what only
-the broker can tell.
+the broker can tell. A record that a replay has sent is the event that first stood elsewhere: what is made of it has the
+ids that it would have had, and what became of it goes onto the audit trail in the same transaction (L4).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +12,32 @@ from typing import Any, Literal, NamedTuple
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
+from trunkline.engine.trail import Again, again, ended
 from trunkline.errors import Absent, Halt, Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.event import Drop, Event, Header, Headers, from_headers, headed, kind_of, to_parent, written
-from trunkline.flow.declare import Bus, Process, Route, Topic, dead_letters_of, flow_name, identity_of, source_of
+from trunkline.flow.declare import (
+    Bus,
+    Process,
+    Route,
+    Topic,
+    dead_letters_of,
+    flow_name,
+    identity_of,
+    replay_of,
+    source_of,
+)
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import Made, Steps, records_of
+from trunkline.kafka import audit
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, size_of
+from trunkline.kafka.topics import RECORD_BYTES, outcomes_of, size_of
 from trunkline.kafka.transactions import Write
 from trunkline.redact import marked, redact
 from trunkline.verdict import Guard, of_exception
 
-Outcome = Literal["routed", "filtered", "unrouted", "dead"]
+Outcome = Literal["routed", "filtered", "unrouted", "dead", "stray"]
+"""Strays are records on the replay topic that no replay sent: they are passed over."""
 Through = Event[Any] | Drop | Exception
 """What the steps gave or raised."""
 
@@ -36,6 +50,8 @@ class Entry(NamedTuple):
     writes: Sequence[Write] = ()
     dead: tuple[str, str, str] = ("", "", "")
     """Of one that goes dead the event's id, why, and the class of the letter."""
+    trail: Write | None = None
+    """Of one that a replay sent, what the audit trail is to say."""
 
 
 class Read(NamedTuple):
@@ -71,7 +87,10 @@ class Maker:
         self._steps = Steps(flow, tables)
         self._name = flow_name(flow)
         source = source_of(bus, flow)
-        self._letters = dead_letters_of(identity_of(flow))
+        self._identity = identity_of(flow)
+        self._letters = dead_letters_of(self._identity)
+        self._replay = replay_of(self._identity)
+        self._trail = outcomes_of(bus)
         self._form = forms[flow.topic.name]
         self._ways = [
             Way(topic, route, forms[topic.name], kind_of(source, topic.schema.event_type))
@@ -121,6 +140,9 @@ class Maker:
             Halt: too many in a row were refused alike.
         """
         span = None
+        sent = None
+        if record.slot.topic == self._replay and (sent := again(record)) is None:
+            return Entry(record, "stray")
         try:
             if read is None:
                 read = self.read(record)
@@ -132,21 +154,21 @@ class Maker:
                 through = self._steps.take(event)
             elif isinstance(through, Exception):
                 raise through
-            entry = self._route(record, event, through, fetched)
+            entry = self._route(record, event, through, fetched, sent)
             if self._guard.count:
                 self._guard = Guard()
         except UnknownSchema as error:
             if self._elsewhere(fetched):
                 raise
-            return self._bury(record, error, self._guard)
+            return self._bury(record, error, self._guard, sent)
         except (Permanent, Poison) as error:
             if isinstance(error, Absent) and patient(record, error.patience):
                 raise
-            return self._bury(record, error, self._guard)
+            return self._bury(record, error, self._guard, sent)
         finally:
             if span is not None:
                 span.end()
-        return entry
+        return entry if sent is None else entry._replace(trail=self._ended(record, sent, event, entry.outcome))
 
     def refuse(self, entry: Entry, why: str) -> Entry:
         """Give the entry in place of one of whose writes the broker has refused one: a letter, at last without value.
@@ -157,7 +179,8 @@ class Maker:
         """
         record = entry.record
         if entry.outcome != "dead":
-            return self._bury(record, Permanent(f"the broker refused a record made of it: {why}"), self._refusals)
+            sent = None if entry.trail is None else again(record)
+            return self._bury(record, Permanent(f"the broker refused a record made of it: {why}"), self._refusals, sent)
         [letter] = entry.writes
         if letter.value is None:
             raise Unavailable(f"{record.slot.topic} waits at offset {record.offset}: its dead letter is refused: {why}")
@@ -187,10 +210,13 @@ class Maker:
                 raise UnknownSchema("it was written with a version of its schema that this topology has not")
             self._form.accept(record.value)
 
-    def _route(self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float) -> Entry:
+    def _route(
+        self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float, sent: Again | None
+    ) -> Entry:
         if isinstance(through, Drop):
             return Entry(record, "filtered")
-        parent = to_parent(event, record.slot.partition, record.offset)
+        partition, offset = (record.slot.partition, record.offset) if sent is None else sent.stood
+        parent = to_parent(event, partition, offset)
         time = time_of(record.headers) or written(event.time)
         writes = [
             self._write(way, made, time, through.traceparent, parent)
@@ -215,12 +241,12 @@ class Maker:
             raise Permanent(f"the record for {topic.name} has {size} bytes with key and headers; {allowed}")
         return Write(topic.name, key, value, headers)
 
-    def _bury(self, record: Record, error: Permanent | Poison, guard: Guard) -> Entry:
+    def _bury(self, record: Record, error: Permanent | Poison, guard: Guard, sent: Again | None) -> Entry:
         verdict = guard.consider(of_exception(error), record.key)
         if isinstance(verdict, Halt):
             raise verdict
         poison = isinstance(error, Poison)
-        origin = Origin(*record.slot, record.offset)
+        origin = Origin(*record.slot, record.offset) if sent is None else sent.origin
         failure = Failure(
             flow=self._name,
             kind="poison" if poison else "permanent",
@@ -234,7 +260,14 @@ class Maker:
         headers = [*deadletter.write(record.headers, origin, failure)]
         letter = Write(self._letters, record.key, record.value, headers, record.slot.partition)
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
-        return Entry(record, "dead", [letter], (event.id, failure.message, failure.kind))
+        trail = None if sent is None else self._ended(record, sent, event, failure.kind)
+        return Entry(record, "dead", [letter], (event.id, failure.message, failure.kind), trail)
+
+    def _ended(self, record: Record, sent: Again, event: Event[Any], how: str) -> Write:
+        """Give what the audit trail is to say of a record that a replay sent."""
+        entry = ended(self._identity, record, sent, event, how)
+        topic, key, value, headers = audit.record_of(self._trail, entry)
+        return Write(topic, key, value, [*headers])
 
 
 def time_of(headers: Headers) -> bytes | None:

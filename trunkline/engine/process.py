@@ -25,10 +25,10 @@ from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
 from trunkline.errors import Halt, Unavailable, UnknownSchema
-from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, tables_of
+from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, replay_of, tables_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
-from trunkline.kafka.events import Member, Slot, clock
+from trunkline.kafka.events import AT_END, Member, Slot, clock
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
 from trunkline.kafka.transactions import Transactions
@@ -66,6 +66,7 @@ class Processor:
         self.halted = ""
         """Why the flow stands still; empty while it runs."""
         self._topic = flow.topic.name
+        self._replay = replay_of(identity_of(flow))
         self._bootstrap = bootstrap
         self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
@@ -105,7 +106,7 @@ class Processor:
     def divide(self, slots: int) -> None:
         """Have the share of the limits of targets that belongs to so many partitions (D13)."""
         if self._askers:
-            share = min(1.0, slots / self._partitions)
+            share = min(1.0, slots / (2 * self._partitions))  # each comes with its partition of the replay topic
             self._loop.call_soon_threadsafe(self._targets.divide, self.name, share)
 
     def positions(self) -> dict[Slot, Position]:
@@ -161,6 +162,7 @@ class Processor:
             self._bootstrap,
             self._group,
             self._topic,
+            beside={self._replay: AT_END},  # who sent it can see that it was passed over, and sends it again
             assigned=self._joined,
             revoked=revoked,
             lost=lost,

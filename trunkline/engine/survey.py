@@ -318,15 +318,9 @@ def described(flow: Flow) -> Iterator[dict[str, str]]:
 
 def read_by(flow: Flow) -> Collection[str]:
     """Name the topics that a flow reads."""
-    match flow:
-        case Publish():
-            return ()
-        case Process():
-            return (flow.topic.name,)
-        case Agent():
-            return [topic.name for topic in inputs_of(flow)]
-        case Deliver():
-            return (flow.topic.name, replay_of(identity_of(flow)))
+    if isinstance(flow, Publish):
+        return ()
+    return [*(topic.name for topic in inputs_of(flow)), replay_of(identity_of(flow))]
 
 
 def touched(flow: Flow) -> Collection[str]:

@@ -14,7 +14,11 @@ from trunkline.avro.codec import Codec
 from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
 
 PATIENCE = httpx.Timeout(10.0)
+WAITS = httpx.Timeout(4.0)
+"""What a flow that has to know a schema waits for it: less than its watchdog does."""
 NOT_FOUND_FOR = 5.0
+SILENT_FOR = 1.0
+"""Seconds after a question without an answer in which no other is asked: flows would wait for each other."""
 JSON = "application/vnd.schemaregistry.v1+json"
 
 
@@ -29,6 +33,7 @@ class Confluent:
         self._codecs: dict[int, Codec] = {}
         self._texts: dict[int, str] = {}
         self._missing: dict[int, float] = {}
+        self._silent = 0.0
 
     def id_of(self, text: str) -> int:
         """Give the id of a schema, registered when it is new.
@@ -57,7 +62,9 @@ class Confluent:
         with self._lock:
             if time.monotonic() <= self._missing.get(schema_id, 0.0):
                 return None
-            answer = self._ask("GET", f"/schemas/ids/{schema_id}")
+            if time.monotonic() < self._silent:
+                raise Unavailable("the schema registry did not answer a moment ago")
+            answer = self._ask("GET", f"/schemas/ids/{schema_id}", timeout=WAITS)
             if answer.status_code == 404:
                 self._missing[schema_id] = time.monotonic() + NOT_FOUND_FOR
                 return None
@@ -80,10 +87,11 @@ class Confluent:
         """Leave the registry."""
         self._client.close()
 
-    def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _ask(self, method: str, path: str, body: Any = None, *, timeout: httpx.Timeout = PATIENCE) -> httpx.Response:
         try:
-            return self._client.request(method, path, json=body)
+            return self._client.request(method, path, json=body, timeout=timeout)
         except httpx.HTTPError as error:
+            self._silent = time.monotonic() + SILENT_FOR
             raise Unavailable(f"the schema registry does not answer: {type(error).__name__}") from None
 
 

@@ -27,6 +27,8 @@ Start = Literal["earliest", "latest"] | datetime
 
 PATIENCE = 10.0
 """Seconds for which one question may stay without an answer."""
+TRANSACTIONS = 30.0
+"""Seconds after which no transaction can be open any more (P1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,19 @@ class Control:
     def ends(self, topics: Collection[str]) -> dict[Slot, int]:
         """Give the offset after the last one that may be read: records of open transactions are not counted."""
         return self._offsets(self._slots(topics), OffsetSpec.LATEST)
+
+    def settle(self, topic: str) -> None:
+        """Wait until every transaction is over that had begun to write to a topic by now.
+
+        Raises:
+            Unavailable: one is not, for longer than the broker lets any be.
+        """
+        until = time.monotonic() + TRANSACTIONS
+        written = self._offsets(self._slots([topic]), OffsetSpec.LATEST, isolation="read_uncommitted")
+        while any(offset < written[slot] for slot, offset in self.ends([topic]).items()):
+            if time.monotonic() > until:
+                raise Unavailable(f"a transaction that writes to {topic} does not come to its end.")
+            time.sleep(0.05)
 
     def ends_of(self, slots: Collection[Slot]) -> dict[Slot, int]:
         """Give what `ends` gives, of these partitions: one question, however many topics there are."""
@@ -355,11 +370,11 @@ class Control:
                 raise UsageError(f"there is no topic {topic}.{f' Did you mean {close[0]}?' if close else ''}")
         return [Slot(topic, partition) for topic in topics for partition in range(known[topic])]
 
-    def _offsets(self, slots: Collection[Slot], spec: Any) -> dict[Slot, int]:
+    def _offsets(self, slots: Collection[Slot], spec: Any, *, isolation: str = "read_committed") -> dict[Slot, int]:
         if not slots:
             return {}
         wanted = {TopicPartition(*slot): spec for slot in slots}
-        answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level="read_committed"))
+        answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level=isolation))
         return {Slot(*place): found.offset for place, found in answer.items()}
 
     def _ask(self, question: Callable[[], T]) -> T:

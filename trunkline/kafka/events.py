@@ -12,9 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import Headers
@@ -24,6 +35,9 @@ LARGEST = 8 * 1024 * 1024
 
 BY_KEY = -1
 """The partition that murmur2 of the key gives, or any when there is no key."""
+
+AT_START, AT_END, NOWHERE = OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID
+"""Where a member begins to read a topic of which its group has no offset; nowhere is a Halt (I1)."""
 
 LOG = logging.getLogger("librdkafka")
 LOG.addHandler(logging.NullHandler())
@@ -167,9 +181,9 @@ class Member:
     partition: it gets the committed offset and what `note` had said of the partition then.
 
     `revoked` is called inside `fetch`, while the partitions are still ours: finish what is in flight there and return
-    the offsets to commit. `lost` is
-    called when they already are another member's. With `replay`, partition n of that topic is taken and given back
-    together with partition n of the main topic (R1).
+    the offsets to commit. `lost` is called when they already are another member's. Partition n of each topic in
+    `beside` is taken and given back together with partition n of the main topic (R1); with each stands where to begin
+    when the group has no offset there.
     """
 
     def __init__(
@@ -178,7 +192,7 @@ class Member:
         group: str,
         topic: str,
         *,
-        replay: str | None = None,
+        beside: Mapping[str, int] = MappingProxyType({}),
         assigned: Callable[[list[Slot], Mapping[Slot, int]], None] = lambda _slots, _offsets: None,
         revoked: Callable[[list[Slot]], Mapping[Slot, int]] = lambda _: {},
         lost: Callable[[list[Slot]], None] = lambda _: None,
@@ -191,7 +205,7 @@ class Member:
         `accepted` takes the time by `clock` at which a commit was sent, once the coordinator has accepted it: we were
         a member then (D8).
         """
-        self._replay = replay
+        self._beside = beside
         self._topic = topic
         self._assigned = assigned
         self._revoked = revoked
@@ -344,10 +358,8 @@ class Member:
             raise Halt(f"{where} cannot be read: {error.str()}")
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        wanted = list(places)
-        if self._replay is not None:
-            wanted += [TopicPartition(self._replay, one.partition) for one in places]
-        if wanted and (self._replay is not None or self._begin is not None):
+        wanted = [*places, *(TopicPartition(topic, one.partition) for topic in self._beside for one in places)]
+        if wanted and (self._beside or self._begin is not None):
             wanted = self._begins(consumer, wanted)
         worked = {slot: place.offset for slot, place in self._at.items() if (place.metadata or "").startswith("at=")}
         self._assigned([slot_of(place) for place in wanted], worked)
@@ -358,23 +370,27 @@ class Member:
         self._next_heartbeat = 0.0
 
     def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
-        """Give each partition the offset where to begin; a replay topic that nobody has read begins at its start."""
+        """Give each partition the offset where to begin; what is read from its end is so by all who come later too."""
         found = consumer.committed(places, timeout=10)
+        ends = []
         for place in found:
             if place.error is not None:
                 raise KafkaException(place.error)
+            if place.offset < 0 and self._beside.get(place.topic) == AT_END:
+                place.offset = consumer.get_watermark_offsets(place, timeout=10)[1]
+                ends.append(place)
             if place.offset >= 0:
                 self._at[slot_of(place)] = place
-        return [
-            TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
-            if place.topic == self._replay and place.offset < 0
-            else TopicPartition(place.topic, place.partition, self._chosen(consumer, place))
-            for place in found
-        ]
+        if ends:
+            with contextlib.suppress(KafkaException):  # the group may be changing again
+                consumer.commit(offsets=ends, asynchronous=False)
+        return [TopicPartition(place.topic, place.partition, self._chosen(consumer, place)) for place in found]
 
     def _chosen(self, consumer: Consumer, place: TopicPartition) -> int:
         """Give where to begin: at the committed offset, or earlier as far as there are records, if `begin` says so."""
-        if self._begin is None or place.offset < 0:
+        if place.offset < 0:
+            return self._beside.get(place.topic, NOWHERE)
+        if self._begin is None:
             return place.offset
         wanted = self._begin(slot_of(place), place.offset, (place.metadata or "").partition(" ")[2])
         if wanted >= place.offset:
@@ -383,7 +399,7 @@ class Member:
         return min(max(wanted, low), place.offset)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        slots = self._with_replay(places)
+        slots = self._with_beside(places)
         offsets = self._revoked(slots)
         if offsets:
             with contextlib.suppress(KafkaException):
@@ -391,7 +407,7 @@ class Member:
         self._forget(consumer, slots)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        slots = self._with_replay(places)
+        slots = self._with_beside(places)
         self._lost(slots)
         self._forget(consumer, slots)
 
@@ -410,10 +426,14 @@ class Member:
         if error is None and all(place.error is None for place in places):
             self._accepted(sent)
 
-    def _with_replay(self, places: list[TopicPartition]) -> list[Slot]:
+    def _with_beside(self, places: list[TopicPartition]) -> list[Slot]:
         numbers = [place.partition for place in places]
-        topics = [self._topic] if self._replay is None else [self._topic, self._replay]
-        return [slot for topic in topics for number in numbers if (slot := Slot(topic, number)) in self._ours]
+        return [
+            slot
+            for topic in (self._topic, *self._beside)
+            for number in numbers
+            if (slot := Slot(topic, number)) in self._ours
+        ]
 
 
 def slot_of(place: TopicPartition) -> Slot:

@@ -20,6 +20,10 @@ from trunkline.kafka.confluent import Confluent, codec_from
 from trunkline.settings import Kafka
 
 PATIENCE = 10.0
+WAITS = 4.0
+"""Seconds for which a flow that has to know a schema waits for it: less than its watchdog does."""
+SILENT_FOR = 1.0
+"""Seconds after a question without an answer in which no other is asked: flows would wait for each other."""
 NOT_FOUND_FOR = 5.0
 
 
@@ -37,6 +41,7 @@ class Registry:
         self._ids: dict[bytes, int] = {}
         self._codecs: dict[int, Codec] = {}
         self._missing: dict[int, float] = {}
+        self._silent = 0.0
 
     def id_of(self, text: str) -> int:
         """Give the id of a schema, registered when it is new.
@@ -63,7 +68,9 @@ class Registry:
             return text
         with self._lock:
             if schema_id not in self._texts and time.monotonic() > self._missing.get(schema_id, 0.0):
-                self._catch_up()
+                if time.monotonic() < self._silent:
+                    raise Unavailable(f"the schemas on {self._topic} could not be read a moment ago")
+                self._catch_up(WAITS)
                 if schema_id not in self._texts:
                     self._missing[schema_id] = time.monotonic() + NOT_FOUND_FOR
             return self._texts.get(schema_id)
@@ -105,8 +112,9 @@ class Registry:
             why = failures[0].str() if failures else "no answer"
             raise Unavailable(f"a schema cannot be registered on {self._topic}: {why}")
 
-    def _catch_up(self) -> None:
-        """Read what was registered since the last time, to the end."""
+    def _catch_up(self, patience: float = PATIENCE) -> None:
+        """Read what was registered since the last time, to the end, within so many seconds."""
+        until = time.monotonic() + patience
         try:
             if self._consumer is None:
                 self._consumer = Consumer(
@@ -114,18 +122,19 @@ class Registry:
                      "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
                 )  # fmt: skip
                 self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
-            _, end = self._consumer.get_watermark_offsets(self._partition, timeout=PATIENCE)
-            until = time.monotonic() + PATIENCE
+            _, end = self._consumer.get_watermark_offsets(self._partition, timeout=patience)
             while self._next < end:
                 message = self._consumer.poll(0.1)
                 if message is None:
                     if time.monotonic() > until:
+                        self._silent = time.monotonic() + SILENT_FOR
                         raise Unavailable(f"{self._topic} cannot be read to its end")
                     continue
                 if (error := message.error()) is not None:
                     raise KafkaException(error)  # noqa: TRY301 - told to the caller as all broker errors are
                 self._learn(message.offset() or 0, message.key() or b"", message.value() or b"")
         except KafkaException as error:
+            self._silent = time.monotonic() + SILENT_FOR
             raise Unavailable(f"the schemas on {self._topic} cannot be read: {error.args[0].str()}") from None
 
     def _learn(self, offset: int, mark: bytes | str, value: bytes | str) -> None:

@@ -134,8 +134,7 @@ class Planner:
             letters = kept(LETTERS_KEPT, LETTER_BYTES)
             own = identity_of(flow)
             yield from self._following(dead_letters_of(own), source, letters, f"dead letters of {name}")
-            if isinstance(flow, Deliver):
-                yield from self._following(replay_of(own), source, letters, f"replays of {name}", exactly=True)
+            yield from self._following(replay_of(own), source, letters, f"replays of {name}", exactly=True)
         ours = {schemas_of(self._bus): ENDLESS, outcomes_of(self._bus): ENDLESS, control_of(self._bus): ORDERS}
         for name, config in ours.items():
             yield from self._following(name, 1, config, f"{name.rpartition('.')[2]} of {self._bus.name}", exactly=True)
@@ -241,11 +240,11 @@ def used(flow: Flow) -> Sequence[str]:
             return [flow.to.name]
         case Process():
             tables = [table.name for step in flow.steps for table in tables_of(step)]
-            return [flow.topic.name, *(topic.name for topic in flow.to), *tables, dead_letters_of(identity_of(flow))]
+            touched = [flow.topic.name, *(topic.name for topic in flow.to), *tables]
         case Agent():
-            return [*(topic.name for topic in inputs_of(flow)), flow.to.name, dead_letters_of(identity_of(flow))]
+            touched = [*(topic.name for topic in inputs_of(flow)), flow.to.name]
         case Deliver():
-            own = identity_of(flow)
-            return [flow.topic.name, dead_letters_of(own), replay_of(own)]
+            touched = [flow.topic.name]
         case _:
             assert_never(flow)
+    return [*touched, dead_letters_of(identity_of(flow)), replay_of(identity_of(flow))]

@@ -142,9 +142,9 @@ def rows(db: Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
     return found
 
 
-def states(db: Connection | None, flow: Reading, dead: Sequence[Dead]) -> list[State | None]:
-    """Give what the ledger says of each event now; None where it says nothing, as of any event of a flow of steps."""
-    if db is None or not isinstance(flow, Deliver):
+def states(db: Connection | None, flow: Deliver, dead: Sequence[Dead]) -> list[State | None]:
+    """Give what the ledger says of each event now; None where it says nothing."""
+    if db is None:
         return [None] * len(dead)
     wanted = places(flow, dead)
     found = rows(db, wanted)

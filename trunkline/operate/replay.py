@@ -44,6 +44,8 @@ class Known:
     """The keys that are held back, as digests."""
     overtaken: Collection[tuple[str, str]] = ()
     """Events of which a later one of the same key is delivered, where the target keeps the last state of a key."""
+    under_way: Collection[tuple[str, str]] = ()
+    """Events that a replay has sent to a flow of steps, or to an agent, and that are not taken yet."""
     ends: Mapping[Slot, int] = field(default_factory=dict)
     """Before which offsets of the dead-letter topic all letters are known."""
 
@@ -57,6 +59,8 @@ class Plan:
     finished: tuple[Dead, ...]
     """Delivered since, superseded or discarded: no replay opens them again."""
     refused: tuple[Dead, ...]
+    under_way: tuple[Dead, ...] = ()
+    """Sent by a replay before, and not taken yet."""
     keys: frozenset[bytes] = frozenset()
     """The keys, as digests, that are held back and of which everything is replayed."""
     overwrite: bool = False
@@ -64,7 +68,7 @@ class Plan:
     @property
     def selected(self) -> int:
         """How many events were selected."""
-        return len(self.send) + len(self.finished) + len(self.refused)
+        return len(self.send) + len(self.finished) + len(self.refused) + len(self.under_way)
 
     @property
     def superseded(self) -> list[Dead]:
@@ -117,7 +121,8 @@ def plan(
             and an earlier one was not: they would overtake it.
     """
     chosen = sorted(select(known.dead, events, keys), key=lambda dead: dead.origin)
-    open_ = [dead for dead in chosen if known.states.get(dead.who) not in FINAL]
+    left = [dead for dead in chosen if known.states.get(dead.who) not in FINAL]
+    open_ = [dead for dead in left if dead.who not in known.under_way]
     picked = {dead.who for dead in open_}
     refused: list[Dead] = []
     stuck: set[bytes | None] = set()
@@ -142,6 +147,7 @@ def plan(
         send=send,
         finished=tuple(dead for dead in chosen if known.states.get(dead.who) in FINAL),
         refused=tuple(refused),
+        under_way=tuple(dead for dead in left if dead.who in known.under_way),
         keys=frozenset(key for key in whole if key is not None and key not in stuck),
         overwrite=overwrite,
     )

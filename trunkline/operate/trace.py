@@ -2,7 +2,8 @@
 
 The ledger knows an event of any sink's topic at once, by its id; its row says where the record stood, and a derived
 record says in a header of which one it was made. So upwards every step is one fetch. Downwards the output topics are
-read from the time at which the event was published, LOOKED_AT records at most; what that did not settle is said.
+read from the time at which the event was published, or sent again by a replay, LOOKED_AT records at most; what that did
+not settle is said. An event that no sink reads is looked for among the newest of its topic.
 """
 
 import time
@@ -17,6 +18,7 @@ from trunkline.deadletter import Origin, stray
 from trunkline.errors import Poison, UsageError
 from trunkline.event import Event, from_headers, parent_of
 from trunkline.flow.declare import (
+    Agent,
     Bus,
     Deliver,
     Process,
@@ -25,6 +27,7 @@ from trunkline.flow.declare import (
     flow_name,
     group_of,
     identity_of,
+    inputs_of,
     sink_identity,
     source_of,
 )
@@ -95,14 +98,17 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a flow of steps made of the event."""
+    """What a flow of steps, or an agent, made of the event."""
 
     flow: str
+    kind: Literal["process", "agent"]
     stands: Literal["done", "waiting", "unknown"]
     before: int = 0
     """Records that the flow takes first, when it waits."""
     made: tuple["Node", ...] = ()
     letters: tuple[Dead, ...] = ()
+    outcomes: tuple[Entry, ...] = ()
+    """Of one that went dead, what replays came to."""
     settled: bool = True
     """Whether every record that the flow may have made of it was looked at."""
 
@@ -149,7 +155,10 @@ class Tracer:
         self._control = control
         self._db = db
         self._publishing = {source_of(bus, flow): flow for flow in bus.publishing.values()}
-        self._processing = {source_of(bus, flow): flow for flow in bus.processing.values()}
+        self._making: dict[str, Process | Agent] = {
+            source_of(bus, flow): flow for flow in bus.flows if isinstance(flow, Process | Agent)
+        }
+        """The flows that make events of events, by the source of what they make."""
 
     def trace(self, event_id: str) -> list[Trace]:
         """Give everything that is known of the events with an id: of one, unless two sources gave the same.
@@ -157,7 +166,8 @@ class Tracer:
         Raises:
             Unavailable: broker or ledger do not answer.
         """
-        found = list(self._recorded(event_id)) or list(self._under_way(event_id)) or list(self._failed(event_id))
+        found = list(self._recorded(event_id)) or list(self._under_way(event_id))
+        found = found or list(self._failed(event_id)) or list(self._unread(event_id))
         return [Trace(tuple(self._above(node)), self._below(node)) for node in found]
 
     # Finding it.
@@ -190,7 +200,7 @@ class Tracer:
         """Give whose events a topic may hold; what is no event has the topic itself for a source."""
         yield f"kafka:{topic}"
         yield from (source for source, flow in self._publishing.items() if flow.to.name == topic)
-        yield from (source for source, flow in self._processing.items() if any(to.name == topic for to in flow.to))
+        yield from (source for source, flow in self._making.items() if topic in made_by(flow))
 
     def _places(self, ids: Collection[bytes]) -> list[Place]:
         """Give where deliveries may be whose event's time is not known."""
@@ -235,78 +245,99 @@ class Tracer:
 
     def _under_way(self, event_id: str) -> Iterator[Node]:
         """Find the event where its outcome is not known yet."""
-        for topic in dict.fromkeys(flow.topic.name for flow in reading(self._bus).values()):
+        for topic in dict.fromkeys(topic.name for flow in reading(self._bus).values() for topic in inputs_of(flow)):
             if (record := self._lagging(topic, named(event_id))) is not None:
                 yield self._of(record)
 
     def _lagging(self, topic: str, wanted: Callable[[Record], bool]) -> Record | None:
         """Find an event among those that a flow which reads a topic has not finished."""
         for flow in reading(self._bus).values():
-            if flow.topic.name == topic:
-                start = {slot.partition: offset for slot, offset in self._committed(flow).items()}
+            if any(topic == read.name for read in inputs_of(flow)):
+                start = {slot.partition: at for slot, at in self._committed(flow).items() if slot.topic == topic}
                 for record in self._search(topic, start, wanted, first=True).records:
                     return record
         return None
 
     def _failed(self, event_id: str) -> Iterator[Node]:
-        """Find the event among the newest dead letters of flows of steps, of which the ledger knows nothing."""
-        for flow in self._bus.processing.values():
-            topic = dead_letters_of(identity_of(flow))
-            ends, low = self._control.ends([topic]), self._control.beginnings([topic])
-            start = {slot.partition: max(low[slot], end - LOOKED_AT // len(ends)) for slot, end in ends.items()}
-            for dead in gather(self._search(topic, start, lambda _: True).records).dead:
+        """Find the event among the newest dead letters of steps and agents, of which the ledger knows nothing."""
+        for flow in self._making.values():
+            for dead in gather(self._newest(dead_letters_of(identity_of(flow)), lambda _: True)).dead:
                 if dead.event.id == event_id:
                     origin = dead.letter.origin
                     yield self._node(dead.event.source, event_id, Slot(origin.topic, origin.partition), origin.offset)
+
+    def _unread(self, event_id: str) -> Iterator[Node]:
+        """Find the event among the newest of the topics that no sink reads."""
+        delivered = {flow.topic.name for flow in self._bus.delivering.values()}
+        for topic in self._bus.topics:
+            if topic.name not in delivered:
+                yield from (self._of(record) for record in self._newest(topic.name, named(event_id))[:1])
 
     # From there.
 
     def _above(self, node: Node) -> list[Node]:
         """Give the events that it was made of, the first in front."""
         found: list[Node] = []
-        while node.record is not None and node.source in self._processing:
+        while node.record is not None and (flow := self._making.get(node.source)) is not None:
             if (parent := parent_of(node.record.headers)) is None:
                 break
-            slot = Slot(self._processing[node.source].topic.name, parent.partition)
-            node = self._node(parent.source, parent.id, slot, parent.offset)
+            places = (Slot(topic.name, parent.partition) for topic in inputs_of(flow))
+            nodes = [self._node(parent.source, parent.id, place, parent.offset) for place in places]
+            node = next((node for node in nodes if node.record is not None), nodes[0])
             found.insert(0, node)
         return found
 
     def _below(self, node: Node) -> Node:
         """Add what became of an event from its topic on."""
-        flows = [flow for flow in reading(self._bus).values() if flow.topic.name == node.topic]
+        flows = [
+            flow for flow in reading(self._bus).values() if any(topic.name == node.topic for topic in inputs_of(flow))
+        ]
         return replace(
             node,
-            steps=tuple(self._step(node, flow) for flow in flows if isinstance(flow, Process)),
+            steps=tuple(self._step(node, flow) for flow in flows if isinstance(flow, Process | Agent)),
             deliveries=tuple(self._delivery(node, flow) for flow in flows if isinstance(flow, Deliver)),
         )
 
-    def _step(self, node: Node, flow: Process) -> Step:
+    def _step(self, node: Node, flow: Process | Agent) -> Step:
         name, parent = flow_name(flow), node.record
+        kind: Literal["process", "agent"] = "process" if isinstance(flow, Process) else "agent"
         if parent is None:
-            return Step(name, "unknown")
+            return Step(name, kind, "unknown")
         if (before := self._before(flow, parent)) >= 0:
-            return Step(name, "waiting", before)
-        source = source_of(self._bus, flow).encode()
+            return Step(name, kind, "waiting", before)
+        made, settled = self._made(node, flow, parent.timestamp - SKEW, straight=isinstance(flow, Process))
+        letters = self._letters(flow, node)
+        outcomes = self._outcomes("", node, identity_of(flow)) if letters else ()
+        if done := [entry for entry in outcomes if entry.state == State.DONE.name]:
+            made, settled = self._made(node, flow, done[-1].at - SKEW, straight=False)
+        return Step(name, kind, "done", 0, tuple(map(self._below, made)), letters, outcomes, settled)
 
-        def order(child: Record) -> int | None:
-            """Say whether a record was made of an earlier one (below 0), of this one (0) or of a later one."""
+    def _made(self, node: Node, flow: Process | Agent, start: datetime, *, straight: bool) -> tuple[list[Node], bool]:
+        """Find what a flow made of an event since; say whether everything was looked at.
+
+        `straight` says that it makes events in the order of those that they are made of: no replay, and no agent, which
+        may keep an event for its window.
+        """
+        source, parent = source_of(self._bus, flow).encode(), node.record
+        assert parent is not None
+
+        def is_of(child: Record) -> bool:
             made_of = parent_of(child.headers)
-            if made_of is None or made_of.partition != parent.partition:
-                return None
-            return made_of.offset - parent.offset if dict(child.headers).get("ce_source") == source else None
+            wanted = (parent.partition, parent.offset, node.source, node.id)
+            return made_of == wanted and dict(child.headers).get("ce_source") == source
+
+        def is_later(child: Record) -> bool:
+            made_of = parent_of(child.headers)
+            if not straight or made_of is None or made_of.partition != parent.partition:
+                return False
+            return made_of.offset > parent.offset and dict(child.headers).get("ce_source") == source
 
         made, settled = [], True
-        for topic in flow.to:
-            found = self._search(
-                topic.name,
-                parent.timestamp - SKEW,
-                lambda child: order(child) == 0,
-                past=lambda child: (order(child) or 0) > 0,
-            )
-            made += [self._below(self._of(child)) for child in found.records]
+        for topic in made_by(flow):
+            found = self._search(topic, start, is_of, past=is_later)
+            made += [self._of(child) for child in found.records]
             settled = settled and found.settled
-        return Step(name, "done", 0, tuple(made), () if made else self._letters(flow, node), settled)
+        return made, settled
 
     def _delivery(self, node: Node, flow: Deliver) -> Delivery:
         sink, name = sink_identity(flow.to), flow_name(flow)
@@ -363,25 +394,35 @@ class Tracer:
         letters = (dead for one in found for dead in gather([one]).dead)
         return tuple(dead for dead in letters if dead.origin == (record.topic, record.partition, record.offset))
 
-    def _outcomes(self, sink: str, node: Node) -> tuple[Entry, ...]:
-        """Find what the audit trail says of the event since it was published."""
+    def _outcomes(self, sink: str, node: Node, flow: str = "") -> tuple[Entry, ...]:
+        """Find what the audit trail says of the event since it was published; `flow` is one without a sink."""
         if node.record is None:
             return ()
         key, start = node.id.encode(), node.record.timestamp - SKEW
         found = self._search(outcomes_of(self._bus), start, lambda record: record.key == key).records
         entries = (audit.read(record.value) for record in found)
-        return tuple(entry for entry in entries if (entry.sink, entry.source) == (sink, node.source))
+        ours = (entry for entry in entries if (entry.sink, entry.source) == (sink, node.source))
+        return tuple(entry for entry in ours if not flow or entry.flow == flow)
 
     # Reading.
 
     def _committed(self, flow: Reading) -> dict[Slot, int]:
-        """Give how far a flow is on its topic."""
-        found = self._control.committed(group_of(self._bus, identity_of(flow)))
-        return {slot: offset for slot, (offset, _) in found.items() if slot.topic == flow.topic.name}
+        """Give how far a flow is on its topics."""
+        found, read = self._control.committed(group_of(self._bus, identity_of(flow))), inputs_of(flow)
+        return {slot: offset for slot, (offset, _) in found.items() if any(slot.topic == topic.name for topic in read)}
 
     def _before(self, flow: Reading, record: Record) -> int:
         """Count the offsets from where a flow is to a record; below 0 when the flow has passed it."""
         return record.offset - self._committed(flow).get(Slot(record.topic, record.partition), 0)
+
+    def _newest(self, topic: str, wanted: Callable[[Record], bool]) -> list[Record]:
+        """Look for records among the newest of a topic."""
+        try:
+            ends, low = self._control.ends([topic]), self._control.beginnings([topic])
+        except UsageError:
+            return []
+        start = {slot.partition: max(low[slot], end - LOOKED_AT // len(ends)) for slot, end in ends.items()}
+        return self._search(topic, start, wanted).records
 
     def _search(
         self,
@@ -417,6 +458,11 @@ class Tracer:
                     if over == partitions:
                         break
         return found
+
+
+def made_by(flow: Process | Agent) -> list[str]:
+    """Name the topics that a flow writes what it makes to."""
+    return [topic.name for topic in flow.to] if isinstance(flow, Process) else [flow.to.name]
 
 
 def event_of(record: Record) -> Event[Any] | None:

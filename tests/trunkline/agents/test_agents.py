@@ -6,9 +6,11 @@ from typing import Any
 from kafka.admin import KafkaAdminClient
 
 from tests.trunkline.agents.buses import tally_bus
-from tests.trunkline.support import Stage, header, note, wait_for
+from tests.trunkline.support import Stage, header, note, stamped, wait_for
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.flow.declare import Bus, group_of
+from trunkline.event import to_headers
+from trunkline.flow.declare import Bus, group_of, replay_of
+from trunkline.kafka.transactions import Transactions, Write
 
 
 def flow_of(bus: Bus) -> str:
@@ -57,7 +59,8 @@ def test_an_agent_counts_in_a_window_misses_what_does_not_come_and_buries_what_i
     assert header(missed, "trunkline-parent").endswith(f"{bus.name}/desk a-1")
     admin = KafkaAdminClient(bootstrap_servers=stage.bootstrap)
     group = group_of(bus, flow_of(bus))
-    assert {place.topic for place in admin.list_group_offsets({group: None})[group]} == {bus.topics[0].name}
+    read = {bus.topics[0].name, replay_of(flow_of(bus))}
+    assert {place.topic for place in admin.list_group_offsets({group: None})[group]} == read
     admin.close()
 
 
@@ -75,6 +78,24 @@ def test_after_a_restart_an_agent_remembers_its_window_and_says_nothing_twice(st
     wanted = {"read": 1, "taken": 1, "emitted": 1, "repeat": 1, "dead": 0}
     assert {what: counted[what] for what in wanted} == wanted, "what is given again is not counted again"
     assert len(stage.letters(flow_of(bus))) == 1
+
+
+def test_an_agent_goes_on_after_a_restart_behind_the_mark_of_a_transaction(stage: Stage) -> None:
+    bus = stage.make(tally_bus(stage.prefix, partitions=1, window=60))
+    topic = bus.topics[0].name
+    form, transactions = stage.encoder(bus, topic), Transactions(stage.bootstrap, stage.prefix)
+    for number in range(2):
+        event = stamped(bus, note(number, "a"))
+        transactions.begin()
+        transactions.write([Write(topic, b"a", form.encode(event.data), [*to_headers(event)])])
+        transactions.commit()
+        if number == 0:
+            with stage.running(bus) as running:
+                wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
+            assert stage.committed(bus, flow_of(bus)) == {0: 2}, "behind the mark, where the next record will be"
+    with stage.running(bus) as running:
+        wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
+    assert [(mark["number"], mark["text"]) for mark in marks(stage, bus)] == [(0, "1"), (1, "2")]
 
 
 def test_what_was_still_due_at_a_restart_is_missed_after_it(stage: Stage) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ import pytest
 
 from tests.shared import free_port
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
-from tests.trunkline.support import Stage, note, stamped, wait_for, whole_bus
+from tests.trunkline.support import Stage, note, process_bus, stamped, wait_for, whole_bus
 from tests.trunkline.unit.test_avro_compat import PAIRS
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.compat import clashes
@@ -63,8 +64,14 @@ def installed() -> Path:
 
 
 @pytest.fixture(scope="module")
-def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run the registry, in memory, and give the address of its Confluent-compatible API."""
+def apicurio(started: tuple[str, int]) -> str:
+    """Give the address of the registry's Confluent-compatible API."""
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Run the registry, in memory, and give its address and its process."""
     folder = installed()
     port = free_port()
     options = ["-Xmx384m", f"-Dquarkus.http.port={port}", "-Dquarkus.http.host=127.0.0.1"]
@@ -74,7 +81,7 @@ def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
     try:
         wait_for(lambda: answers(url), seconds=90, why=lambda: Path(log.name).read_text()[-2_000:])
-        yield url
+        yield url, process.pid
     finally:
         process.kill()
         process.wait()
@@ -139,13 +146,49 @@ def test_a_whole_bus_uses_it(apicurio: str, stage: Stage, monkeypatch: pytest.Mo
         wait_for(lambda: stage.rows() == Counter({State.DONE: 6}), why=stage.rows)
     marks = stage.read(bus.topics[1].name)
     for mark in marks:
-        number, body = split(mark.value)
-        said = httpx.get(f"{apicurio}/schemas/ids/{number}").json()["schema"]
-        read: Any = fastavro.schemaless_reader(io.BytesIO(body), json.loads(said), None)
-        assert read["box"] in "ab"
+        assert fastavro_of(apicurio, mark.value)["box"] in "ab"
     assert {split(mark.value)[0] for mark in marks} == {marked}
     assert len(marks) == 6
     assert not stage.ends(f"trunkline.{stage.prefix}.schemas")[0], "the embedded registry was used"
+
+
+def test_a_registry_that_is_away_holds_what_it_must_be_asked_for_and_nothing_is_lost(
+    started: tuple[str, int], stage: Stage
+) -> None:
+    """One that is frozen takes connections and answers nothing: longer than the watchdog would wait for a flow."""
+    apicurio, registry = started
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    [flow] = bus.processing
+    definition = schema_of(NoteWrittenV1).definition
+    newer = json.dumps({**definition, "fields": [*definition["fields"], {"name": "x", "type": "int", "default": 0}]})
+    with closing(Confluent(apicurio)) as schemas:
+        form, codec, number = Format(schemas, schema_of(NoteWrittenV1)), Codec(newer), schemas.id_of(newer)
+    events = [stamped(bus, note(number, "a")) for number in range(3)]
+    unknown = codec.encode({**events[1].data, "x": 1}, number)
+    values = [form.encode(events[0].data), unknown, form.encode(events[2].data)]
+    with stage.child("process_bus", registry=apicurio, options={"partitions": 1}) as child:
+        try:
+            os.kill(registry, signal.SIGSTOP)
+            stage.send(
+                (bus.topics[0].name, b"a", value, to_headers(event), BY_KEY)
+                for event, value in zip(events, values, strict=True)
+            )
+            wait_for(lambda: child.log.count("registry does not answer") >= 3, seconds=60, why=lambda: child.log)
+            assert stage.committed(bus, flow) == {0: 1}, "what it knows is done, in order, and nothing else"
+        finally:
+            os.kill(registry, signal.SIGCONT)
+        wait_for(lambda: stage.committed(bus, flow) == {0: 3}, seconds=60, why=lambda: child.log)
+        assert child.terminate() == 0, child.log
+    marks = [fastavro_of(apicurio, mark.value)["number"] for mark in stage.read(bus.topics[1].name)]
+    assert marks == [0, 1, 2]
+    assert stage.letters(flow) == []
+
+
+def fastavro_of(url: str, value: bytes) -> Any:
+    """Read a value by what the registry says of its schema."""
+    number, body = split(value)
+    said = httpx.get(f"{url}/schemas/ids/{number}").json()["schema"]
+    return fastavro.schemaless_reader(io.BytesIO(body), json.loads(said), None)
 
 
 def test_the_command_registers_what_the_topology_uses_and_shows_it(apicurio: str) -> None:

@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
+from tests.trunkline.faults.cluster import Cluster
 from tests.trunkline.schemas import MarkV1
 from tests.trunkline.support import (
     Stage,
@@ -31,6 +34,7 @@ from trunkline.avro.codec import HEAD, Codec
 from trunkline.dev.broker import LocalKafka
 from trunkline.dev.target import RunningTarget
 from trunkline.event import to_headers
+from trunkline.flow.declare import group_of
 
 pytestmark = pytest.mark.faults(group="process")
 
@@ -90,6 +94,23 @@ def test_what_a_killed_worker_had_produced_is_never_seen_and_comes_once(stage: S
         assert child.terminate() == 0
     assert sorted(marks(stage, bus, "read_committed")) == sorted(box for box in boxes if box != "k7")
     assert len(marks(stage, bus, "read_uncommitted")) == 49 + len(written)
+    assert [letter.key for letter in stage.letters(flow_of(bus))] == [b"k7"]
+
+
+def test_what_a_worker_had_committed_when_it_was_killed_is_not_written_again(stage: Stage) -> None:
+    """The moment after the end of a transaction, before anything is counted or fetched."""
+    bus = stage.make(process_bus(stage.prefix))
+    boxes = [f"k{key}" for key in range(50)]
+    stage.write(bus, [note(1, box, "raise" if box == "k7" else "") for box in boxes])
+    with stage.child("process_bus", die="read") as child:
+        assert child.wait() == -9
+    written = marks(stage, bus, "read_committed")
+    assert written, "inconclusive: nothing had been committed"
+    stage.forget_members(bus, flow_of(bus))
+    with stage.child("process_bus") as child:
+        wait_for(lambda: finished(stage, bus), why=lambda: child.log)
+        assert child.terminate() == 0
+    assert sorted(marks(stage, bus, "read_uncommitted")) == sorted(box for box in boxes if box != "k7")
     assert [letter.key for letter in stage.letters(flow_of(bus))] == [b"k7"]
 
 
@@ -222,3 +243,44 @@ def test_a_coordinator_that_is_killed_costs_and_doubles_nothing(own: tuple[Stage
         assert worker.terminate() == 0, worker.log
     assert numbers_by_box(stage, bus) == {box: [0, 1] for box in boxes}
     assert stage.letters(flow_of(bus)) == []
+
+
+@pytest.mark.timeout(400)
+def test_a_coordinator_of_three_that_is_killed_leaves_its_transactions_to_another(
+    tmp_path: Path, witness: tuple[RunningTarget, Path]
+) -> None:
+    """The node that coordinates the transactions of the worker goes for good; two of three go on."""
+    running, database = witness
+    with Cluster(tmp_path / "cluster", 3) as cluster:
+        prefix = "three" + datetime.now(UTC).strftime("%H%M%S%f")
+        stage = Stage(prefix, cluster.bootstrap, tmp_path, running, database, kafka=cluster.kafka)
+        bus = stage.make(process_bus(stage.prefix))
+        with stage.child("process_bus", drain_seconds=60) as worker, load(stage, bus, 60) as rounds:
+            wait_for(lambda: counts(worker, "routed"), why=lambda: worker.log)
+            place = partition_of(f"{group_of(bus, flow_of(bus))}.{socket.gethostname()}.0")
+            coordinator = cluster.leader_of("__transaction_state", place)
+            assert coordinator is not None
+            coordinator.kill()
+            wait_for(lambda: cluster.leader_of("__transaction_state", place) not in (None, coordinator), seconds=60)
+            then = rounds[0]
+            wait_for(lambda: rounds[0] > then + 10, seconds=60)
+            left = replace(stage, bootstrap=cluster.without(coordinator))
+            wait_for(lambda: most(numbers_by_box(left, bus)) > then, seconds=90, why=lambda: worker.log)
+        with left.child("process_bus", name="goes on") as over:
+            wait_for(lambda: finished(left, bus), seconds=90, why=lambda: over.log)
+            assert over.terminate() == 0, over.log
+        assert numbers_by_box(left, bus) == {f"k{key}": list(range(rounds[0])) for key in range(60)}
+        assert left.letters(flow_of(bus)) == []
+
+
+def most(numbers: dict[str, list[int]]) -> int:
+    """Give the number of marks of the box that has most."""
+    return max(map(len, numbers.values()), default=0)
+
+
+def partition_of(transactional_id: str) -> int:
+    """Give the partition of __transaction_state that an id is kept in: Java's hash of it, as the broker reckons."""
+    digest = 0
+    for character in transactional_id:
+        digest = (31 * digest + ord(character)) & 0xFFFFFFFF
+    return abs(digest - 0x1_0000_0000 if digest & 0x8000_0000 else digest) % 50

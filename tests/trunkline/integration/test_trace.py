@@ -1,21 +1,24 @@
 """What `trunkline trace` tells of events on a whole bus, each with another fate."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.trunkline.schemas import MarkV1
+from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import (
     QUICK,
     Child,
     Desk,
     Shelf,
     Stage,
+    Tray,
+    event_of,
     header,
     inspect,
     marks_of,
@@ -23,10 +26,12 @@ from tests.trunkline.support import (
     notes,
     wait_for,
 )
-from trunkline import Bus, Deliver, Process, Publish, Secret, Target, Topic, env
+from trunkline import Agent, Bus, Deliver, Event, Process, Publish, Secret, Stream, Target, Topic, env
 from trunkline.cli import trace as cli
 from trunkline.dev.target import Behaviour
 from trunkline.errors import TrunklineError
+from trunkline.event import to_headers
+from trunkline.flow.transform import stamp
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.ledger.deliveries import State
@@ -47,6 +52,22 @@ def parking(prefix: str) -> Bus:
             Deliver(marks, to=Shelf(Target("shelf", env("SHELF_URL"))), retry=QUICK, after_dead="park_key"),
         ],
     )
+
+
+async def copied(stream: Stream[NoteWrittenV1], _: timedelta) -> AsyncIterator[Event[MarkV1]]:
+    """Mark every note."""
+    async for _at, event in stream:
+        if event is not None:
+            yield event.having({"box": event.data["box"], "number": event.data["number"], "text": ""})
+
+
+def joined(prefix: str) -> Bus:
+    """An agent whose two topics hold other events at the same places, and whose marks nobody reads."""
+    first, second = notes(prefix, 1), Topic(f"{prefix}.others", NoteWrittenV1, key="box", partitions=1)
+    marks = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
+    desk, tray = StandardWebhooks(Secret("DESK_SECRET")), StandardWebhooks(Secret("DESK_SECRET"))
+    agent = Agent(first, copied, join=second, to=marks, window=timedelta(minutes=1))
+    return Bus(prefix, [Publish(Desk(desk), to=first), Publish(Tray(tray), to=second), agent])
 
 
 @dataclass
@@ -159,6 +180,27 @@ def test_what_a_flow_of_steps_did_not_pass_on_is_told(case: Case) -> None:
     garbage = case.trace(f"1@{place.offset}")
     [step] = garbage.node.steps
     assert (garbage.node.source, step.letters[0].letter.failure.kind) == (f"kafka:{stage.prefix}.notes", "poison")
+
+
+def test_what_an_agent_made_leads_to_the_event_that_it_is_made_of(stage: Stage) -> None:
+    bus = stage.make(joined(stage.prefix))
+    second = event_of(note(2, "b"))
+    other = stamp(bus, bus.publishing["tray"], second)
+    form = stage.encoder(bus, f"{stage.prefix}.others")
+    stage.write(bus, [note(1, "a")])
+    stage.send([(f"{stage.prefix}.others", b"b", form.encode(other.data), to_headers(other), 0)])
+    with stage.running(bus):
+        wait_for(lambda: len(stage.read(f"{stage.prefix}.marks")) == 2)
+        wait_for(lambda: stage.committed(bus, f"{stage.prefix}.notes.copied") == {0: 1})
+    with Control(stage.bootstrap) as control, closing(File(stage.ledger).connect()) as db:
+        tracer = Tracer(bus, control, db)
+        for mark in stage.read(f"{stage.prefix}.marks"):
+            [found] = tracer.trace(header(mark, "ce_id"))
+            whence = [(node.topic, node.id, node.record and node.record.offset) for node in found.above]
+            number = {b"a": ("notes", "a-1"), b"b": ("others", "b-2")}[mark.key]
+            assert whence == [(f"{stage.prefix}.{number[0]}", number[1], 0)]
+            [below] = tracer.trace(number[1])
+            assert [made.id for step in below.node.steps for made in step.made] == [header(mark, "ce_id")]
 
 
 def test_what_is_under_way_says_where_it_waits(case: Case) -> None:

@@ -66,6 +66,7 @@ def test_everything_that_is_missing_is_created() -> None:
         "t.lines": 3,
         "t.people": 1,
         "t.orders.enriched.dlq": 4,
+        "t.orders.enriched.replay": 4,
         "t.lines.store.dlq": 3,
         "t.lines.store.replay": 3,
         "trunkline.t.schemas": 1,
@@ -107,8 +108,9 @@ def test_a_topic_without_a_key_grows_and_its_dead_letters_with_it() -> None:
     assert [(change.topic, change.partitions) for change in changes if isinstance(change, Grow)] == [
         ("t.orders", 8),
         ("t.orders.enriched.dlq", 8),
+        ("t.orders.enriched.replay", 8),
     ]
-    assert len(changes) == 2
+    assert len(changes) == 3
 
 
 def test_replays_follow_the_partitions_that_their_topic_really_has() -> None:
@@ -136,7 +138,7 @@ def test_differences_are_only_told() -> None:
     ("flow", "topics"),
     [
         ("till", ["t.orders"]),
-        ("t.orders.enriched", ["t.orders", "t.lines", "t.people", "t.orders.enriched.dlq"]),
+        ("t.orders.enriched", ["t.orders", "t.lines", "t.people", "t.orders.enriched.dlq", "t.orders.enriched.replay"]),
         ("t.lines.store", ["t.lines", "t.lines.store.dlq", "t.lines.store.replay"]),
     ],
 )

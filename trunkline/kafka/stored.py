@@ -1,0 +1,53 @@
+"""What partitions hold since some time, read to their ends without a group."""
+
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from trunkline.errors import Unavailable
+from trunkline.kafka.events import COMMON, Record, Slot, clock, record_of
+
+PATIENCE = 10.0
+"""Seconds for which the broker may be silent."""
+
+
+def stored_since(bootstrap: str, times: Mapping[Slot, int]) -> list[Record]:
+    """Read committed records from a time on (epoch milliseconds, by partition), up to the ends as they are now.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    if not times:
+        return []
+    consumer = Consumer(
+        {
+            **COMMON,
+            "bootstrap.servers": bootstrap,
+            "group.id": "trunkline-stored",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    found: list[Record] = []
+    try:
+        wanted = [TopicPartition(*slot, max(0, time)) for slot, time in times.items()]
+        places = [place for place in consumer.offsets_for_times(wanted, timeout=PATIENCE) if place.offset >= 0]
+        consumer.assign(places)
+        left = {(place.topic, place.partition) for place in places}
+        until = clock() + PATIENCE
+        while left:
+            for message in consumer.consume(5_000, 0.2):
+                until = clock() + PATIENCE
+                if (error := message.error()) is None:
+                    found.append(record_of(message))
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    left.discard((message.topic() or "", message.partition() or 0))
+            if clock() > until:
+                raise Unavailable(f"{', '.join(sorted({topic for topic, _ in left}))} cannot be read: no answer")
+    except KafkaException as failure:
+        raise Unavailable(f"what is stored cannot be read: {failure.args[0].str()}") from None
+    finally:
+        consumer.close()
+    return found

@@ -1,0 +1,201 @@
+"""Replay of what steps or an agent could not take: dead letters of one flow, sent again to that flow alone.
+
+The ledger knows deliveries only. Of these flows Kafka knows everything: the outcomes topic has an entry of each event
+that a replay brought to an end, the replay topic and the group's offsets say what is under way. One replay of a flow is
+under way at a time: it sends under a transactional id of the flow, so whoever begins one ends another's, and then sees
+all that the other has sent (docs/decisions/0023).
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from trunkline.deadletter import Origin, replayed, sent_again
+from trunkline.errors import Halt, TrunklineError
+from trunkline.flow.declare import Agent, Bus, Process, dead_letters_of, group_of, identity_of, replay_of
+from trunkline.kafka import audit
+from trunkline.kafka.audit import Entry
+from trunkline.kafka.control import Control, Record
+from trunkline.kafka.events import Slot
+from trunkline.kafka.topics import outcomes_of
+from trunkline.kafka.transactions import Transactions, Write
+from trunkline.ledger.deliveries import State
+from trunkline.operate import browse
+from trunkline.operate.browse import Dead
+from trunkline.operate.replay import Known, Plan, Progress
+
+PACE = 0.1
+"""Seconds between two looks at what has come of what was sent; what is due meanwhile is sent together."""
+AT_ONCE = 500
+"""Letters that are sent together at most."""
+SKEW = timedelta(seconds=5)
+"""By how much the clocks of those who write records may differ."""
+
+Place = tuple[str, int, int]
+"""Where an event first stood: topic, partition and offset."""
+Who = tuple[str, str]
+"""An event's identity."""
+
+
+def survey(control: Control, bus: Bus, flow: Process | Agent) -> Known:
+    """Read the dead letters of a flow, and what has become of them since.
+
+    Raises:
+        UsageError: the flow's dead-letter topic is missing.
+        Unavailable: the broker does not answer, or a transaction is not over yet.
+    """
+    ends = control.ends([dead_letters_of(identity_of(flow))])
+    dead = browse.look(control, flow).dead
+    done, under_way = standing(control, bus, flow, dead)
+    return Known(dead, dict.fromkeys(done, State.DONE), under_way=under_way, ends=ends)
+
+
+def standing(control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[Dead]) -> tuple[set[Who], set[Who]]:
+    """Say which events a replay has brought to an end, and which are under way; dead again is neither.
+
+    Raises:
+        Unavailable: a transaction that may have ended some of them is not over yet.
+    """
+    if not dead:
+        return set(), set()
+    # In this order: what the group has passed by then has its entry, or none at all.
+    replays, committed = replay_of(identity_of(flow)), control.committed(group_of(bus, identity_of(flow)))
+    control.settle(outcomes_of(bus))
+    start = min(one.record.timestamp for one in dead) - SKEW
+    ended: set[Place | Who] = set()
+    for entry in entries(control.read(outcomes_of(bus), start=start)):
+        if entry.flow == identity_of(flow) and entry.state == State.DONE.name:
+            ended |= {place_of(entry.origin), (entry.source, entry.event)}
+    done = {one.who for one in dead if one.origin in ended or one.who in ended}
+    unread = {slot.partition: offset for slot, (offset, _) in committed.items() if slot.topic == replays}
+    waiting = {origin_of(record) for record in control.read(replays, start=unread)}
+    return done, {one.who for one in dead if one.origin in waiting} - done
+
+
+class Reprocess:
+    """One replay of a flow."""
+
+    def __init__(
+        self, bus: Bus, flow: Process | Agent, control: Control, bootstrap: str, *, rate: float, wait: float
+    ) -> None:
+        """End any other replay of the flow; `rate` is records a second, `wait` how many seconds the last may take.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        self._flow = flow
+        self._letters = dead_letters_of(identity_of(flow))
+        self._outcomes = outcomes_of(bus)
+        self._control = control
+        self._rate = rate
+        self._wait = wait
+        self._transactions = Transactions(bootstrap, f"{group_of(bus, identity_of(flow))}.replay")
+        self._ended: dict[Place, Entry] = {}
+        self._read: Mapping[Slot, int] = {}
+
+    def run(self, planned: Plan, tell: Callable[[Progress], None]) -> Progress:
+        """Send the planned letters, and wait until each has come to an end.
+
+        `tell` is called whenever something may have moved. A send that fails, time that runs out, another replay and
+        Ctrl-C end the run early; what was sent by then is under way, and the flow takes it.
+        """
+        progress = Progress(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}", list(planned.send))
+        self._read = self._control.ends([self._outcomes])
+        try:
+            self._drive(progress, planned.known.ends, tell)
+        except KeyboardInterrupt:
+            progress.trouble = "interrupted"
+        except Halt:
+            progress.trouble = "another replay of this flow has begun, and goes on with what is left"
+        except TrunklineError as error:
+            progress.trouble = str(error)
+        return progress
+
+    def _drive(self, progress: Progress, ends: Mapping[Slot, int], tell: Callable[[Progress], None]) -> None:
+        many = max(1, min(AT_ONCE, int(self._rate * PACE)))
+        due = sent = time.monotonic()
+        while True:
+            if progress.unsent and time.monotonic() >= due:
+                self._send(progress, progress.unsent[:many])
+                sent = time.monotonic()
+                due = max(due + many / self._rate, sent)
+            self._settle(progress, ends)
+            tell(progress)
+            if not (progress.unsent or progress.open):
+                return
+            if not progress.unsent and time.monotonic() > sent + self._wait:
+                progress.trouble = f"after {self._wait:g} s"
+                return
+            time.sleep(min(PACE, max(0.0, due - time.monotonic())) if progress.unsent else PACE)
+
+    def _send(self, progress: Progress, letters: Sequence[Dead]) -> None:
+        """Send letters together, in their order.
+
+        Raises:
+            Halt: another replay of the flow has begun.
+            Unavailable, Refused: they were not sent, as far as anybody can tell; or the value of one is gone.
+        """
+        topic = replay_of(identity_of(self._flow))
+        writes = [
+            Write(
+                topic,
+                dead.record.key,
+                browse.value_of(self._control, dead),
+                [*replayed(dead.record.headers, progress.run)],
+                dead.letter.origin.partition,
+            )
+            for dead in letters
+        ]
+        self._transactions.begin()
+        try:
+            self._transactions.write(writes)
+            self._transactions.commit()
+        except TrunklineError:
+            self._transactions.abort()
+            raise
+        progress.unsent = progress.unsent[len(letters) :]
+        progress.open += letters
+
+    def _settle(self, progress: Progress, ends: Mapping[Slot, int]) -> None:
+        """Find out what has come of what was sent: the audit trail says it."""
+        now = self._control.ends([self._outcomes])
+        if now == self._read:
+            return
+        start = {slot.partition: offset for slot, offset in self._read.items()}
+        for entry in entries(self._control.read(self._outcomes, start=start)):
+            if entry.run == progress.run:
+                self._ended[place_of(entry.origin)] = entry
+        self._read = now
+        open_: list[Dead] = []
+        died: list[Dead] = []
+        for dead in progress.open:
+            if (ended := self._ended.get(dead.origin)) is None:
+                open_.append(dead)
+            else:
+                (died if ended.state == State.DEAD.name else progress.delivered).append(dead)
+        progress.open = open_
+        if died:
+            self._control.settle(self._letters)
+            start = {slot.partition: offset for slot, offset in ends.items()}
+            newer = {one.origin: one for one in browse.gather(self._control.read(self._letters, start=start)).dead}
+            progress.dead += [newer.get(dead.origin, dead) for dead in died]
+
+
+def entries(records: Iterable[Record]) -> Iterable[Entry]:
+    """Read the entries of the audit trail, and pass over what is none."""
+    for record in records:
+        try:
+            yield audit.read(record.value)
+        except ValueError:
+            continue
+
+
+def place_of(origin: Origin) -> Place:
+    """Give a place as letters have it."""
+    return (origin.topic, origin.partition, origin.offset)
+
+
+def origin_of(record: Record) -> Place:
+    """Say where the event of a record of a replay topic first stood."""
+    return place_of(sent_again(record.headers, Origin(record.topic, record.partition, record.offset))[0])
