@@ -14,6 +14,8 @@ from producers.examples.complete_journey import NOT_GOODS, NOT_STOCKED, Expected
 
 BASKETS = 2_500
 
+pytestmark = pytest.mark.xdist_group("journey")  # what its fixtures read takes seconds
+
 
 @pytest.fixture(scope="module")
 def requests() -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 from kafka import KafkaProducer
 
+from tests.trunkline.support import wait_for
 from trunkline import Bus, Deliver, Target, Topic, env
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Event
@@ -69,7 +70,7 @@ def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None
     wider = small_bus(partitions=3, key=None, prefix=bus.name)
     grown = control.apply(plan(wider, control.existing(names(bus)), Kafka()))
     assert [type(change) for change in grown] == [Grow, Grow, Grow]
-    assert {control.topics()[change.topic] for change in grown} == {3}
+    wait_for(lambda: {control.topics()[change.topic] for change in grown} == {3})
 
 
 def test_a_refused_change_stops_all_of_them(control: Control, bus: Bus) -> None:

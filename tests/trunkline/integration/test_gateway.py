@@ -24,6 +24,8 @@ from trunkline.flow.declare import Bus
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
 
+pytestmark = pytest.mark.xdist_group("gate")
+
 DESK = "/in/desk"
 TRAY = "/in/tray"
 
