@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.shared import made
 from trunkline.flow.readers import plainly
+
+pytestmark = pytest.mark.xdist_group("hotel")  # the type checker reads the library once
 
 COMMAND = str(Path(sys.executable).with_name("trunkline"))
 ROOM = {"name": "rooms", "type": {"type": "array", "items": {
@@ -145,12 +146,9 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory, "hotel", build)
-
-
-def build(folder: Path) -> None:
+    folder = tmp_path_factory.mktemp("hotel")
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +166,7 @@ def build(folder: Path) -> None:
     write(folder, "city.v2", record("City", city="string", zone="string"))
     assert run(folder, "check").returncode == 0  # and the type checker remembers the library
     (folder / "schemas/city.v2.avsc").unlink()
+    return folder
 
 
 @pytest.fixture
