@@ -163,6 +163,9 @@ class Stage:
         cut = now >= began + LONGEST_SECONDS
         rss = sum(map(processes.memory_mib, pids))
         count, distinct, ids = self._count(written)
+        while not cut and distinct < due and time.perf_counter() < moved + STILL_SECONDS:
+            time.sleep(1.0)  # its last transaction may still be open
+            count, distinct, ids = self._count(written)
         # Of a transactional writer the ends also count its marks: shares of them are right, numbers are not.
         share_seen = (at - at_first) / max(at, 1)
         seconds = max(moved - began, 1e-9)

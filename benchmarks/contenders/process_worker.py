@@ -1,23 +1,36 @@
 """Trunkline as it is run: the real worker, transactions, metrics and logs on."""
 
+import fcntl
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from benchmarks.topology import processing_bus
+from benchmarks.topology import processing_bus, products
 from trunkline.cli.worker import work
+from trunkline.flow.declare import Bus, schemas_of
 from trunkline.kafka.control import Control
+from trunkline.kafka.registry import Registry
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Worker
 
 
-def main() -> None:
-    """Run until SIGTERM."""
-    bootstrap = os.environ["BOOTSTRAP"]
-    bus = processing_bus(os.environ["TOPIC"], os.environ["OUT"], os.environ["GROUP"])
+def prepare(bus: Bus, bootstrap: str) -> None:
+    """Make the topics, and register the schemas in the order of the ids with which the events were written before."""
     with Control(bootstrap) as control:
         control.apply(plan(bus, control.existing(names(bus)), Kafka()))
-    state = Path(os.environ["STATE"])
+    with closing(Registry(bootstrap, schemas_of(bus))) as registry:
+        for text in (*(topic.schema.text for topic in bus.topics), products.schema.text):
+            registry.id_of(text)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    bootstrap, state = os.environ["BOOTSTRAP"], Path(os.environ["STATE"])
+    bus = processing_bus(os.environ["TOPIC"], os.environ["OUT"], os.environ["GROUP"])
+    with (state.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two workers that race, each would register some
+        prepare(bus, bootstrap)
     settings = Settings(
         kafka=Kafka(bootstrap=bootstrap),
         ledger=Ledger(path=state / "ledger.db"),
