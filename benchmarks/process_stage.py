@@ -65,7 +65,7 @@ class Stage:
         """
         self.bootstrap = begun(self._kafka, self._ours)
         self.writer = Writer(self.bootstrap)
-        self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        self._admin = self._ask_anew()
         self.writer.fill_products(ROWS)
         return self
 
@@ -147,7 +147,10 @@ class Stage:
     def _watch(self, case: Case, pids: Sequence[int], ended: Any, written: str, strangers: "Strangers") -> Seen:
         """Look at the ends of the topic until nothing comes any more; the window opens when all are warm."""
         due = case.records
-        wait_until(lambda: self._end(written) > 0 or ended(), START_SECONDS, f"nothing came to {written}")
+        try:
+            wait_until(lambda: self._end(written) > 0 or ended(), START_SECONDS, f"nothing came to {written}")
+        except FailedError as error:
+            raise FailedError(f"{error}{self._unseen}") from None
         with contextlib.suppress(FailedError):
             wait_until(lambda: self._end(written) >= due / 3 or ended(), WARM_SECONDS, "")
         strangers.begin()
@@ -186,8 +189,13 @@ class Stage:
         asked: Any = {TopicPartition(topic, number): LATEST for number in range(PARTITIONS)}
         try:
             return sum(found.result().offset for found in self._admin.list_offsets(asked).values())
-        except KafkaException:  # the topic has just been made
+        except KafkaException as error:  # the topic has just been made: a client remembers that it was not there
+            self._admin, self._unseen = self._ask_anew(), f"; its ends cannot be read: {error.args[0].str()}"
             return 0
+
+    def _ask_anew(self) -> AdminClient:
+        self._unseen = ""
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def _count(self, topic: str) -> tuple[int, int, int]:
         """Read what was committed: records, different ones, and the events that they were made of."""
