@@ -55,6 +55,8 @@ TURN = 0.3
 """Seconds."""
 WARM = 1.0
 """Seconds of a turn before all others, which opens the connections and counts for nothing."""
+PATIENCE = 10.0
+"""Seconds after a turn in which what is in flight must have ended: one that stalls must not stop all."""
 TURNS = 5
 LIMIT = Limit(1_000_000, burst=1_000_000)
 """It is counted, and never reached."""
@@ -323,7 +325,10 @@ async def turn(call: Call, in_flight: int, seconds: float = TURN) -> Figure:
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
     ends = began + seconds
-    await asyncio.gather(*(again() for _ in range(in_flight)))
+    _, late = await asyncio.wait([asyncio.create_task(again()) for _ in range(in_flight)], timeout=seconds + PATIENCE)
+    for task in late:
+        task.cancel()
+    failed += len(late)
     took, work = time.perf_counter() - began, time.process_time() - worked
     count = len(took_each)
     shares = statistics.quantiles(took_each, n=100) if count > 1 else [TURN] * 99
