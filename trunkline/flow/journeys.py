@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, assert_never
 
-from trunkline.adapters import Request
+from trunkline.adapters import KINDS, Request
 from trunkline.event import Drop, Event
 from trunkline.flow.composite import Composite, call_of
 from trunkline.flow.credentials import (
@@ -28,6 +28,8 @@ from trunkline.flow.credentials import (
 from trunkline.flow.declare import LIBRARY, Bus, Deliver, Target, sink_identity
 from trunkline.flow.journey import Called, Hidden, Journey, Parsed, Stepped, Took
 from trunkline.formats import form, xml
+from trunkline.formats.multipart import Part
+from trunkline.formats.plain import text_of
 from trunkline.redact import marked
 from trunkline.verdict import Delivered, Superseded, Verdict
 
@@ -134,7 +136,7 @@ def request_data(target: Target, request: Request, keyed: Mapping[str, str]) -> 
 
 
 def body_data(request: Request, content: bytes | None) -> Data | None:
-    """Give a body as what its reader makes of it: JSON and XML as trees, forms by name, else text or base64."""
+    """Give a body as its reader has it: JSON and XML as trees, forms and parts by name, else text or base64."""
     if content is None:
         return None
     with suppress(ValueError):  # longer or deeper than is read as a tree
@@ -144,6 +146,31 @@ def body_data(request: Request, content: bytes | None) -> Data | None:
             return {"xml": xml.loads(content)}
         if request.form is not None:
             return {"form": form.loads(content)}
+        if request.multipart is not None:
+            named = ((name, parts_data(value)) for name, value in request.multipart.items())
+            return {"multipart": {name: parts for name, parts in named if parts}}
+    return octets(content)
+
+
+def parts_data(value: object) -> list[Data]:
+    """Give the parts of one name, each by its type as a body is."""
+    each = value if isinstance(value, list | tuple) else [value]
+    return [part_data(one) if isinstance(one, Part) else {"text": text_of(one)} for one in each if one is not None]
+
+
+def part_data(part: Part) -> Data:
+    """Give one part."""
+    said = {"type": part.type} | ({"filename": part.filename} if part.filename else {})
+    with suppress(ValueError):
+        if KINDS["json"].match(part.type):
+            return said | {"json": json.loads(part.content)}
+        if KINDS["xml"].match(part.type):
+            return said | {"xml": xml.loads(part.content)}
+    return said | octets(part.content)
+
+
+def octets(content: bytes) -> Data:
+    """Give bytes as text, or in base64 where they are none."""
     try:
         return {"text": content.decode()}
     except UnicodeDecodeError:

@@ -15,14 +15,24 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from trunkline.errors import UsageError
 from trunkline.flow.journeys import Data
+from trunkline.flow.media import (
+    element_of,
+    form_of,
+    kinds_of,
+    meant,
+    merged,
+    parts_of,
+    root_fault,
+    takes,
+    wrong_types,
+)
 
 DOCUMENT = "urn:document"
+JSON = "application/json"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 OURS = ("accept", "content-type", "authorization")
 """Headers that a document's parameters do not describe (OpenAPI 3.1 §4.8.12.2)."""
 PLACE = re.compile(r"\{[^{}/]*\}")
-DEEPEST = 24
-"""Levels of a schema that are compared: a schema that holds itself has no end."""
 
 
 @dataclass(frozen=True)
@@ -273,26 +283,6 @@ def parameter_faults(operation: Operation, request: Data, query: str) -> Iterato
             yield f"query {name}", "is unknown to the document"
 
 
-def meant(document: Document, schema: Data, sent: str | list[str]) -> Any:
-    """Give what a text stands for, as its schema has it."""
-    kinds = schema.get("type")
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds or ())
-    if "array" in kinds:
-        many = sent if isinstance(sent, list) else [sent]
-        parts = many if len(many) > 1 else [part for one in many for part in one.split(",")]
-        _, items = document.followed("", schema.get("items", {}))
-        return [meant(document, items, part) for part in parts]
-    text = sent[-1] if isinstance(sent, list) else sent
-    for kind in ("integer", "number", "boolean"):
-        if kind in kinds:
-            try:
-                value = json.loads(text)
-            except ValueError:
-                return text
-            return value if isinstance(value, int | float) else text
-    return text
-
-
 def security_faults(operation: Operation, request: Data) -> Iterator[tuple[str, str]]:
     """Find that none of the credentials is sent which the document asks for."""
     document = operation.document
@@ -339,7 +329,7 @@ def body_faults(operation: Operation, request: Data) -> Iterator[tuple[str, str]
         if wanted.get("required"):
             yield "body", "is required and not sent"
         return
-    kind = request["headers"].get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind_of_body(request)
     media = next((name for name in wanted.get("content", {}) if takes(name, kind)), None)
     if media is None:
         kinds = ", ".join(wanted.get("content", {})) or "none"
@@ -347,29 +337,30 @@ def body_faults(operation: Operation, request: Data) -> Iterator[tuple[str, str]
         return
     if "schema" not in wanted["content"][media]:
         return
-    where = f"{pointer}/content/{escaped(media)}/schema"
-    where, schema = document.followed(where, wanted["content"][media]["schema"])
-    if "json" in body:
-        yield from ((f"body {inside}".strip(), told) for inside, told in document.faults(where, body["json"]))
-    elif "form" in body:
-        given = form_of(document, schema, body["form"])
-        yield from ((f"body {inside}".strip(), told) for inside, told in document.faults(where, given))
+    told_of_it = wanted["content"][media]
+    where, schema = document.followed(f"{pointer}/content/{escaped(media)}/schema", told_of_it["schema"])
+    if "xml" in body and (told := root_fault(document, where, schema, body["xml"])):
+        yield "body", told
+    for name, told in wrong_types(told_of_it.get("encoding", {}), body.get("multipart", {})):
+        yield f"body /{escaped(name)}", told
+    if (value := value_of(document, schema, body)) is not None:
+        yield from ((f"body {inside}".strip(), told) for inside, told in document.faults(where, value))
 
 
-def form_of(document: Document, schema: Data, fields: Mapping[str, list[str]]) -> Data:
-    """Give what a form stands for, as its schema has it."""
-    known = schema.get("properties", {})
-    found: Data = {}
-    for name, values in fields.items():
-        _, inner = document.followed("", known.get(name, {}))
-        found[name] = meant(document, inner, values if len(values) > 1 else values[0])
-    return found
-
-
-def takes(media: str, kind: str) -> bool:
-    """Say whether a range of media types has one of them."""
-    wanted = media.partition(";")[0].strip().lower()
-    return wanted in ("*/*", kind) or (wanted.endswith("/*") and kind.startswith(wanted[:-1]))
+def value_of(document: Document, schema: Data, body: Data) -> Any:
+    """Give the JSON value that a body stands for; None where it stands for none."""
+    match body:
+        case {"json": value}:
+            return value
+        case {"form": fields}:
+            return form_of(document, schema, fields)
+        case {"multipart": parts}:
+            return parts_of(document, schema, parts)
+        case {"xml": tree}:
+            [root] = tree.values()
+            return element_of(document, schema, root)
+        case _:
+            return None
 
 
 def told_of(error: Any) -> Iterator[tuple[str, str]]:
@@ -449,20 +440,26 @@ def breaks(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> l
         name = f"{method.upper()} {template}"
         if after.told.get("deprecated") and not before.told.get("deprecated"):
             found[Break(name, "operation", "is deprecated", sent=True)] = None
-        bodies = [request["body"]["json"] for _, _, request in alike if request["body"] and "json" in request["body"]]
-        if (was := schema_of(before)) is None or (now := schema_of(after)) is None:
+        kind = next((kind_of_body(request) for _, _, request in alike if request["body"] is not None), JSON)
+        if (was := schema_of(before, kind)) is None or (now := schema_of(after, kind)) is None:
             continue
+        bodies = [value_of(old, was, request["body"]) for _, _, request in alike if request["body"] is not None]
         for at, told in narrowed(old, was, new, now, "", set()):
             found[Break(name, f"body {at}".strip(), told, sent=any(has(body, at) for body in bodies))] = None
     return list(found)
 
 
-def schema_of(operation: Operation) -> Data | None:
-    """Give the schema of an operation's JSON body."""
+def kind_of_body(request: Data) -> str:
+    """Give the content type of a request's body, without its parameters."""
+    return str(request["headers"].get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def schema_of(operation: Operation, kind: str) -> Data | None:
+    """Give the schema of an operation's body of a content type."""
     document = operation.document
     _, wanted = document.followed("", operation.told.get("requestBody", {}))
     for media, content in wanted.get("content", {}).items():
-        if takes(media, "application/json") and "schema" in content:
+        if takes(media, kind) and "schema" in content:
             found: Data = document.followed("", content["schema"])[1]
             return found
     return None
@@ -511,29 +508,6 @@ def narrowed(
             yield inside, "is gone"
     if isinstance(was.get("items"), dict) and isinstance(now.get("items"), dict):
         yield from narrowed(old, was["items"], new, now["items"], f"{at}/*", seen)
-
-
-def merged(document: Document, schema: Data, level: int = 0) -> Data:
-    """Give a schema behind its reference, with what all of its `allOf` say together."""
-    _, found = document.followed("", schema)
-    if not isinstance(found, dict) or "allOf" not in found or level > DEEPEST:
-        return found if isinstance(found, dict) else {}
-    whole: Data = {name: value for name, value in found.items() if name != "allOf"}
-    for part in found["allOf"]:
-        inner = merged(document, part, level + 1)
-        both = {
-            "properties": {**whole.get("properties", {}), **inner.get("properties", {})},
-            "required": [*whole.get("required", ()), *inner.get("required", ())],
-        }
-        whole = {**inner, **whole, **{name: value for name, value in both.items() if value}}
-    return whole
-
-
-def kinds_of(schema: Data) -> set[str]:
-    """Give the types that a schema names."""
-    kinds = schema.get("type", ())
-    found = {kinds} if isinstance(kinds, str) else set(kinds)
-    return found | ({"null"} if schema.get("nullable") and found else set())
 
 
 def has(value: Any, pointer: str) -> bool:
