@@ -210,6 +210,20 @@ ROWS: dict[str, list[Panel]] = {
             quantile(0.99, "trunkline_step_duration_seconds", "step, outcome", FLOW),
         ),
         (
+            "Look-ups",
+            "Keys that targets were asked for, by what came of it: answered, or stale where an old answer had to do.",
+            "cps",
+            "{{lookup}} {{outcome}}",
+            rate("trunkline_lookup_keys_total", "lookup, outcome", FLOW),
+        ),
+        (
+            "Look-up, p99",
+            "How long a target takes to answer a look-up; a batch waits for the slowest before its transaction begins.",
+            "s",
+            "{{lookup}} at {{target}}",
+            quantile(0.99, "trunkline_lookup_duration_seconds", "lookup, target", FLOW),
+        ),
+        (
             "Records behind",
             "Offsets from where a flow is to the end of its topic.",
             "short",

@@ -81,6 +81,8 @@ def alarms(one: Standing) -> Iterator[str]:
         )
     for told in one.notices:
         yield f"the target {told}."
+    for told in one.unused:
+        yield f"it leaves {told}: what one leaves is nobody else's. Give each the weight that it needs."
     for reason in one.halted:
         yield f"halted: {reason}"
     for full in one.held_up:

@@ -13,7 +13,6 @@ import typer
 from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
 from trunkline.cli.show import moment, print_table
 from trunkline.cli.sink import as_data, many
-from trunkline.engine.limits import SECONDS
 from trunkline.flow.declare import Target
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
@@ -128,9 +127,8 @@ def unused(one: Standing, flow: str) -> str:
     limit = one.target.limit
     if limit is None or not one.workers:
         return ""
-    share = one.shares[flow] * limit.events
-    used = one.paces.get(flow, 0.0) * SECONDS[limit.per]
-    return f" ({max(0.0, share - used):,.0f} of {share:,.0f} a {limit.per} unused)"
+    left, share = one.left(flow)
+    return f" ({left:,.0f} of {share:,.0f} a {limit.per} unused)"
 
 
 def limit_of(target: Target) -> str:

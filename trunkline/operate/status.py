@@ -27,6 +27,7 @@ from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
+from trunkline.operate import targets
 
 Kind = Literal["publish", "process", "agent", "deliver"]
 
@@ -70,6 +71,8 @@ class Standing:
     """Why it stands still, where a worker has halted it."""
     notices: tuple[str, ...] = ()
     """What the targets that it calls announce of their APIs."""
+    unused: tuple[str, ...] = ()
+    """What it leaves of the limits of targets, where another flow has used its share up (D13)."""
     held_up: tuple[Full, ...] = ()
     """Its partitions that are not fetched from now, each with the key that fills it."""
 
@@ -77,6 +80,7 @@ class Standing:
 def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, now: datetime) -> list[Standing]:
     """Ask how every flow stands, the worst first; `held` is what the control topic says."""
     known = control.topics()
+    unused = targets.unused(targets.standings(bus, held, now))
     found = []
     for name, flow in bus.named():
         if missing := tuple(topic for topic in used(flow) if topic not in known):
@@ -92,6 +96,7 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 standing = reading(bus, name, flow, control, held, now)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
+    found = [replace(one, unused=unused.get(one.flow, ())) for one in found]
     return sorted(found, key=badness, reverse=True)
 
 

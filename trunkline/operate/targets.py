@@ -5,12 +5,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from trunkline.engine.limits import SECONDS
 from trunkline.engine.targets import order_name, weights_of
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus, Target
 from trunkline.kafka import orders
 from trunkline.kafka.orders import Change, Command, Orders
 from trunkline.operate.control import Answer, Desk, topic_of
+
+IDLE, FULL = 0.5, 0.9
+"""Of a share: what is left unused at least, and what is used at least where more would be, to be worth a word."""
 
 
 def target_of(bus: Bus, name: str) -> Target:
@@ -67,6 +71,22 @@ class Standing:
     told: Mapping[str, int] = field(default_factory=dict)
     """How it stands at those where it is not simply called, "down" or "stopped" say, and at how many."""
 
+    def left(self, flow: str) -> tuple[float, float]:
+        """Give what a flow leaves of its share of the limit, and that share, in calls per the limit's own unit."""
+        limit = self.target.limit
+        if limit is None:
+            return 0.0, 0.0
+        share = self.shares[flow] * limit.events
+        return max(0.0, share - self.paces.get(flow, 0.0) * SECONDS[limit.per]), share
+
+    def idle(self) -> tuple[list[str], list[str]]:
+        """Name the flows that leave half of their share or more, and those that have used theirs up meanwhile (D13)."""
+        if self.target.limit is None or not self.workers:
+            return [], []
+        full = [flow for flow in self.shares if self.left(flow)[0] <= (1 - FULL) * self.left(flow)[1]]
+        idle = [flow for flow in self.shares if self.left(flow)[0] >= IDLE * self.left(flow)[1]]
+        return (idle, full) if idle and full else ([], [])
+
 
 def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
     """Say how every target stands, as the workers said last."""
@@ -81,3 +101,16 @@ def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
         paused = held.paused.get(order_name(name))
         found.append(Standing(target, shares, paused, len(workers), {} if target.limit is None else paces, told))
     return found
+
+
+def unused(found: Iterable[Standing]) -> dict[str, tuple[str, ...]]:
+    """Say by flow what it leaves of limits while another flow of the same target has used its share up (D13)."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        idle, full = one.idle()
+        for flow in idle:
+            left, share = one.left(flow)
+            per = "" if one.target.limit is None else one.target.limit.per
+            words = f"{left:,.0f} of its {share:,.0f} calls a {per} of {one.target.name}, while {' and '.join(full)}"
+            said.setdefault(flow, []).append(f"{words} {'has' if len(full) == 1 else 'have'} used all")
+    return {flow: tuple(words) for flow, words in said.items()}

@@ -5,7 +5,22 @@ from typing import Any
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import QUICK, Desk, Shelf, inspect, marks_of, notes
-from trunkline import Bus, Deliver, Enrich, Event, Process, Publish, Retry, Secret, Table, Target, Topic, env, minutes
+from trunkline import (
+    Bus,
+    Deliver,
+    Enrich,
+    Event,
+    Lookup,
+    Process,
+    Publish,
+    Retry,
+    Secret,
+    Table,
+    Target,
+    Topic,
+    env,
+    minutes,
+)
 from trunkline.adapters import Item
 from trunkline.sinks import Request
 from trunkline.sources import StandardWebhooks
@@ -26,9 +41,12 @@ def heard() -> Target:
     return Target("heard", env("HEARD_URL"))
 
 
-def look_up(event: Event[NoteWrittenV1], known: Mapping[str, NoteWrittenV1]) -> Event[NoteWrittenV1]:
-    """Ask a table for a row that it has not."""
+def look_up(
+    event: Event[NoteWrittenV1], known: Mapping[str, NoteWrittenV1], titles: Mapping[str, NoteWrittenV1]
+) -> Event[NoteWrittenV1]:
+    """Ask a table and a target for rows that they have not."""
     assert known.get("none") is None
+    assert titles.get(event.data["box"] or "") is None
     return event
 
 
@@ -36,11 +54,12 @@ def traced_bus(prefix: str) -> Bus:
     topic = notes(prefix, 1)
     marks = Topic(f"{prefix}.marks", MarkV1, key="box", partitions=1)
     known = Table(f"{prefix}.known", NoteWrittenV1, key="note_id")
+    titles = Lookup("titles", Target("catalogue", env("HEARD_URL")), "/titles/{key}", NoteWrittenV1, "box")
     return Bus(
         prefix,
         [
             Publish(Desk(StandardWebhooks(Secret("DESK_SECRET"))), to=topic),
-            Process(topic, [inspect, Enrich(look_up, known)], to={marks: marks_of}),
+            Process(topic, [inspect, Enrich(look_up, known, titles)], to={marks: marks_of}),
             Deliver(marks, to=Shelf(heard()), retry=ONCE),
         ],
     )

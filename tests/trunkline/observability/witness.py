@@ -2,7 +2,7 @@
 
 It prints its address, and writes one line of JSON for every span that it is sent (OTLP over HTTP, decoded by
 OpenTelemetry's own protocol) and for every call with the `traceparent` that came with it. A path with `refused` in it
-is answered 422 until there is a file of that name beside FILE, one with `later` in it always 503.
+is answered 422 until there is a file of that name beside FILE, one with `later` in it always 503; GET finds nothing.
 """
 
 import gzip
@@ -37,6 +37,13 @@ class Handler(BaseHTTPRequestHandler):
             note([{"call": self.path, "traceparent": self.headers["traceparent"], "status": status}])
         self.send_response(status)
         self.send_header("content-length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        """Have nothing that is looked up, and tell that this will be so for ever one day."""
+        self.send_response(404)
+        self.send_header("content-length", "0")
+        self.send_header("sunset", "Thu, 31 Dec 2099 23:59:59 GMT")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

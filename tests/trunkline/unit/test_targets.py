@@ -9,10 +9,12 @@ from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import Shelf
 from trunkline import ApiKey, Bus, Deliver, Enrich, Limit, Lookup, Process, Secret, Target, Topic, env
 from trunkline.adapters import Response
+from trunkline.cli.status import alarms
 from trunkline.engine.breaker import ANY
 from trunkline.engine.targets import Access, Gate, Targets, is_failure, weights_of
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, UsageError
-from trunkline.operate.targets import callers, target_of
+from trunkline.operate import status
+from trunkline.operate.targets import Standing, callers, target_of, unused
 from trunkline.verdict import Delivered, Verdict
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,6 +102,37 @@ def test_a_flow_that_looks_up_has_its_share_too() -> None:
     assert weights_of(asking(3)) == {("asks", "depot"): 0.75, ("marks.shelf", "depot"): 0.25}
     assert callers(asking(1), "depot") == ["asks", "marks.shelf"]
     assert target_of(asking(1), "depot") is DEPOT
+
+
+@pytest.mark.parametrize(
+    ("paces", "said"),
+    [
+        ({"a": 5.0, "b": 25.0}, {"a": ("20 of its 25 calls a second of depot, while b has used all",)}),
+        ({"a": 12.6, "b": 25.0}, {}),
+        ({"a": 5.0, "b": 22.0}, {}),
+        ({"a": 5.0}, {}),
+        ({"a": 25.0, "b": 25.0, "c": 50.0}, {}),
+        ({"b": 25.0, "c": 50.0}, {"a": ("25 of its 25 calls a second of depot, while b and c have used all",)}),
+    ],
+)
+def test_what_a_flow_leaves_is_said_while_another_has_used_its_share_up(
+    paces: dict[str, float], said: dict[str, tuple[str, ...]]
+) -> None:
+    """Where nobody waits for it, and where nobody says how many calls are made, it is not worth a word (D13)."""
+    depot = Target("depot", env("DEPOT_URL"), limit=Limit(100))
+    shares = {"a": 0.25, "b": 0.25, "c": 0.5} if "c" in paces else {"a": 0.25, "b": 0.25}
+    assert unused([Standing(depot, shares, None, 2, paces)]) == said
+    assert unused([Standing(depot, shares, None, 0, paces)]) == {}, "nobody calls it, and what was said is old"
+    assert unused([Standing(Target("depot", env("DEPOT_URL")), shares, None, 2)]) == {}
+
+
+def test_a_share_of_calls_a_minute_is_told_by_the_minute() -> None:
+    depot = Target("depot", env("DEPOT_URL"), limit=Limit(60, per="minute"))
+    found = Standing(depot, {"a": 0.5, "b": 0.5}, None, 1, {"a": 0.1, "b": 0.5})
+    said = unused([found])
+    assert said == {"a": ("24 of its 30 calls a minute of depot, while b has used all",)}
+    [line] = alarms(status.Standing("a", "deliver", "notes", unused=said["a"]))
+    assert line.startswith("it leaves 24 of its 30 calls a minute of depot, while b has used all: ")
 
 
 @pytest.mark.parametrize(
