@@ -1,4 +1,6 @@
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+import types
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -188,3 +190,43 @@ def test_a_null_key_is_none_and_a_topic_may_have_none() -> None:
     assert key_of(parcels, {"customer": None}) is None
     assert key_of(notes, {"customer": "7"}) is None
     assert key_of(parcels, {"customer": 7}) == "7"
+
+
+async def louder(order: Event[Any]) -> Event[Any]:
+    """Wait for nothing but the loop's next turn."""
+    await asyncio.sleep(0)
+    return order.having({**order.data, "customer": order.data["customer"] * 2})
+
+
+async def void(_: Event[Any]) -> Drop:
+    return Drop("void")
+
+
+@types.coroutine
+def elsewhere() -> Generator[str, None, None]:
+    yield "something"
+
+
+async def stuck(order: Event[Any]) -> Event[Any]:
+    await elsewhere()
+    return order
+
+
+def test_steps_that_wait_run_in_order_too() -> None:
+    def plain(order: Event[Any]) -> Event[Any]:
+        return order.having({**order.data, "customer": order.data["customer"] + "!"})
+
+    steps = Steps(Process(orders, [louder, plain, louder], to={parcels: one}), {})
+    taken = asyncio.run(steps.take_waiting(ORDER))
+    assert isinstance(taken, Event)
+    assert taken.data["customer"] == "77!77!"
+    dropping = Steps(Process(orders, [void, louder], to={parcels: one}), {})
+    assert asyncio.run(dropping.take_waiting(ORDER)) == Drop("void")
+
+
+def test_a_coroutine_that_waits_for_nothing_is_run_where_nothing_waits() -> None:
+    assert run([void], {parcels: one}) == Drop("void")
+    [made] = run([louder], {parcels: one})
+    assert made.key == "77"
+    with pytest.raises(Permanent, match="waits for something that is not here"):
+        run([stuck], {parcels: one})
