@@ -1,0 +1,96 @@
+"""From the decision to the ledger and back: the dispatcher hears what stands, over both databases."""
+
+import asyncio
+
+import pytest
+
+from tests.trunkline.support import notes, shelf
+from tests.trunkline.unit.making import MAIN, delivery
+from trunkline.engine.delivery import Delivery, Stage
+from trunkline.engine.dispatch import Dispatcher, Later, Letter, Policy, Record
+from trunkline.engine.recorder import Recorder
+from trunkline.flow.declare import Deliver
+from trunkline.ledger import deliveries
+from trunkline.ledger.database import Ledger
+from trunkline.ledger.deliveries import State
+from trunkline.ledger.intents import GO, Intent, intend, withdraw
+from trunkline.ledger.parks import parked_keys
+from trunkline.ledger.writer import Writer
+from trunkline.verdict import Retry
+
+FAR = 4e9
+"""A deadline, in epoch seconds, that no test lives to see."""
+
+
+def skipped(core: Dispatcher, one: Delivery) -> None:
+    """Let an order to skip an event be obeyed, up to its letter."""
+    core.turn(0.0)
+    [letter] = core.take()
+    assert isinstance(letter, Letter)
+    assert letter.delivery is one
+    core.buried(one)
+
+
+@pytest.mark.parametrize("after", ["withdrawn", "delivered"])
+def test_an_order_obeyed_while_another_worker_calls_is_kept(ledger: Ledger, after: str) -> None:
+    """Nothing ends and nothing is parked by an outcome that the ledger does not take (D3, D4, D12, L5)."""
+    flow = Deliver(notes("recorder", 1), to=shelf())
+    core = Dispatcher(Policy(retry=Retry(), sink="shelf", keyed=False, after_dead="park_key"))
+    core.renew(100.0)
+    core.assign([MAIN], ())
+    one = delivery("a", 1)
+    core.skip({"e1"})
+    core.arrive(core.looking(), [one], {}, ())
+    told: list[str] = []
+
+    async def work() -> None:
+        writer = Writer(ledger)
+        recorder = Recorder(
+            flow,
+            core=core,
+            writer=writer,
+            keyed=False,
+            begin=lambda: None,
+            recorded=lambda delivery: told.append(delivery.skipped),
+            act=lambda: None,
+            see=lambda *_, **__: None,
+        )
+        recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
+        call = Intent(one.place, recorder.number, one.key, 0, 1, one.payload, "other", FAR, FAR / 2, keyed=False)
+        assert (await writer.write(lambda db: intend(db, [call])))[one.place] is GO
+
+        async def record() -> None:
+            for effect in core.take():
+                assert isinstance(effect, Record)
+                recorder.record(effect.delivery, effect.state, park=effect.park)
+            await recorder.commit()
+
+        skipped(core, one)
+        await record()
+        assert (told, core.positions(), one.stage) == ([""], {MAIN: 1}, Stage.WAITING), "the order was not obeyed"
+        [wait] = core.take()
+        assert isinstance(wait, Later)
+        assert wait.seconds > FAR / 2
+        assert await writer.write(lambda db: parked_keys(db, recorder.number)) == set()
+        if after == "delivered":
+            done = deliveries.Outcome(
+                one.place, recorder.number, State.DONE, one.key, 0, 1, one.payload, 1, one.event.time
+            )
+            await writer.write(lambda db: deliveries.record(db, [done]))
+        else:
+            await writer.write(lambda db: withdraw(db, one.place, "other"))
+        core.due(one)
+        core.turn(0.0)
+        core.take()
+        assert core.begin(one, 0.0)
+        assert await recorder.announce([one]) == [one], "in neither case is it called"
+        if after == "withdrawn":
+            core.take()
+            skipped(core, one)
+            await record()
+            assert told == ["", "e1"]
+            assert await writer.write(lambda db: parked_keys(db, recorder.number)) == {one.key}
+        assert core.positions() == {MAIN: 2}
+        await writer.close()
+
+    asyncio.run(work())
