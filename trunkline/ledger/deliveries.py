@@ -207,8 +207,8 @@ def record(db: Connection, outcomes: Sequence[Outcome]) -> Recorded:
     rows = look_up(db, (one.place for one in doubtful))
     if held := holding(doubtful, rows):
         park(db, held)
-    ended = finished(outcomes, rows)
-    freed = free(db, ended) if ended and any_parked(db) else set()
+    ended = finished(outcomes, rows) if any_parked(db) else []
+    freed = free(db, ended) if ended else set()
     return Recorded(freed, {one.place: row for one in doubtful if (row := rows[one.place]).state is not one.state})
 
 
