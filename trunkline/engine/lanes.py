@@ -103,10 +103,12 @@ class Lanes:
             del self._lanes[key]
 
     def replace(self, delivery: Delivery) -> None:
-        """Put a delivery in the place of the head of its lane, which has gone."""
+        """Put an untried delivery in the place of the head of its lane, which has gone, but behind replays."""
         lane = self._lanes[delivery.lane]
-        lane.bytes += delivery.size - lane.queue[0].size
-        lane.queue[0] = delivery
+        lane.bytes -= lane.queue.popleft().size
+        place = 0 if delivery.run else next((n for n, one in enumerate(lane.queue) if not one.run), len(lane.queue))
+        lane.queue.insert(place, delivery)
+        lane.bytes += delivery.size
         self._make_ready(delivery.lane, lane)
 
     def block(self, key: Key) -> None:

@@ -18,7 +18,7 @@ from trunkline.kafka import events
 from trunkline.ledger import deliveries
 from trunkline.ledger.attempts import Attempt, tried
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import Outcome, Place, Recorded, State
+from trunkline.ledger.deliveries import Outcome, Place, Recorded, State, owner_of
 from trunkline.ledger.intents import Intent, Standing, Wait, intend, withdraw
 from trunkline.ledger.writer import Rewound, Writer
 
@@ -74,7 +74,7 @@ class Recorder:
         intents = []
         for delivery in asking:
             if not delivery.owner:
-                delivery.owner = f"{self._me}:{next(self._calls)}"
+                delivery.owner = owner_of(self._me, next(self._calls), delivery.run if delivery.live else "")
             intents.append(
                 Intent(
                     place=delivery.place,
@@ -148,8 +148,9 @@ class Recorder:
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
             self._tell(group, [row for row in rows if row.place not in against], at)
+            wall = time.time()
             for delivery, _, _ in group:
-                self._core.recorded(delivery, freed, against.get(delivery.place), time.time())
+                self._core.recorded(delivery, freed, against.get(delivery.place), wall)
                 if delivery.skipped:
                     self._obeyed(delivery.skipped)
             self._act()

@@ -51,7 +51,8 @@ class Place(NamedTuple):
 class Row:
     """What the ledger knows of one delivery.
 
-    `payload` is the first one. `owner` and `deadline` (epoch seconds): whose call an INTENT is, and when it is over.
+    `payload` is the first one. `owner` and `deadline` (epoch seconds): whose call an INTENT is, and when it is over; of
+    AMBIGUOUS, `owner` is whose call was given up.
     `run` is the replay that ended so, if one did.
     """
 
@@ -134,8 +135,22 @@ def find(db: Connection, ids: Collection[bytes]) -> dict[Place, Row]:
 
 
 def may_reopen(row: Row, run: str) -> bool:
-    """Say whether a live replay opens a delivery again; what it has itself brought to an end it does not call twice."""
-    return bool(run) and row.state in REOPENED and (row.state is State.PARKED or row.run != run)
+    """Say whether a live replay opens a delivery again.
+
+    What it has itself brought to an end, or begun in a call whose end nobody knows, it does not call twice.
+    """
+    ended_by = (row.run, run_of(row.owner))
+    return bool(run) and row.state in REOPENED and (row.state is State.PARKED or run not in ended_by)
+
+
+def owner_of(process: str, number: int, run: str) -> str:
+    """Name the owner of a call that a process announces; `run` is the live replay that it is of, empty without one."""
+    return f"{process}:{number}:{run}"
+
+
+def run_of(owner: str) -> str:
+    """Give the live replay that an announced call is of; empty when it is of none."""
+    return owner.rpartition(":")[2]
 
 
 REOPENED = frozenset({State.DEAD, State.AMBIGUOUS, State.PARKED})

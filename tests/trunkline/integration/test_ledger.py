@@ -11,7 +11,7 @@ from trunkline.event import Event
 from trunkline.ledger import claims, deliveries, identity, progress, runs
 from trunkline.ledger.attempts import WORDS, Attempt, attempts_of, tried
 from trunkline.ledger.database import Connection, Ledger
-from trunkline.ledger.deliveries import Outcome, Place, Row, State
+from trunkline.ledger.deliveries import Outcome, Place, Row, State, owner_of
 from trunkline.ledger.intents import GO, Ambiguous, Finished, Intent, Parked, Standing, Superseded, Wait, withdraw
 from trunkline.ledger.intents import intend as ask
 from trunkline.ledger.parks import parked_keys
@@ -173,6 +173,18 @@ def test_only_a_replay_opens_what_had_ended(db: Connection, state: State, keyed:
     assert state_of(db, "a") is state
     assert intend(db, call("a", keyed=keyed, run="r")) is GO
     assert state_of(db, "a") is (state if keyed else State.INTENT)
+
+
+def test_a_replay_does_not_call_again_what_it_called_and_nobody_knows_how_it_ended(db: Connection) -> None:
+    """Whoever finds that out, and be it not by a copy of the replay (D4, R2)."""
+    record(db, ended("a", State.AMBIGUOUS))
+    crashed = owner_of("old", 7, "r")
+    assert intend(db, call("a", crashed, run="r")) is GO
+    over: dict[str, Any] = {"now": SECONDS + 22, "deadline": SECONDS + 44}
+    assert intend(db, call("a", "next:1:", **over)) == Ambiguous()
+    record(db, ended("a", State.AMBIGUOUS, owner="next:1:", at=NOW + timedelta(seconds=22)))
+    assert intend(db, call("a", owner_of("next", 2, "r"), run="r", **over)) == Finished(State.AMBIGUOUS)
+    assert intend(db, call("a", owner_of("next", 3, "s"), run="s", **over)) is GO, "another replay is another matter"
 
 
 def test_a_replay_does_not_bring_an_older_state_back(db: Connection) -> None:

@@ -564,7 +564,7 @@ class Worker:
         for one in asking:
             if not one.owner:
                 self.announced += 1
-                one.owner = f"{self.number}:{self.announced}"
+                one.owner = f"{self.number}:{self.announced}:{run_of(one)}"
             happening = world.happenings[number_of(one)]
             intents.append(Intent(happening, one.owner, wall, wall + PATIENCE, run_of(one), one.overwrite, one.payload))
 

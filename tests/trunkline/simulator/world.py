@@ -130,7 +130,9 @@ class Ledger:
             if row.state is State.INTENT:
                 if row.owner != intent.owner:
                     return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
-            elif not (intent.run and row.state in LETTERS and (row.state is State.PARKED or row.run != intent.run)):
+            elif not (
+                intent.run and row.state in LETTERS and (row.state is State.PARKED or not called_by(row, intent.run))
+            ):
                 return Finished(row.state)
         if intent.run and key is not None:
             if self.latest and not intent.overwrite and self.newest.get(key, -1) > happening.offset:
@@ -217,6 +219,11 @@ class Ledger:
         one.written = True
         if key is not None and one.state is State.DONE:
             self.newest[key] = max(self.newest.get(key, -1), one.happening.offset)
+
+
+def called_by(row: Row, run: str) -> bool:
+    """Say whether a replay has called an event, and ended so or not told how."""
+    return run in (row.run, row.owner.split(":")[-1])
 
 
 def answers(*, keyed: bool, latest: bool) -> dict[int, Verdict]:

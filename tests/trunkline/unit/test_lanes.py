@@ -149,6 +149,22 @@ def test_a_copy_takes_the_place_of_a_head_that_has_gone() -> None:
     assert started(made) == ["e1 again"], "not behind what came later"
 
 
+def test_a_copy_that_takes_a_place_waits_behind_the_replay_that_may_free_its_key() -> None:
+    """As when a letter of the first could not be written before its partition went and came back (D12)."""
+    made = lanes(delivery("a", 2))
+    assert started(made) == ["e2"]
+    made.answered()
+    made.add(delivery("a", 3))
+    made.add(delivery("a", 1, slot=REPLAY, run="r"))
+    made.block(b"a")
+    made.replace(delivery("a", 2, event="e2 again"))
+    assert started(made) == ["e1"]
+    made.answered()
+    made.finish(b"a")
+    made.unblock(b"a")
+    assert started(made) == ["e2 again"]
+
+
 def test_a_replay_takes_the_place_of_its_event_that_waits_untried() -> None:
     waiting = delivery("a", 2)
     made = lanes(delivery("a", 1), waiting)
