@@ -141,6 +141,7 @@ PAIRS: frozenset[Pair] = frozenset(
         *((f"answered {verdict}", owned) for verdict in VERDICTS for owned in OWNED),
         *((f"prepared {standing}", stage.value) for standing in STANDINGS for stage in Stage),
         *((f"recorded {state.name}", stage.value) for state in State for stage in Stage),
+        *((f"against {state.name}", stage.value) for state in State for stage in Stage),
         *(
             (about, stage.value)
             for about in ("begin", "answered", "refused", "due", "buried", "unburied")
@@ -151,9 +152,13 @@ PAIRS: frozenset[Pair] = frozenset(
 """Every input of the dispatcher with every stage it could meet, every verdict and every state of the ledger."""
 
 RARE: frozenset[Pair] = frozenset(
-    [("answered Superseded", "leaving"), ("answered Superseded", "gone"), ("answered Halt", "gone")]
+    [
+        *(("answered Superseded", "leaving"), ("answered Superseded", "gone"), ("answered Halt", "gone")),
+        ("against SUPERSEDED", "recording"),
+    ]
 )
-"""So rare that nobody asks for it: all those answers are dropped alike, and the others of `gone` are met."""
+"""So rare that nobody asks for it: all those answers are dropped alike, and the others of `gone` are met; what stands
+against an outcome is final, and others that are final are met."""
 
 
 def missed(result: Run) -> set[Pair]:
@@ -172,6 +177,8 @@ def impossible(pair: Pair) -> str:
             return "a call is made of deliveries that are CALLING, which are busy and so are never given up"
         case "recorded" if met != "recording" or what in ("INTENT", "DISCARDED"):
             return "what is recorded is RECORDING, which is busy; an INTENT is announced, and a person discards"
+        case "against" if met != "recording" or what in ("DEAD", "PARKED"):
+            return "what is recorded is RECORDING; a letter gives way to all but whose call was given up for AMBIGUOUS"
         case "buried" | "unburied" if met != "burying":
             return "a letter is written of deliveries that are BURYING, which are busy and so are never given up"
         case "begin" if met not in ("started", "gone"):

@@ -24,6 +24,7 @@ SELDOM: frozenset[Pair] = frozenset(
         *((f"arrive {kind}", "SUPERSEDED") for kind in ("main", "live", "stale")),
         *(("arrive stale", state) for state in ("INTENT", "PARKED")),
         *(("due", stage) for stage in ("burying", "recording")),
+        *((f"against {state}", "recording") for state in ("INTENT", "DONE", "AMBIGUOUS", "DISCARDED")),
         ("answered Superseded", "ours"),
     ]
 )
