@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from trunkline.adapters import Idempotency, Request, Response, expand, fields_of, validator
+from trunkline.adapters import Idempotency, Request, Response, expand, fields_of, read_json
 from trunkline.engine.cache import Cache
 from trunkline.engine.targets import Gate, Targets
 from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, Unknown
@@ -255,7 +255,7 @@ def checked(lookup: Lookup, row: Any) -> Row:
     Raises:
         Permanent: it is none.
     """
-    read: Callable[[bytes], Row] = partial(validator(lookup.record).validate_json, strict=True)
+    read: Callable[[bytes], Row] = partial(read_json, lookup.record)
     try:
         # As strings decimals keep all their digits; but where the type has a float it wants a number.
         with suppress(ValidationError):

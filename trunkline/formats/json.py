@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from trunkline.errors import Permanent
-from trunkline.formats.plain import DEEPEST, EXPONENT, bounded, decoded, digits_of
+from trunkline.formats.plain import DEEPEST, EXPONENT, base64_of, bounded, decoded, digits_of
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 """A string, or what an unclosed one has left: either way the search goes on behind it, so it stays linear."""
@@ -33,7 +33,7 @@ class Number(Decimal):
 
 
 def dumps(value: Any) -> bytes:
-    """Write a value as JSON; None is null, a Decimal a string and a Number a number of exactly its digits.
+    """Write a value as JSON; None is null, a Decimal a string, a Number a number of exactly its digits, bytes base64.
 
     Raises:
         Permanent: it holds something that JSON has not, such as NaN; the message says where.
@@ -48,12 +48,14 @@ def dumps(value: Any) -> bytes:
 
 
 def exact(value: object) -> orjson.Fragment | str:
-    """Write what orjson does not know, if it is a decimal or a time."""
+    """Write what orjson does not know, if it is a decimal, a time or bytes."""
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
         digits = str(bounded(value))
         return orjson.Fragment(digits) if isinstance(value, Number) else digits
+    if isinstance(value, bytes):
+        return base64_of(value)
     raise Permanent(f"is of type {type(value).__name__}, which JSON has not")
 
 

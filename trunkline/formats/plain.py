@@ -1,5 +1,6 @@
 """Plain values, as formats write them that know nothing but text; and the bounds of what a stranger may send."""
 
+import base64
 import math
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -35,6 +36,8 @@ ENCODINGS = {
 def text_of(value: object) -> str:
     """Write a plain value in the lexical form of its XML Schema type (XSD 1.1 part 2 §3.3), a decimal without exponent.
 
+    Bytes are xs:base64Binary.
+
     Raises:
         Permanent: it is no plain value, or not a finite number.
     """
@@ -53,10 +56,17 @@ def text_of(value: object) -> str:
             return value.isoformat()
         case UUID():
             return str(value)
+        case bytes():
+            return base64_of(value)
         case float():
             raise Permanent(f"is {value}, which is no number")
         case _:
             raise Permanent(f"is of type {type(value).__name__}, which is no plain value")
+
+
+def base64_of(value: bytes) -> str:
+    """Write bytes as text (RFC 4648 §4, with padding): as JSON of Protocol Buffers 3 and XML Schema have them."""
+    return base64.b64encode(value).decode()
 
 
 def digits_of(number: int) -> str:
