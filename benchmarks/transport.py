@@ -51,13 +51,13 @@ from trunkline.sinks import HttpSink
 BAR = 1.15
 """Processor time of a call of the bus, as a multiple of that of the bare client."""
 IN_FLIGHT = (1, 64, 512)
-TURN = 0.3
+TURN = 0.2
 """Seconds."""
 WARM = 1.0
 """Seconds of a turn before all others, which opens the connections and counts for nothing."""
 PATIENCE = 10.0
 """Seconds after a turn in which what is in flight must have ended: one that stalls must not stop all."""
-TURNS = 5
+TURNS = 11
 LIMIT = Limit(1_000_000, burst=1_000_000)
 """It is counted, and never reached."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -283,10 +283,10 @@ async def by_aiohttp(place: Place) -> AsyncIterator[Call]:
 
 CONTENDERS = {
     "trunkline": direct,
+    "pyreqwest, sinks": pyreqwest_for_sinks,
+    "pyreqwest": pyreqwest,
     "trunkline, spans": traced,
     "trunkline, httpx": by_httpx,
-    "pyreqwest": pyreqwest,
-    "pyreqwest, sinks": pyreqwest_for_sinks,
     "httpx": httpx_alone,
     "aiohttp": by_aiohttp,
 }
@@ -348,11 +348,12 @@ async def compare(place: Place, turns: int) -> list[Result]:
                     if number:
                         figures[name].append(figure)
             case = f"{'http' if place.authority is None else 'https'}, {in_flight} in flight"
-            bare = statistics.median(one.cpu_us_per_call for one in figures[BARE])
             for name, all_of_it in figures.items():
                 pace, cpu, p50, p99 = (statistics.median(one[at] for one in all_of_it) for at in range(4))
                 failed = sum(one.failed for one in all_of_it)
-                rows.append(Result(case, name, pace, cpu, cpu / bare, p50, p99, None, "none", failed))
+                pairs = zip(all_of_it, figures[BARE], strict=True)
+                over = statistics.median(one.cpu_us_per_call / bare.cpu_us_per_call for one, bare in pairs)
+                rows.append(Result(case, name, pace, cpu, over, p50, p99, None, "none", failed))
     return rows
 
 
@@ -451,7 +452,8 @@ def introduction() -> list[str]:
 
 INTRODUCTION = f"""\
 A small JSON POST under a key whose answer is read and judged; the target, a process on the same machine, answers at
-once. Contenders take turns of {TURN:g} s in one process; figures are medians of the turns. *trunkline* has limit,
+once. Contenders take turns of {TURN:g} s in one process; figures are medians of the turns, and a multiple of
+*pyreqwest, sinks* is the median of the rounds', each of which has both within half a second. *trunkline* has limit,
 breaker, guard, traceparent and deadline, each asked about for every call; *spans* makes a span of every call as well;
 *trunkline, httpx* is the client that hand-written sinks get. *pyreqwest, sinks* sends what the same sink asks for with
 the bare client, and lets it judge the answer: what a bus costs at the least. *pyreqwest*, *httpx* and *aiohttp* are
