@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,8 @@ def test_sinks_are_paused_and_resumed_from_the_command_line(project: Project) ->
     assert (stood["state"], stood["paused"], stood["skips"]) == ("no worker", None, ["k1"])
 
 
-def test_who_does_not_obey_is_named_on_the_command_line(project: Project) -> None:
+def test_who_does_not_obey_is_named_on_the_command_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that these workers are there
     worker = Worker("w1", "host", 7, (project.flow,), "t")
     full = (Full(project.flow, project.good, 1, "k1"), Full(project.flow, project.good, 0, None))
     said = orders.Announcement(worker, 0, {project.flow: "bad secret"}, full, orders.NEVER)

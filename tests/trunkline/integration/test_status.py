@@ -73,7 +73,8 @@ def test_what_waits_for_a_person_is_named(project: Project) -> None:
     assert next(row for row in rows if row[0] == project.flow)[-4:] == ["1"] * 4
 
 
-def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project) -> None:
+def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
     topic = f"trunkline.{project.prefix}.control"
     worker = Worker("w", "host", 7, (project.flow,), "t")
     full = Full(project.flow, project.good, 1, "k1")
