@@ -206,8 +206,15 @@ class Control:
             Unavailable: the group has members, or the broker refused for another reason.
         """
         wanted = {TopicPartition(*slot): OffsetAndMetadata(offset, "", -1) for slot, offset in offsets.items()}
-        answer = self._ask(lambda: self._admin.alter_group_offsets(group, wanted))
-        for place, error in answer.items():
+
+        def answered() -> dict[TopicPartition, Any]:
+            answer: dict[TopicPartition, Any] = self._admin.alter_group_offsets(group, wanted)
+            for error in answer.values():
+                if error.retriable:  # a broker on which no group has been yet has no coordinator at once
+                    raise error
+            return answer
+
+        for place, error in self._ask(answered).items():
             if error.errno:
                 raise Unavailable(
                     f"the offset of {place.topic} partition {place.partition} cannot be set for {group}: "

@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 from kafka import KafkaProducer
+from kafka.errors import NotCoordinatorError
 
 from tests.trunkline.support import wait_for
 from trunkline import Bus, Deliver, Target, Topic, env
@@ -71,6 +72,21 @@ def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None
     grown = control.apply(plan(wider, control.existing(names(bus)), Kafka()))
     assert [type(change) for change in grown] == [Grow, Grow, Grow]
     wait_for(lambda: {control.topics()[change.topic] for change in grown} == {3})
+
+
+def test_offsets_are_set_as_soon_as_their_group_has_a_coordinator(
+    control: Control, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.apply(plan(bus, {}, Kafka()))
+    real, early = control._admin.alter_group_offsets, [NotCoordinatorError]
+
+    def alter(group: str, offsets: dict[Any, Any]) -> Any:
+        return dict.fromkeys(offsets, early.pop()) if early else real(group, offsets)
+
+    monkeypatch.setattr(control._admin, "alter_group_offsets", alter)
+    slot = Slot(bus.topics[0].name, 0)
+    control.commit(f"{bus.name}.any", {slot: 0})
+    assert control.committed(f"{bus.name}.any")[slot][0] == 0
 
 
 def test_a_refused_change_stops_all_of_them(control: Control, bus: Bus) -> None:
