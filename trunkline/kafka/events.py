@@ -376,9 +376,13 @@ class Member:
         for place in found:
             if place.error is not None:
                 raise KafkaException(place.error)
-            if place.offset < 0 and self._beside.get(place.topic) == AT_END:
-                place.offset = consumer.get_watermark_offsets(place, timeout=10)[1]
-                ends.append(place)
+            if self._beside.get(place.topic) == AT_END:
+                low, high = consumer.get_watermark_offsets(place, timeout=10)
+                if place.offset < 0:
+                    place.offset = high
+                    ends.append(place)
+                # What is gone was the mark of a transaction, or lay there for all of its time: its letters are as old.
+                place.offset = max(place.offset, low)
             if place.offset >= 0:
                 self._at[slot_of(place)] = place
         if ends:

@@ -1,5 +1,6 @@
 """Workers of a processing flow that are killed, frozen and left alone inside their transaction."""
 
+import gc
 import os
 import signal
 import socket
@@ -245,6 +246,7 @@ def test_a_coordinator_that_is_killed_costs_and_doubles_nothing(own: tuple[Stage
     assert stage.letters(flow_of(bus)) == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(400)
 def test_a_coordinator_of_three_that_is_killed_leaves_its_transactions_to_another(
     tmp_path: Path, witness: tuple[RunningTarget, Path]
@@ -272,6 +274,7 @@ def test_a_coordinator_of_three_that_is_killed_leaves_its_transactions_to_anothe
             assert over.terminate() == 0, over.log
         assert numbers_by_box(left, bus) == {f"k{key}": list(range(rounds[0])) for key in range(60)}
         assert left.letters(flow_of(bus)) == []
+    gc.collect()  # kafka-python leaves the sockets open with which it has tried a broker that was not there
 
 
 def most(numbers: dict[str, list[int]]) -> int:

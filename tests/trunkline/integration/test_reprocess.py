@@ -229,6 +229,21 @@ def test_a_group_that_has_lost_its_offsets_repeats_no_replay(case: Case) -> None
     assert {place: found[place].offset for place in places} == ends, "whoever comes later begins there too"
 
 
+def test_replays_that_have_expired_hold_nothing_up(case: Case) -> None:
+    """The mark of the transaction that sent the last one is behind the group's offset, and goes with it."""
+    stage, bus, topic = case.stage, case.bus, replay_of(identity_of(case.flow))
+    with stage.running(bus) as running:
+        wait_for(case.finished, why=running.worker.stopped)
+        case.mended.touch()
+        assert ids(case.replay(plan(case.survey(), ["a-1"])).delivered) == ["a-1"]
+    with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+        admin.delete_records({TopicPartition(topic, number): -1 for number in range(2)})
+    with stage.running(bus) as running:
+        assert ids(case.replay().delivered) == ["b-1"], running.worker.stopped()
+        assert running.worker.stopped() == {}
+    assert case.numbers() == Counter({(box, number): 1 for box in "ab" for number in (1, 2)})
+
+
 def test_an_agent_remembers_what_was_replayed_after_a_restart(stage: Stage) -> None:
     case = Case(stage, agent)
     with stage.running(case.bus) as running:
