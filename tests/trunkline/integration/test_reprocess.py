@@ -172,6 +172,7 @@ def test_a_letter_is_dead_until_what_was_wrong_is_mended_and_then_has_its_effect
     )
 
 
+@pytest.mark.faults(group="process")
 def test_what_no_worker_has_taken_yet_is_under_way_and_not_sent_again(case: Case) -> None:
     with case.stage.running(case.bus) as running:
         wait_for(case.finished, why=running.worker.stopped)
@@ -187,6 +188,7 @@ def test_what_no_worker_has_taken_yet_is_under_way_and_not_sent_again(case: Case
     assert case.numbers() == Counter({(box, number): 1 for box in "ab" for number in (1, 2)})
 
 
+@pytest.mark.faults(group="process")
 def test_who_begins_a_replay_ends_another_and_goes_on_with_what_is_left(case: Case) -> None:
     with case.stage.running(case.bus) as running, Control(case.stage.bootstrap) as control:
         wait_for(case.finished, why=running.worker.stopped)
@@ -206,6 +208,7 @@ def test_who_begins_a_replay_ends_another_and_goes_on_with_what_is_left(case: Ca
     assert case.numbers() == Counter({(box, number): 1 for box in "ab" for number in (1, 2)})
 
 
+@pytest.mark.faults(group="process")
 def test_a_group_that_has_lost_its_offsets_repeats_no_replay(case: Case) -> None:
     stage, bus = case.stage, case.bus
     group, topic = group_of(bus, case.name), replay_of(identity_of(case.flow))
@@ -229,6 +232,7 @@ def test_a_group_that_has_lost_its_offsets_repeats_no_replay(case: Case) -> None
     assert {place: found[place].offset for place in places} == ends, "whoever comes later begins there too"
 
 
+@pytest.mark.faults(group="process")
 def test_replays_that_have_expired_hold_nothing_up(case: Case) -> None:
     """The mark of the transaction that sent the last one is behind the group's offset, and goes with it."""
     stage, bus, topic = case.stage, case.bus, replay_of(identity_of(case.flow))
@@ -244,6 +248,7 @@ def test_replays_that_have_expired_hold_nothing_up(case: Case) -> None:
     assert case.numbers() == Counter({(box, number): 1 for box in "ab" for number in (1, 2)})
 
 
+@pytest.mark.faults(group="process")
 def test_an_agent_remembers_what_was_replayed_after_a_restart(stage: Stage) -> None:
     case = Case(stage, agent)
     with stage.running(case.bus) as running:
@@ -258,6 +263,7 @@ def test_an_agent_remembers_what_was_replayed_after_a_restart(stage: Stage) -> N
     assert [(mark["number"], mark["text"]) for mark in marks] == [(2, "1"), (1, "2"), (3, "3")]
 
 
+@pytest.mark.faults(group="process")
 def test_an_operator_sees_plans_and_runs_it(
     case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_what_a_flow_of_steps_did_not_pass_on_is_told(case: Case) -> None:
     assert (garbage.node.source, step.letters[0].letter.failure.kind) == (f"kafka:{stage.prefix}.notes", "poison")
 
 
+@pytest.mark.faults(group="process")
 def test_what_an_agent_made_leads_to_the_event_that_it_is_made_of(stage: Stage) -> None:
     bus = stage.make(joined(stage.prefix))
     second = event_of(note(2, "b"))
