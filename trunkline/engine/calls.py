@@ -92,7 +92,7 @@ class Calls:
             if "calling" in self._moments:
                 self._see("calling", delivery)
             response = await self._targets.send(
-                sink.target, request, self._key(delivery), sink.idempotency, again=delivery.attempts > 1
+                sink.target, request, self._key(delivery), sink.idempotency, again=delivery.unanswered
             )
             verdict = sink.verdict(response)
         except Unavailable as error:
@@ -106,6 +106,7 @@ class Calls:
         else:
             self._targets.unmade(self._gate, call)
         status = None if response is None else response.status
+        delivery.unanswered = began > 0 and response is None
         spans.ended(span, status, [verdict])
         seconds = time.monotonic() - began
         if isinstance(verdict, Delivered):
@@ -178,7 +179,7 @@ class Calls:
             span = spans.calling(sink.name, self._flow, sink.target.name, sent, replayed=replayed)
             for delivery in group if "calling" in self._moments else ():
                 self._see("calling", delivery)
-            again = any(delivery.attempts > 1 for delivery in group)
+            again = any(delivery.unanswered for delivery in group)
             response = await self._targets.send(sink.target, request, batch_key(keys), sink.idempotency, again=again)
             verdicts = judged(sink, response, items)
         except Unavailable as error:
@@ -195,6 +196,7 @@ class Calls:
         spans.ended(span, status, verdicts)
         seconds = time.monotonic() - began
         for delivery, verdict in zip(group, verdicts, strict=True):
+            delivery.unanswered = bool(sent) and response is None
             if isinstance(verdict, Delivered):
                 self._took.setdefault(status, []).append(seconds)
             else:

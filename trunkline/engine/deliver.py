@@ -357,7 +357,7 @@ class Deliverer:
         self._count()
 
     def _act_soon(self) -> None:
-        """Act once for all calls that end in one turn of the loop."""
+        """Act once for all calls that end, and all waits, in one turn of the loop."""
         if not self._acting:
             self._acting = True
             self._loop.call_soon(self.guarded, self._acted)
@@ -380,7 +380,7 @@ class Deliverer:
 
     def _due(self, delivery: Delivery) -> None:
         self.core.due(delivery)
-        self._act()
+        self._act_soon()
 
     async def _call(self, call: Begun, chosen: Sequence[Delivery]) -> None:
         """Make one call and do what follows from it; none when flow or partition have stopped by its turn."""

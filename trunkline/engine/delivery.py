@@ -67,6 +67,8 @@ class Delivery:
     began: float = 0.0
     owner: str = ""
     """Under which name its call is announced in the ledger; no two calls have the same."""
+    unanswered: bool = False
+    """Its last call ended without a status, or with a body that hid it: the next one reads with more care."""
     doubtful: bool = False
     """Another worker has announced a call of it and not told how it ended (D4)."""
     alone: bool = False
