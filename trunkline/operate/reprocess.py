@@ -3,7 +3,7 @@
 The ledger knows deliveries only. Of these flows Kafka knows everything: the outcomes topic has an entry of each event
 that a replay brought to an end, the replay topic and the group's offsets say what is under way. One replay of a flow is
 under way at a time: it sends under a transactional id of the flow, so whoever begins one ends another's, and then sees
-all that the other has sent (docs/decisions/0023).
+all that the other has sent (docs/decisions/0026).
 """
 
 import secrets
