@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trunkline.engine.elsewhere import Elsewhere
 from trunkline.engine.lookups import askers_of
 from trunkline.engine.making import Maker
 from trunkline.engine.session import Session
@@ -28,15 +29,12 @@ from trunkline.errors import Halt, Unavailable, UnknownSchema
 from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, replay_of, tables_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
-from trunkline.kafka.events import AT_END, Member, Slot, clock
+from trunkline.kafka.events import AT_END, Member, Slot
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
 from trunkline.kafka.transactions import Transactions
 from trunkline.observe import Observed, Observer
 from trunkline.redact import redact
-
-ASKING = 2.0
-"""Seconds in which the fleet must have answered, else the flow is left to others."""
 
 
 class Processor:
@@ -65,12 +63,13 @@ class Processor:
         self.heart = Heart(self.name)
         self.halted = ""
         """Why the flow stands still; empty while it runs."""
+        self.stopping = threading.Event()
+        self._elsewhere = Elsewhere(fleet, self.heart, self.stopping)
         self._topic = flow.topic.name
         self._replay = replay_of(identity_of(flow))
         self._bootstrap = bootstrap
         self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
-        self._fleet = fleet
         self._loop = loop
         self._waits = waits(flow)
         self.patient = any(isinstance(table.missing, Wait) for step in flow.steps for table in tables_of(step))
@@ -82,10 +81,9 @@ class Processor:
         self._askers = askers_of(flow, targets, observe)
         rows: Given = {**{reader.name: reader.rows for reader in self._readers}, **self._askers}
         self._make_maker: Callable[[], Maker] = lambda: Maker(
-            bus, timed(flow, observe), forms=forms, tables=rows, elsewhere=self._known_elsewhere
+            bus, timed(flow, observe), forms=forms, tables=rows, elsewhere=self._elsewhere.may_know
         )
         self._session: Session | None = None
-        self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
@@ -125,7 +123,7 @@ class Processor:
                     self._hold_session()
             except UnknownSchema as error:
                 self.see("stuck", detail=f"left to workers of another topology: {error}")
-                self._leave_to_others()
+                self._elsewhere.leave_to_others()
             except Halt as error:
                 self._halt(str(error))
                 break
@@ -184,22 +182,6 @@ class Processor:
 
     def _joined(self, _slots: list[Slot], _committed: Mapping[Slot, int]) -> None:
         self.heart.joined = True
-
-    def _known_elsewhere(self, fetched: float) -> bool:
-        """Say whether another worker may know what this one does not, of a record fetched by then (L5)."""
-        until = clock() + ASKING
-        while self._fleet.looked < fetched and clock() < until and not self.stopping.is_set():
-            self._fleet.asked.set()
-            self.heart.beat()
-            self.stopping.wait(0.02)
-        return self._fleet.uniform < fetched
-
-    def _leave_to_others(self) -> None:
-        """Be no member of the group until all workers run one topology: who may know what is unknown here is one."""
-        self.heart.rest()
-        since = clock()
-        while self._fleet.uniform < since and not self.stopping.wait(0.2):
-            pass
 
     def _halt(self, reason: str) -> None:
         self.halted = redact(reason)
