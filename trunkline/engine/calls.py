@@ -1,7 +1,7 @@
 """Makes the calls of one flow: sink.request → target.send → sink.verdict, as the sink's kind wants it."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.event import Event, batch_key, idempotency_key
 from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
 from trunkline.ledger.attempts import Attempt
-from trunkline.observe import CALLED, Observed, Observer, wanted
+from trunkline.observe import What
 from trunkline.redact import hashed
 from trunkline.sinks.http import Deletes, HttpSink, Written
 from trunkline.verdict import Delivered, Verdict, of_exception
@@ -38,12 +38,14 @@ class Calls:
         may_call: Callable[[Delivery], bool],
         told: Callable[[Delivery, str], str],
         failed: Callable[[Attempt], None],
-        observe: Observer,
+        see: Callable[..., None],
+        moments: Collection[What],
     ) -> None:
         """Prepare.
 
         `composer` makes the calls of a composite sink, `may_call` says whether another may begin. `told` takes out of
-        a verdict's words what nobody may read, `failed` keeps an attempt that did not deliver.
+        a verdict's words what nobody may read, `failed` keeps an attempt that did not deliver. `see` says what is
+        seen; of what happens at every call, only what is among `moments`.
         """
         self._bus = bus
         self._flow = flow_name(flow)
@@ -54,8 +56,8 @@ class Calls:
         self._may_call = may_call
         self._told = told
         self._failed = failed
-        self._observe = observe
-        self._moments = CALLED & wanted(observe)
+        self._see = see
+        self._moments = moments
         self._deletes = sink.delete if isinstance(sink, Deletes) else None
         self._took: dict[int | None, list[float]] = {}
         """Seconds that each call took which delivered, by status, since they were told last."""
@@ -235,10 +237,6 @@ class Calls:
         words = self._told(delivery, str(verdict))
         self._failed(Attempt(delivery.place, datetime.now(UTC), status, seconds, words))
         return words
-
-    def _see(self, what: Any, delivery: Delivery | None = None, **more: Any) -> None:
-        event = "" if delivery is None else delivery.event.id
-        self._observe(Observed(what, self._flow, sink=self._sink.name, event=event, **more))
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

@@ -135,7 +135,8 @@ class Deliverer:
             may_call=lambda delivery: self.core.may_call(delivery, events.clock()),
             told=self._told,
             failed=self._recorder.failed,
-            observe=observe,
+            see=self._see,
+            moments=self._moments,
         )
         self.read = Reader(
             self.core,
