@@ -285,7 +285,7 @@ class Targets:
     ) -> Coroutine[Any, Any, Response]:
         """Make one call that has begun, with the idempotency key as the target takes it; without when `under` is None.
 
-        `again` says that it is not the first one for its event.
+        `again` says that an earlier one for its event may have hidden its status.
 
         Raises:
             Retryable, Unknown, Permanent: as `Transport.send`.

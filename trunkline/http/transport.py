@@ -128,9 +128,9 @@ class Transport:
         """Make one call, with the idempotency key as the target takes it; without when `under` is None.
 
         Once the target has named a status, that status is the answer: a body that is too long, too slow for the
-        deadline, broken off or wrongly compressed is cut where it failed, and `Response.whole` is False. The first
-        call under a key is quicker and does without that: what breaks in the body is Unknown then, and `again` is
-        for the calls that follow.
+        deadline, broken off or wrongly compressed is cut where it failed, and `Response.whole` is False. A call under
+        a key is quicker and does without that: what breaks in the body is Unknown then, and `again` is for the call
+        that follows.
 
         Raises:
             Retryable: no connection, so the target has not seen it.
