@@ -31,6 +31,7 @@ OURS = {
     *(f"__connect.errors.exception.{name}" for name in ("class.name", "message")),
 }
 """The headers that a letter or a replay adds; every other header is the event's own."""
+NAMING = {*ORIGIN, "trunkline-class", "ce_source", "ce_id"}
 LONGEST = 2048
 """Characters of a message that a header keeps: all our headers together stay far below 16 KiB (D5)."""
 
@@ -75,6 +76,19 @@ def sent_again(headers: Headers, here: Origin) -> tuple[Origin, str]:
         return Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])), found[REPLAY_RUN]
     except (KeyError, ValueError):
         return here, ""
+
+
+def who_of(headers: Headers) -> tuple[str, str]:
+    """Give source and id of the event of a dead letter, and read no more of it than that takes.
+
+    Raises:
+        KeyError, ValueError: the record is not a dead letter of ours.
+    """
+    found = {name: value.decode() for name, value in headers if name in NAMING and value is not None}
+    if found["trunkline-class"] != "poison":
+        return found["ce_source"], found["ce_id"]
+    event = stray(Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])))
+    return event.source, event.id
 
 
 def stray(origin: Origin) -> Event[Any]:

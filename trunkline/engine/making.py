@@ -31,7 +31,7 @@ from trunkline.flow.transform import Made, Steps, records_of
 from trunkline.kafka import audit
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, outcomes_of, size_of
+from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of
 from trunkline.kafka.transactions import Write
 from trunkline.redact import marked, redact
 from trunkline.verdict import Guard, of_exception
@@ -90,7 +90,7 @@ class Maker:
         self._identity = identity_of(flow)
         self._letters = dead_letters_of(self._identity)
         self._replay = replay_of(self._identity)
-        self._trail = outcomes_of(bus)
+        self._trail = replayed_of(bus)
         self._form = forms[flow.topic.name]
         self._ways = [
             Way(topic, route, forms[topic.name], kind_of(source, topic.schema.event_type))

@@ -23,7 +23,7 @@ from trunkline.flow.transform import key_of
 from trunkline.kafka import audit
 from trunkline.kafka.events import Record, Sender, Written
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, outcomes_of, size_of
+from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of
 from trunkline.observe import Observed, Observer
 from trunkline.redact import redact
 
@@ -46,7 +46,7 @@ class Outbox:
         self._topic = flow.to
         self._form = forms[flow.to.name]
         self._letters = dead_letters_of(self._identity)
-        self._trail = outcomes_of(bus)
+        self._trail = replayed_of(bus)
         self._sender = sender
         self._heart = heart
         self._observe = observe

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from trunkline.engine.agents import Timekeeper
 from trunkline.engine.deliver import Deliverer
 from trunkline.engine.process import Processor
+from trunkline.engine.waiting import Letters, Waiting
 from trunkline.engine.watermark import Position
 from trunkline.engine.worker import Worker
 from trunkline.errors import TrunklineError
@@ -41,6 +42,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Orders, running, topology_of
 from trunkline.kafka.retention import kept_for
+from trunkline.kafka.topics import replayed_of
 from trunkline.ledger import deliveries, reach
 from trunkline.ledger.database import Connection, Failure
 from trunkline.observe import Metrics
@@ -53,14 +55,6 @@ SELDOM = 60.0
 ENDING = 2.0
 LASTING = 0.1
 """The share of its time that the thread may spend asking: when answers are slow it asks less often."""
-
-
-@dataclass(frozen=True, slots=True)
-class Letters:
-    """The dead letters of a flow that wait for a person."""
-
-    open: int
-    oldest: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +79,7 @@ class Survey(Collector):
     def __init__(self, bus: Bus, worker: Worker, settings: Settings, bootstrap: str, metrics: Metrics) -> None:
         self._bus = bus
         self._flows = dict(bus.named())
+        self._unrecorded = {name: flow for name, flow in self._flows.items() if isinstance(flow, Process | Agent)}
         self._worker = worker
         self._reading = worker.reading
         self._bootstrap = bootstrap
@@ -93,6 +88,8 @@ class Survey(Collector):
         self._version = importlib.metadata.version("trunkline")
         self._topology = topology_of(bus)
         self._seen = Seen()
+        self._waiting: Waiting | None = None
+        """The letters of steps and agents, while their topics are read."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="survey", daemon=True)
 
@@ -230,6 +227,7 @@ class Survey(Collector):
             with suppress(TrunklineError, Failure), ExitStack() as stack:  # what is shown grows old, and says so
                 control = stack.enter_context(Control(self._bootstrap))
                 db = stack.enter_context(self._ledger.connect())
+                stack.callback(self._unfollow)
                 seldom = 0.0
                 while not self._stopping.is_set():
                     began = time.monotonic()
@@ -252,7 +250,7 @@ class Survey(Collector):
             since |= {slot: before.since.get(slot, now) for slot, lag in left.items() if lag}
             if left and not any(left.values()):
                 self._metrics.progressed(flow.name)
-        return replace(before, at=now, ends=ends, since=since)
+        return replace(before, at=now, ends=ends, since=since, letters={**before.letters, **self._followed()})
 
     def _look_closely(self, control: Control, db: Connection) -> Seen:
         """Ask for what changes slowly."""
@@ -260,18 +258,37 @@ class Survey(Collector):
         keep = {
             name: kept.total_seconds() for name, found in topics.items() if (kept := kept_for(found.config)) is not None
         }
-        starts = control.beginnings([name for flow in self._flows.values() for name in read_by(flow) if name in topics])
+        starts = control.beginnings([name for flow in self._flows.values() for name in touched(flow) if name in topics])
+        self._follow({name: found.partitions for name, found in topics.items()}, starts)
         waiting = deliveries.letters(db)
-        letters = {}
-        for name, flow in self._flows.items():
-            match flow:
-                case Deliver():
-                    letters[name] = Letters(*waiting.get(sink_identity(flow.to), (0, None)))
-                case Process() | Agent() if (topic := dead_letters_of(identity_of(flow))) in topics:
-                    letters[name] = written(control, topic)
-                case _:
-                    pass
-        return replace(self._seen, starts=starts, retention=keep, letters=letters)
+        letters = {
+            name: Letters(*waiting.get(sink_identity(flow.to), (0, None)))
+            for name, flow in self._flows.items()
+            if isinstance(flow, Deliver)
+        }
+        return replace(self._seen, starts=starts, retention=keep, letters={**self._seen.letters, **letters})
+
+    def _follow(self, topics: Mapping[str, int], starts: Mapping[Slot, int]) -> None:
+        """Follow the letters of flows without a ledger, where there are such topics; forget what has expired."""
+        flows = {dead_letters_of(own): own for own in map(identity_of, self._unrecorded.values())}
+        flows = {topic: own for topic, own in flows.items() if topic in topics}
+        slots = [Slot(topic, number) for topic in flows for number in range(topics[topic])]
+        if self._waiting is not None and not self._waiting.follows(slots):
+            self._unfollow()
+        if self._waiting is None and flows:
+            self._waiting = Waiting(self._bootstrap, flows, replayed_of(self._bus))
+        elif self._waiting is not None:
+            self._waiting.expire(starts)
+
+    def _unfollow(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def _followed(self) -> dict[str, Letters]:
+        """Give the letters that wait, by flow; of flows without a ledger."""
+        found = {} if self._waiting is None else self._waiting.look()
+        return {name: found[own] for name, flow in self._unrecorded.items() if (own := identity_of(flow)) in found}
 
 
 class Family(GaugeMetricFamily):
@@ -326,12 +343,3 @@ def read_by(flow: Flow) -> Collection[str]:
 def touched(flow: Flow) -> Collection[str]:
     """Name the topics of which it matters how long they keep their records."""
     return () if isinstance(flow, Publish) else (*read_by(flow), dead_letters_of(identity_of(flow)))
-
-
-def written(control: Control, topic: str) -> Letters:
-    """Count what a process flow's dead-letter topic holds: nothing takes a letter off it but time."""
-    starts, ends = control.beginnings([topic]), control.ends([topic])
-    filled = {slot: start for slot, start in starts.items() if start < ends[slot]}
-    first = control.first(filled) if filled else {}
-    many = sum(ends[slot] - record.offset for slot, record in first.items())
-    return Letters(many, min((record.timestamp for record in first.values()), default=None))

@@ -1,7 +1,7 @@
 """What a replay has sent to a flow of steps or to an agent, and what the audit trail says became of it.
 
-The ledger knows deliveries alone. For these flows the outcomes topic says what is finished: an entry is written with
-what was made of the event, in the same transaction where there is one (docs/decisions/0026).
+The ledger knows deliveries alone. For these flows a topic says what is finished: an entry is written with what was made
+of the event, in the same transaction where there is one (docs/decisions/0026).
 """
 
 from datetime import UTC, datetime

@@ -65,6 +65,14 @@ def write(entry: Entry) -> bytes:
     return orjson.dumps(asdict(entry))
 
 
+def entry_of(value: bytes | None) -> Entry | None:
+    """Read an entry; None where there is none."""
+    try:
+        return read(value)
+    except ValueError:
+        return None
+
+
 def read(value: bytes | None) -> Entry:
     """Read an entry; fields that a newer version has added are passed over.
 

@@ -463,23 +463,32 @@ def dated(offsets: Mapping[Slot, int], note: Callable[[Slot], str] = lambda _: "
 
 
 class Follower:
-    """Reads a compacted topic from its beginning for ever, without a group."""
+    """Reads topics from their beginnings for ever, without a group."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, *topics: str) -> None:
+        """Begin with the partitions that there are.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
         self._consumer = Consumer(
             {
                 **COMMON,
                 "bootstrap.servers": bootstrap,
-                "group.id": f"trunkline-table-{topic}",
+                "group.id": "trunkline-follower",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
             }
         )
-        found = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        self._behind = {Slot(topic, number) for number in found}
-        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in found])
+        try:
+            found = {topic: self._consumer.list_topics(topic, timeout=10).topics[topic].partitions for topic in topics}
+        except KafkaException as error:
+            raise Unavailable(f"{', '.join(topics)} cannot be read: {error.args[0].str()}") from None
+        self.slots = {Slot(topic, number) for topic, numbers in found.items() for number in numbers}
+        self._behind = {*self.slots}
+        self._consumer.assign([TopicPartition(*slot, OFFSET_BEGINNING) for slot in self.slots])
 
     @property
     def caught_up(self) -> bool:

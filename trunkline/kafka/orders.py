@@ -25,7 +25,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from confluent_kafka import KafkaException
 
 from trunkline.errors import Unavailable
 from trunkline.flow import draw
@@ -315,18 +314,6 @@ def send(sender: Sender, topic: str, changes: Iterable[Change]) -> list[Written]
     return [future.result() for future in sent]
 
 
-def follow(bootstrap: str, topic: str) -> Follower:
-    """Follow the topic from its beginning.
-
-    Raises:
-        Unavailable: the broker does not answer.
-    """
-    try:
-        return Follower(bootstrap, topic)
-    except KafkaException as error:
-        raise Unavailable(f"{topic} cannot be read: {error.args[0].str()}") from None
-
-
 def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
     """Read what holds now.
 
@@ -335,7 +322,7 @@ def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
     """
     until = time.monotonic() + seconds
     orders = Orders()
-    with closing(follow(bootstrap, topic)) as follower:
+    with closing(Follower(bootstrap, topic)) as follower:
         while not follower.caught_up:
             orders = applied(orders, follower.fetch(0.2))
             if time.monotonic() > until:
@@ -452,7 +439,7 @@ class ControlReader:
         """Announce this worker first, then read past that: who gives an order either sees us, or is read by us now."""
         orders = Orders()
         [here] = send(self._sender, self._topic, announcing(self._now(0)))
-        with closing(follow(self._bootstrap, self._topic)) as follower:
+        with closing(Follower(self._bootstrap, self._topic)) as follower:
             while orders.position <= here.offset:
                 if self._stopping.is_set():
                     return

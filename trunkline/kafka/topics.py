@@ -135,7 +135,8 @@ class Planner:
             own = identity_of(flow)
             yield from self._following(dead_letters_of(own), source, letters, f"dead letters of {name}")
             yield from self._following(replay_of(own), source, letters, f"replays of {name}", exactly=True)
-        ours = {schemas_of(self._bus): ENDLESS, outcomes_of(self._bus): ENDLESS, control_of(self._bus): ORDERS}
+        endless = (schemas_of(self._bus), outcomes_of(self._bus), replayed_of(self._bus))
+        ours = {**dict.fromkeys(endless, ENDLESS), control_of(self._bus): ORDERS}
         for name, config in ours.items():
             yield from self._following(name, 1, config, f"{name.rpartition('.')[2]} of {self._bus.name}", exactly=True)
 
@@ -214,6 +215,15 @@ def outcomes_of(bus: Bus) -> str:
     return f"trunkline.{bus.identity}.outcomes"
 
 
+def replayed_of(bus: Bus) -> str:
+    """Give the topic of what became of events that replays have sent to steps and agents: their part of the trail.
+
+    It is a topic of its own because whoever wants to know which of their letters are open reads all of it that is
+    younger than the oldest one, and deliveries may have filled the other meanwhile.
+    """
+    return f"trunkline.{bus.identity}.replayed"
+
+
 def control_of(bus: Bus) -> str:
     """Give the topic of what every worker obeys, and of what each says of itself (L5)."""
     return f"trunkline.{bus.identity}.control"
@@ -226,7 +236,7 @@ def names(bus: Bus) -> set[str]:
 
 def needed(bus: Bus, flows: Collection[str]) -> list[str]:
     """Name the topics without which these flows cannot run, those of the bus first."""
-    names = [schemas_of(bus), outcomes_of(bus), control_of(bus)]
+    names = [schemas_of(bus), outcomes_of(bus), replayed_of(bus), control_of(bus)]
     for name, flow in bus.named():
         if name in flows:
             names += used(flow)

@@ -197,7 +197,7 @@ class Rebuild:
         flows = {part.name: part for part in parts}
         numbers = {part.sink: deliveries.number_of(self.db, part.sink) for part in parts}
         for records in chunks(self.control.read(topic)):
-            entries = [entry for record in records if (entry := entry_of(record)) and ours(entry, flows)]
+            entries = [entry for record in records if (entry := audit.entry_of(record.value)) and ours(entry, flows)]
             with self.db.transaction():
                 rows = [outcome_of(entry, flows[entry.flow].flow, numbers[entry.sink]) for entry in entries]
                 deliveries.record(self.db, rows)
@@ -332,14 +332,6 @@ def known_as(part: Part, record: Record) -> Known | None:
         return None
     places = (deliveries.place_of(part.sink, event), deliveries.place_of(part.sink, stray(origin)))
     return Known(record, origin, event.source, event.id, event.time, places)
-
-
-def entry_of(record: Record) -> Entry | None:
-    """Read an entry; None when the record is none."""
-    try:
-        return audit.read(record.value)
-    except ValueError:
-        return None
 
 
 def ours(entry: Entry, flows: Mapping[str, Part]) -> bool:

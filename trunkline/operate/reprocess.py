@@ -1,9 +1,9 @@
 """Replay of what steps or an agent could not take: dead letters of one flow, sent again to that flow alone.
 
-The ledger knows deliveries only. Of these flows Kafka knows everything: the outcomes topic has an entry of each event
-that a replay brought to an end, the replay topic and the group's offsets say what is under way. One replay of a flow is
-under way at a time: it sends under a transactional id of the flow, so whoever begins one ends another's, and then sees
-all that the other has sent (docs/decisions/0026).
+The ledger knows deliveries only. Of these flows Kafka knows everything: a topic has an entry of each event that a
+replay brought to an end, the replay topic and the group's offsets say what is under way. One replay of a flow is under
+way at a time: it sends under a transactional id of the flow, so whoever begins one ends another's, and then sees all
+that the other has sent (docs/decisions/0026).
 """
 
 import secrets
@@ -18,7 +18,7 @@ from trunkline.kafka import audit
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Slot
-from trunkline.kafka.topics import outcomes_of
+from trunkline.kafka.topics import replayed_of
 from trunkline.kafka.transactions import Transactions, Write
 from trunkline.ledger.deliveries import State
 from trunkline.operate import browse
@@ -61,10 +61,10 @@ def standing(control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[D
         return set(), set()
     # In this order: what the group has passed by then has its entry, or none at all.
     replays, committed = replay_of(identity_of(flow)), control.committed(group_of(bus, identity_of(flow)))
-    control.settle(outcomes_of(bus))
+    control.settle(replayed_of(bus))
     start = min(one.record.timestamp for one in dead) - SKEW
     ended: set[Place | Who] = set()
-    for entry in entries(control.read(outcomes_of(bus), start=start)):
+    for entry in entries(control.read(replayed_of(bus), start=start)):
         if entry.flow == identity_of(flow) and entry.state == State.DONE.name:
             ended |= {place_of(entry.origin), (entry.source, entry.event)}
     done = {one.who for one in dead if one.origin in ended or one.who in ended}
@@ -86,7 +86,7 @@ class Reprocess:
         """
         self._flow = flow
         self._letters = dead_letters_of(identity_of(flow))
-        self._outcomes = outcomes_of(bus)
+        self._trail = replayed_of(bus)
         self._control = control
         self._rate = rate
         self._wait = wait
@@ -101,7 +101,7 @@ class Reprocess:
         Ctrl-C end the run early; what was sent by then is under way, and the flow takes it.
         """
         progress = Progress(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}", list(planned.send))
-        self._read = self._control.ends([self._outcomes])
+        self._read = self._control.ends([self._trail])
         try:
             self._drive(progress, planned.known.ends, tell)
         except KeyboardInterrupt:
@@ -159,11 +159,11 @@ class Reprocess:
 
     def _settle(self, progress: Progress, ends: Mapping[Slot, int]) -> None:
         """Find out what has come of what was sent: the audit trail says it."""
-        now = self._control.ends([self._outcomes])
+        now = self._control.ends([self._trail])
         if now == self._read:
             return
         start = {slot.partition: offset for slot, offset in self._read.items()}
-        for entry in entries(self._control.read(self._outcomes, start=start)):
+        for entry in entries(self._control.read(self._trail, start=start)):
             if entry.run == progress.run:
                 self._ended[place_of(entry.origin)] = entry
         self._read = now
@@ -184,11 +184,7 @@ class Reprocess:
 
 def entries(records: Iterable[Record]) -> Iterable[Entry]:
     """Read the entries of the audit trail, and pass over what is none."""
-    for record in records:
-        try:
-            yield audit.read(record.value)
-        except ValueError:
-            continue
+    return (entry for record in records if (entry := audit.entry_of(record.value)) is not None)
 
 
 def place_of(origin: Origin) -> Place:

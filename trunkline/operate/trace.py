@@ -35,7 +35,7 @@ from trunkline.kafka import audit
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Slot
-from trunkline.kafka.topics import outcomes_of, reading
+from trunkline.kafka.topics import outcomes_of, reading, replayed_of
 from trunkline.ledger import claims, deliveries, history, runs
 from trunkline.ledger.attempts import Attempt, attempts_of
 from trunkline.ledger.database import Connection
@@ -399,7 +399,8 @@ class Tracer:
         if node.record is None:
             return ()
         key, start = node.id.encode(), node.record.timestamp - SKEW
-        found = self._search(outcomes_of(self._bus), start, lambda record: record.key == key).records
+        topic = replayed_of(self._bus) if flow else outcomes_of(self._bus)
+        found = self._search(topic, start, lambda record: record.key == key).records
         entries = (audit.read(record.value) for record in found)
         ours = (entry for entry in entries if (entry.sink, entry.source) == (sink, node.source))
         return tuple(entry for entry in ours if not flow or entry.flow == flow)

@@ -61,7 +61,7 @@ def write(bootstrap: str, topic: str, *values: bytes, partition: int = 0, at: da
 def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None:
     bus = small_bus(key=None)
     changes = plan(bus, control.existing(names(bus)), Kafka())
-    assert len(changes) == 6
+    assert len(changes) == 7
     assert control.apply(changes) == changes
     assert control.topics()[bus.topics[0].name] == 2
     assert control.apply(changes) == changes, "a topic that another apply has made meanwhile is no failure"
@@ -191,7 +191,8 @@ def test_every_missing_topic_is_named(control: Control) -> None:
         control.start_offsets(bus, [flow], None)
     assert str(refused.value) == (
         f"these topics do not exist: {bus.name}.lines, {flow}.dlq, {flow}.replay, trunkline.{bus.name}.control, "
-        f"trunkline.{bus.name}.outcomes, trunkline.{bus.name}.schemas. Run `trunkline topics apply`."
+        f"trunkline.{bus.name}.outcomes, trunkline.{bus.name}.replayed, trunkline.{bus.name}.schemas. "
+        "Run `trunkline topics apply`."
     )
 
 

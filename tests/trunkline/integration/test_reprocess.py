@@ -18,12 +18,13 @@ from tests.trunkline.support import Desk, Running, Stage, header, marks_of, note
 from trunkline import Agent, Bus, Deliver, Event, Process, Publish, Secret, Stream, Topic
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.cli import dlq, replay
+from trunkline.engine.waiting import Waiting
 from trunkline.errors import UsageError
 from trunkline.event import derived_id
-from trunkline.flow.declare import group_of, identity_of, replay_of
+from trunkline.flow.declare import dead_letters_of, group_of, identity_of, replay_of
 from trunkline.kafka import audit
 from trunkline.kafka.control import Control
-from trunkline.kafka.topics import outcomes_of
+from trunkline.kafka.topics import replayed_of
 from trunkline.ledger.sqlite import File
 from trunkline.operate.replay import Known, Plan, Progress, plan
 from trunkline.operate.reprocess import Reprocess, survey
@@ -112,9 +113,16 @@ class Case:
         read = (codec.decode(record.value[HEAD:]) for record in self.marks())
         return Counter((mark["box"], mark["number"]) for mark in read)
 
+    def open(self) -> int:
+        """Count the letters as workers do for their gauge."""
+        letters = {dead_letters_of(identity_of(self.flow)): self.name}
+        with closing(Waiting(self.stage.bootstrap, letters, replayed_of(self.bus))) as waiting:
+            wait_for(lambda: waiting.look().keys() == {self.name}, why=lambda: "its letters are not read to the end")
+            return waiting.look()[self.name].open
+
     def told(self) -> list[tuple[str, str, str]]:
         """Give what the audit trail says of the flow: event, state and what came out."""
-        entries = (audit.read(record.value) for record in self.stage.read(outcomes_of(self.bus)))
+        entries = (audit.read(record.value) for record in self.stage.read(replayed_of(self.bus)))
         return [(one.event, one.state, one.kind) for one in entries if one.flow == self.name]
 
 
@@ -141,8 +149,10 @@ def test_a_letter_is_dead_until_what_was_wrong_is_mended_and_then_has_its_effect
         vain = case.replay(plan(case.survey(), ["a-1"]))
         assert (ids(vain.dead), vain.dead[0].letter.replays, vain.complete) == (["a-1"], 1, False)
         assert case.numbers() == Counter({("a", 2): 1, ("b", 2): 1})
+        assert case.open() == 3, "not its letters, nor the marks of transactions: events"
         case.mended.touch()
         done = case.replay()
+        assert case.open() == 1
         assert (ids(done.delivered), ids(done.dead)) == (["a-1", "b-1"], [f"1@{garbage.offset}"])
         counted = running.counted(name)
         assert {what: counted[what] for what in ("read", "dead", "replayed")} == {"read": 5, "dead": 3, "replayed": 4}

@@ -65,7 +65,7 @@ def test_what_waits_for_its_target_is_lag_that_grows_older_and_has_a_blocker(sta
 def test_a_flow_that_gets_on_with_nothing_shows_lag_and_no_progress(stage: Stage) -> None:
     bus = stage.make(process_bus(stage.prefix, partitions=1))
     gone = stage.folder / "gone"
-    stage.write(bus, [note(1)])
+    stage.write(bus, [note(0, text="raise"), note(1)])
     with stage.child("process_bus", options={"partitions": 1}) as child:
         found = until(child.url, lambda now: now.total("process_events_total", outcome="routed") == 1)
         stage.write(bus, [note(2, text=f"wait:{gone}"), note(3)])
@@ -76,6 +76,7 @@ def test_a_flow_that_gets_on_with_nothing_shows_lag_and_no_progress(stage: Stage
         assert found.total("flow_accounting_gap") == 0
         gone.touch()
         until(child.url, lambda now: now.total("flow_lag_records") == 0)
+        assert found.total("deadletter_open") == 1
 
 
 def test_dead_letters_are_counted_by_class_and_their_age_is_known(stage: Stage) -> None:

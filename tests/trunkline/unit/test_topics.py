@@ -71,6 +71,7 @@ def test_everything_that_is_missing_is_created() -> None:
         "t.lines.store.replay": 3,
         "trunkline.t.schemas": 1,
         "trunkline.t.outcomes": 1,
+        "trunkline.t.replayed": 1,
         "trunkline.t.control": 1,
     }
     assert {create.replication for create in found.values()} == {3}
@@ -83,6 +84,7 @@ def test_everything_that_is_missing_is_created() -> None:
     assert found["trunkline.t.schemas"].config["retention.ms"] == "-1"
     assert found["trunkline.t.schemas"].config["retention.bytes"] == "-1"
     assert found["trunkline.t.outcomes"].config["retention.ms"] == "-1"
+    assert found["trunkline.t.replayed"].config["retention.ms"] == "-1"
     assert found["trunkline.t.control"].config["cleanup.policy"] == "compact"
     assert found["trunkline.t.control"].config["message.timestamp.type"] == "LogAppendTime"
     assert names(bus()) == found.keys()
@@ -143,7 +145,8 @@ def test_differences_are_only_told() -> None:
     ],
 )
 def test_a_flow_needs_its_own_topics_and_those_of_the_bus(flow: str, topics: list[str]) -> None:
-    assert needed(bus(), [flow]) == ["trunkline.t.schemas", "trunkline.t.outcomes", "trunkline.t.control", *topics]
+    own = [f"trunkline.t.{name}" for name in ("schemas", "outcomes", "replayed", "control")]
+    assert needed(bus(), [flow]) == [*own, *topics]
 
 
 def test_only_a_partition_where_records_wait_or_are_gone_is_undecided() -> None:
