@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple, Self
 import httpx
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
+from typing_extensions import TypedDict
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from trunkline import (
@@ -78,12 +79,20 @@ def note(number: int, box: str | None = "a", text: str = "", *, name: str = "") 
     }
 
 
+class Posted(TypedDict):
+    """A note as a document of XML."""
+
+    note: NoteWrittenV1
+
+
 class Desk(Webhook):
-    """Posts one note a request."""
+    """Posts one note a request, in JSON or in XML."""
 
     name = "desk"
 
     def events(self, request: WebhookRequest) -> list[Event[NoteWrittenV1]]:
+        if request.headers.get("content-type") == "application/xml":
+            return [event_of(request.xml(Posted)["note"])]
         return [event_of(request.json(NoteWrittenV1))]
 
 

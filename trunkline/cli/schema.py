@@ -42,7 +42,7 @@ from trunkline.flow.readers import (
     roles,
     sources,
 )
-from trunkline.flow.walk import EXAMPLES
+from trunkline.flow.walk import EXAMPLES, kind_of
 from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 
@@ -190,7 +190,7 @@ def examples(bus: Bus) -> dict[str, list[WebhookRequest]]:
     """Read the examples of every source."""
     return {
         name: [
-            WebhookRequest({"content-type": "application/json"}, path.read_bytes())
+            WebhookRequest({"content-type": kind_of(path.name)}, path.read_bytes())
             for path in sorted((EXAMPLES / name).glob("*"))
             if path.is_file()
         ]

@@ -13,7 +13,7 @@ from trunkline.adapters import Source, WebhookRequest
 from trunkline.cli.project import load_bus, out, print_json, talk
 from trunkline.errors import Rejected, Unavailable, UsageError
 from trunkline.flow.declare import Bus
-from trunkline.flow.walk import example
+from trunkline.flow.walk import example, kind_of
 
 
 def send(
@@ -30,10 +30,11 @@ def send(
         raise UsageError("say what to send: --example, or --file FILE.")
     path = file if file is not None and file.exists() else example(found, "" if file is None else file.name)
     body = path.read_bytes()
-    validate(found, path, body)
+    kind = {"content-type": kind_of(path.name)}
+    validate(found, path, WebhookRequest(kind, body))
     config = settings.load().gateway
     address = url or f"http://{config.host}:{config.port}"
-    headers = found.verify.sign(f"msg_{uuid.uuid4().hex}", body)
+    headers = kind | found.verify.sign(f"msg_{uuid.uuid4().hex}", body)
     try:
         answer = httpx.post(f"{address}/in/{found.name}", content=body, headers=headers, timeout=30)
     except httpx.HTTPError as error:
@@ -63,14 +64,14 @@ def source_of(bus: Bus, name: str) -> Source:
     return bus.publishing[name].source
 
 
-def validate(source: Source, path: Path, body: bytes) -> None:
-    """Check a body as the gateway would.
+def validate(source: Source, path: Path, request: WebhookRequest) -> None:
+    """Check a request as the gateway would.
 
     Raises:
         UsageError: it would be refused; every wrong field is named.
     """
     try:
-        source.events(WebhookRequest({"content-type": "application/json"}, body))
+        source.events(request)
     except Rejected as error:
         fields = "".join(f"\n  {field}: {message}" for field, message in error.fields)
         raise UsageError(f"{path} would be refused: {error}{fields}") from None

@@ -8,7 +8,6 @@ Bytes are in base64.
 
 import base64
 import json
-import mimetypes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,7 +35,7 @@ from trunkline.flow.declare import (
 from trunkline.flow.draw import span
 from trunkline.flow.functions import name_of
 from trunkline.flow.journeys import Data, data_of
-from trunkline.flow.walk import EXAMPLES, codec_of, follow, walk
+from trunkline.flow.walk import EXAMPLES, codec_of, follow, kind_of, walk
 from trunkline.flow.where import Where
 
 TABLES = EXAMPLES / "tables.json"
@@ -54,9 +53,8 @@ def examples(sources: Iterable[str], folder: Path = EXAMPLES) -> dict[str, Data]
 
 
 def posted(source: str, file: str, body: bytes) -> Data:
-    """Give a request as input; its content type is what the file's name says, JSON when it says nothing."""
-    kind = mimetypes.guess_type(file)[0] or "application/json"
-    return {"source": source, "headers": {"content-type": kind}, "body": base64.b64encode(body).decode()}
+    """Give a request as input, as a file of that name would be posted."""
+    return {"source": source, "headers": {"content-type": kind_of(file)}, "body": base64.b64encode(body).decode()}
 
 
 def walked(bus: Bus, job: Data, answers: Mapping[str, Response] | None = None) -> Data:

@@ -5,6 +5,7 @@ Serves users' tests, explanations and documentation; the engine runs the same fu
 
 import functools
 import json
+import mimetypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,9 +155,15 @@ def read(source: Source, request: str | bytes | WebhookRequest) -> WebhookReques
         case WebhookRequest():
             return request
         case bytes():
-            return WebhookRequest({"content-type": "application/json"}, request)
+            return WebhookRequest({"content-type": kind_of("")}, request)
         case str():
-            return WebhookRequest({"content-type": "application/json"}, example(source, request).read_bytes())
+            path = example(source, request)
+            return WebhookRequest({"content-type": kind_of(path.name)}, path.read_bytes())
+
+
+def kind_of(file: str) -> str:
+    """Give the content type under which a file is posted: what its name says, JSON when it says nothing."""
+    return mimetypes.guess_type(file)[0] or "application/json"
 
 
 def example(source: Source, name: str = "") -> Path:

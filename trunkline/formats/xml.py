@@ -17,7 +17,7 @@ or text stands between them, `#content` is the list of all of them: texts, and m
 import codecs
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,8 @@ Tree = Mapping[str, Any]
 Scope = Mapping[str, str]
 NOTHING: Scope = MappingProxyType({})
 XML = "http://www.w3.org/XML/1998/namespace"
+NIL = "{http://www.w3.org/2001/XMLSchema-instance}nil"
+"""The attribute by which an element has no value (XSD 1.1 part 1 §2.7.2)."""
 SAFE: Mapping[str, Any] = {"resolve_entities": "internal", "no_network": True, "load_dtd": False, "huge_tree": False}
 """Nothing is fetched. Entities of the document's own are not refused here (else lxml gives `&amp;` in an attribute as
 `&#38;`), but with the DTD that would have to declare them."""
@@ -197,15 +199,63 @@ def loads(body: bytes, charset: str | None = None, names: Scope = NOTHING) -> di
             levels, or has more than 20,000 elements and attributes.
     """
     sized(body)
+    try:
+        tree: dict[str, Any] = etree.fromstring(body, parser_of(body, charset, Builder(names)))
+    except etree.XMLSyntaxError as error:
+        raise ValueError(f"it is no XML: {told(error)}") from None
+    return tree
+
+
+def parser_of(body: bytes, charset: str | None, target: "Builder | None" = None) -> etree.XMLParser:
+    """Make what reads a document of a charset, which its byte order mark or its own word say when nothing else does.
+
+    Raises:
+        ValueError: the charset is none that is read.
+    """
     encoding = encoding_of(charset) if charset else None
     if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = None  # a byte order mark counts for more than any word
-    builder = Builder({uri: prefix for prefix, uri in names.items()})
-    try:
-        tree: dict[str, Any] = etree.fromstring(body, etree.XMLParser(target=builder, encoding=encoding, **SAFE))
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"it is no XML: {error.msg}") from None
-    return tree
+    return etree.XMLParser(target=target, encoding=encoding, **SAFE)
+
+
+def told(error: etree.XMLSyntaxError) -> str:
+    """Say what is wrong with a document and where, without a word of its own: `line 3, tag name mismatch`."""
+    kind = etree.ErrorTypes._getName(error.code, "ERR_UNKNOWN")  # noqa: SLF001 - as lxml's own log entries do
+    return f"line {error.lineno}, {kind.removeprefix('ERR_').replace('_', ' ').lower()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an element is, and where those inside it are, by name and in their order."""
+
+    line: int
+    inner: dict[str, list["Place"]] = field(default_factory=dict)
+
+    def line_of(self, path: Sequence[str | int]) -> int:
+        """Give the line of what a path of names and numbers leads to, of the last element on it that there is."""
+        here, found = self, [self]
+        for part in path:
+            if isinstance(part, str):
+                found = here.inner.get(part, [])
+            at = part if isinstance(part, int) else 0
+            if at >= len(found):
+                break
+            here = found[at]
+        return here.line
+
+
+def places(body: bytes, charset: str | None = None, names: Scope = NOTHING) -> Place:
+    """Give where everything is in a document that `loads` has read: its root is the only element inside."""
+    builder = Builder(names)
+
+    def place(element: etree._Element) -> Place:
+        found = Place(element.sourceline or 1)
+        for each in element.iterchildren("*"):
+            found.inner.setdefault(builder.name(each.tag), []).append(place(each))
+        return found
+
+    root = etree.fromstring(body, parser_of(body, charset))
+    return Place(1, {builder.name(root.tag): [place(root)]})
 
 
 @dataclass(slots=True)
@@ -237,8 +287,8 @@ class Node:
 class Builder:
     """Makes a tree of what lxml's parser reads (its target interface), and ends the reading of what is hostile."""
 
-    def __init__(self, prefixes: Scope) -> None:
-        self._prefixes = prefixes
+    def __init__(self, names: Scope) -> None:
+        self._prefixes = {uri: prefix for prefix, uri in names.items()}
         self._open = [Node("", {})]
         self._count = 0
 
@@ -253,8 +303,8 @@ class Builder:
             raise ValueError(f"it has more than {MOST:,} elements and attributes")
         if len(self._open) > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
-        named = {f"@{self._name(name)}": value for name, value in attributes.items()}
-        self._open.append(Node(self._name(tag), named))
+        named = {f"@{self.name(name)}": value for name, value in attributes.items()}
+        self._open.append(Node(self.name(tag), named))
 
     def data(self, text: str) -> None:
         """Take text, which comes in any number of pieces."""
@@ -270,11 +320,11 @@ class Builder:
         self._open[-1].content.append({node.name: node.value()})
 
     def close(self) -> dict[str, Any]:
-        """Give the tree."""
-        [root] = self._open[0].content
-        return root if isinstance(root, dict) else {}
+        """Give the tree, an empty one when the reading has ended before the root was closed."""
+        root = self._open[0].content[-1:]
+        return root[0] if root and isinstance(root[0], dict) else {}
 
-    def _name(self, tag: str) -> str:
+    def name(self, tag: str) -> str:
         """Give a name under the reader's prefix of its namespace."""
         space, brace, local = tag[1:].partition("}") if tag.startswith("{") else ("", "", tag)
         if space == XML:

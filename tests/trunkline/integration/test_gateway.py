@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
 from tests.trunkline.support import SECRET, Child, Stage, header, note, publish_bus, wait_for
+from trunkline.adapters import Request
 from trunkline.dev.target import RunningTarget
 from trunkline.flow.declare import Bus
 from trunkline.settings import Secret
@@ -115,6 +116,42 @@ def test_a_note_is_published_once_and_a_copy_is_told_so(gate: Gate) -> None:
     assert record.key.decode() == header(record, "ce_subject") == "ü"
     assert header(record, "ce_time") == "2026-01-01T00:00:00Z"
     assert gate.counted() - counted == {"received": 2, "published": 1, "duplicate": 1}
+
+
+XML = {"content_type": "application/xml"}
+
+
+def test_a_note_in_xml_is_the_same_event_as_in_json(gate: Gate) -> None:
+    """Byte for byte, or its copy would be a conflict with the first and no duplicate."""
+    before = gate.ends()
+    note = named(box=None, number=2**40, text="<ü>")
+    body, _ = Request.post("/", xml={"note": {"new": "unknown", **note}}).encode()
+    assert gate.post(body, **XML).status_code == 202
+    copy = gate.post(note)
+    assert copy.status_code == 200, copy.text
+    assert copy.json()["events"][0]["outcome"] == "duplicate"
+    assert gate.ends() == before + 1
+
+
+BAD_XML: dict[str, tuple[bytes, int, dict[str, str]]] = {
+    "JSON": (b"{}", 400, {}),
+    "a billion laughs": (b"<!DOCTYPE note [<!ENTITY a 'lol'>]><note>&a;</note>", 400, {}),
+    "another document": (b"<letter/>", 422, {"note": "line 1: Field required"}),
+    "a wrong number": (
+        b"<note>\n<note_id>1</note_id>\n<number>many</number><text/><written_at>2026-01-01T00:00:00Z</written_at></note>",
+        422,
+        {"note.number": "line 3: Input should be a valid integer"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_XML)
+def test_wrong_xml_is_refused_with_path_and_line(gate: Gate, case: str) -> None:
+    body, status, fields = BAD_XML[case]
+    before = gate.ends()
+    problem = refused(gate.post(body, **XML), status)
+    assert {error["field"]: error["message"] for error in problem.get("errors", [])} == fields
+    assert gate.ends() == before
 
 
 def without(name: str) -> dict[str, Any]:
