@@ -1,9 +1,9 @@
 """A tree of texts, as `formats.xml` reads it, made what JSON of a declared shape would hold.
 
-    class Line(TypedDict):            <line unit="kg">         {"sku": "a",
-        sku: str                        <sku>a</sku>     ──▶    "pieces": 2,
-        pieces: int                     <pieces>2</pieces>      "note": None,
-        note: str | None              </line>                   "tags": []}
+    class Line(TypedDict):       <line unit="kg">           {"code": "a",
+        code: str                  <code>a</code>     ──▶    "pieces": 2,
+        pieces: int                <pieces>2</pieces>        "note": None,
+        note: str | None         </line>                     "tags": []}
         tags: list[str]
 
 The shape says what text cannot: which element is a number, and which may come several times. So a single element is a
