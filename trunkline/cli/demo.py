@@ -174,8 +174,9 @@ class Play:
     def _act(self, name: str, events: int, rate: float, refused: Sequence[tuple[str, ...]]) -> Report:
         """Post events, wait for all that must come of them, and let the witnesses count."""
         with step(f"{name}, posted") as bar:
-            self._run.post(events, rate, lambda done: bar.tell(done, events))
-            bar.note = f"{events:,} events"
+            unanswered = self._run.post(events, rate, lambda done: bar.tell(done, events))
+            again = "".join(f", {count:,} posted again after {error}" for error, count in unanswered.items())
+            bar.note = f"{events:,} events{again}"
         with step(f"{name}, delivered") as bar:
             self._run.wait(bar.tell)
             bar.note = f"{bar.done:,} deliveries have an outcome"

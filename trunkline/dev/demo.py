@@ -52,6 +52,9 @@ from trunkline.settings import Settings
 
 AT_ONCE = 64
 """Requests of the sender that wait for an answer at most."""
+POSTS = 3
+"""Times that an event is posted while nobody answers, `PAUSE` seconds apart."""
+PAUSE = 1.0
 STALLED = 30.0
 """Seconds without progress after which nothing more is waited for."""
 SETTLING = 40.0
@@ -379,8 +382,11 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._topics.close()
 
-    def post(self, count: int, rate: float, tell: Callable[[int], None]) -> None:
-        """Post the next events to the gateway, `rate` a second (0: as fast as possible); `tell` hears how many are."""
+    def post(self, count: int, rate: float, tell: Callable[[int], None]) -> Counter[str]:
+        """Post the next events to the gateway, `rate` a second (0: as fast as possible); `tell` hears how many are.
+
+        Give the posts that had no answer, by what failed; each was posted again.
+        """
         first = Posted(self._scenario.source, b"")
         chains = [
             [replace(first, body=orjson.dumps(body))]
@@ -390,8 +396,9 @@ class Run:
         if len(chains) < count:
             raise UsageError(f"the input has only {self.posted + len(chains)} events. Take fewer: --events.")
         sources = {name: flow.source for name, flow in self._bus.publishing.items()}
-        asyncio.run(post(self._stage.gateway, sources, chains, rate, self.answers, tell))
+        unanswered = asyncio.run(post(self._stage.gateway, sources, chains, rate, self.answers, tell))
         self.posted += count
+        return unanswered
 
     def finished(self) -> dict[str, Counter[str]]:
         """Count what the ledger has, by sink and state."""
@@ -472,23 +479,30 @@ async def post(
     rate: float,
     answers: Mapping[str, Counter[str]],
     tell: Callable[[int], None],
-) -> None:
+) -> Counter[str]:
     """Post chains of bodies, each signed, `rate` a second and at most 64 at once; count what is answered, by outcome.
 
-    Of a chain each is posted when the one before has been taken.
+    Of a chain each is posted when the one before has been taken. What has no answer is posted again under its id, three
+    times in all, as senders of webhooks do; the posts that had none are given back, counted by what failed.
     """
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(AT_ONCE)
+    unanswered: Counter[str] = Counter()
     done = 0
 
     async def is_taken(client: httpx.AsyncClient, number: int, one: Posted) -> bool:
         counts = answers[one.source]
-        try:
-            headers = sources[one.source].verify.sign(f"demo_{number}_{time.time_ns()}", one.body)
-            answer = await client.post(f"/in/{one.source}", content=one.body, headers=headers)
-        except httpx.HTTPError:
-            counts["unanswered"] += 1
-            return False
+        headers = sources[one.source].verify.sign(f"demo_{number}_{time.time_ns()}", one.body)
+        for left in reversed(range(POSTS)):
+            try:
+                answer = await client.post(f"/in/{one.source}", content=one.body, headers=headers)
+                break
+            except httpx.TransportError as error:
+                unanswered[type(error).__name__] += 1
+                if not left:
+                    counts["unanswered"] += 1
+                    return False
+                await asyncio.sleep(PAUSE)
         if answer.is_success:
             counts.update(event["outcome"] for event in answer.json()["events"])
         else:
@@ -517,6 +531,7 @@ async def post(
                 await asyncio.sleep(began + number / rate - loop.time())
             await gate.acquire()
             group.create_task(each(client, number, chain))
+    return unanswered
 
 
 def refused(scenario: Scenario, bus: Bus, before: int, after: int) -> list[Fact]:

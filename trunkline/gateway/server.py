@@ -26,6 +26,10 @@ REQUEST_SECONDS = 5.0
 """How long requests in progress are waited for when the worker drains."""
 CLOSING_SECONDS = 4.0
 """What closing may take besides draining: with the default 25 s a process has ended after 29 s, whatever hangs."""
+IDLE_SECONDS = 75
+"""How long a sender's idle connection stays open: longer than load balancers (60 s) and HTTP clients (5 to 60 s) keep
+theirs. Who closes first must be the sender: a request that meets our closing is lost without an answer (RFC 9112 §9.5).
+"""
 
 
 async def serve(
@@ -73,6 +77,7 @@ async def serve(
             log_level="error",
             access_log=False,
             lifespan="off",
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=16 * 1024,
         )

@@ -1,8 +1,10 @@
 """The demo's report: what balances, how a difference is named, what the last screen looks like."""
 
+import asyncio
 import json
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -674,3 +676,40 @@ def test_a_latency_of_nothing_is_nothing() -> None:
     report = Report({}, {}, {}, {}, (), (), ())
     assert report.latency(0.5) is None
     assert replace(report, milliseconds=tuple(float(n) for n in range(1, 101))).latency(0.99) == 99.0
+
+
+class Shut:
+    """Takes any signature: the posts are for a gateway of this test."""
+
+    def sign(self, number: str, _body: bytes) -> dict[str, str]:
+        return {"webhook-id": number}
+
+
+@pytest.mark.parametrize(("closes", "left"), [(1, 0), (demo.POSTS, 1)])
+def test_what_has_no_answer_is_posted_again_under_its_id(
+    closes: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that closes in a sender's face says nothing of the event: it is posted again, and counted."""
+    monkeypatch.setattr(demo, "PAUSE", 0)
+    said: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        said.extend(line for line in head.split(b"\r\n") if line.startswith(b"webhook-id"))
+        if len(said) > closes:
+            body = b'{"events": [{"outcome": "published"}]}'
+            writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    answers: dict[str, Counter[str]] = {"desk": Counter()}
+    sources: Any = {"desk": Desk(verify=Shut())}
+
+    async def post() -> Counter[str]:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            gateway = "http://{}:{}".format(*server.sockets[0].getsockname())
+            return await demo.post(gateway, sources, [[demo.Posted("desk", b"{}")]], 0, answers, lambda _: None)
+
+    unanswered = asyncio.run(post())
+    assert unanswered == {"RemoteProtocolError": closes}
+    assert answers["desk"] == ({"unanswered": 1} if left else {"published": 1})
+    assert len(set(said)) == 1
