@@ -228,7 +228,8 @@ def build_java(name: str) -> None:
     project = ROOT / "benchmarks" / "java" / name
     out = BUILD / "java" / name
     built = out / f"{name}-1.jar"
-    newest = max(path.stat().st_mtime for path in project.rglob("*") if path.is_file())
+    sources = (path for folder in (project, project.parent / "common") for path in folder.rglob("*"))
+    newest = max(path.stat().st_mtime for path in sources if path.is_file())
     if built.exists() and built.stat().st_mtime > newest:
         return
     if (maven := shutil.which("mvn")) is None:

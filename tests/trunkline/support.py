@@ -440,6 +440,19 @@ class Stage:
         command = [sys.executable, "-m", "tests.trunkline.child", json.dumps(asked)]
         return Child(command, {**os.environ, **self.environment}, self.folder / f"{name}.log")
 
+    def freeze(self, child: Child) -> None:
+        """Stop a worker, but not inside a commit: SQLite's lock, and with it the ledger, would be frozen too."""
+        while True:
+            os.kill(child.pid, signal.SIGSTOP)
+            with closing(sqlite3.connect(self.ledger, isolation_level=None, timeout=0.5)) as db:
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                    db.execute("ROLLBACK")
+                except sqlite3.OperationalError:
+                    os.kill(child.pid, signal.SIGCONT)
+                else:
+                    return
+
     # What goes in.
 
     def encoder(self, bus: Bus, topic: str) -> Format:

@@ -1,70 +1,40 @@
 """Targets: pause one with everything that calls it, let it go on, see what is declared of them."""
 
-import getpass
-import secrets
-import socket
-from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
+from trunkline.cli.command import Json, Wait, Why, give, many
+from trunkline.cli.project import bootstrap, load_bus, out, print_json
 from trunkline.cli.show import moment, print_table
-from trunkline.cli.sink import as_data, many
 from trunkline.flow.declare import Target
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
-from trunkline.kafka.events import Sender
-from trunkline.kafka.orders import Command
 from trunkline.operate import targets
-from trunkline.operate.control import Answer, Desk, topic_of
+from trunkline.operate.control import topic_of
 from trunkline.operate.targets import Standing, target_of
 from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TARGET", help="A target's name.")]
-Why = Annotated[str, typer.Option(help="The reason, for whoever looks later.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until every worker obeys.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def pause(target: Name, *, why: Why = "", wait: Wait = 20, as_json: Json = False) -> None:
     """Let no sink call a target; what is in flight ends, offsets are kept, and no event loses patience."""
-    give(target, "paused", why, wait, targets.pause, as_json=as_json)
+    bus = load_bus()
+    named = target_of(bus, target).name
+    give(bus, "target", named, "paused", targets.pause, why=why, wait=wait, as_json=as_json)
 
 
 @app.command()
 def resume(target: Name, *, why: Why = "", wait: Wait = 20, as_json: Json = False) -> None:
     """Let a target be called again: after a pause, a wish to wait that was too long, or when you know that it is up."""
-    give(target, "running", why, wait, targets.resume, as_json=as_json)
-
-
-def give(
-    name: str, now: str, why: str, wait: float, order: Callable[[Desk, str, Command], Answer], *, as_json: bool
-) -> None:
-    """Give a command and say who obeys; exit with 1 when a worker has not said that it does."""
-    bus, address = load_bus(), bootstrap(load())
-    target_of(bus, name)
-    command = Command(secrets.token_hex(8), f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC), why)
-    with Control(address) as control, closing(Sender(address)) as sender:
-        answer = order(Desk(bus, address, control, sender, wait), name, command)
-    if as_json:
-        print_json({"target": name, "now": now, "command": command.id, "who": command.who, **as_data(answer)})
-    elif not answer.obeying and answer.complete:
-        out.print(f"{name}: {now} as soon as a worker calls it; none does at present.", markup=False)
-    else:
-        out.print(f"{name}: {now} at {many(len(answer.obeying))}.", markup=False)
-    if not answer.complete:
-        talk.print(
-            f"trunkline: the command stands, but after {wait:g} s it is not obeyed by "
-            f"{many(len(answer.silent) + answer.unknown)}. See `trunkline sink ls`.",
-            markup=False,
-        )
-        raise typer.Exit(1)
+    bus = load_bus()
+    named = target_of(bus, target).name
+    give(bus, "target", named, "running", targets.resume, why=why, wait=wait, as_json=as_json)
 
 
 @app.command("ls")

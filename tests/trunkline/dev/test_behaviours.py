@@ -2,13 +2,9 @@
 
 import email.utils
 import json
-import re
 import socket
-import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,41 +13,9 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from tests.trunkline.dev.conftest import rows
 from tests.trunkline.support import wait_for
-from trunkline.dev.target import Behaviour, RunningTarget, TargetControl, start
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("target") / "target.db"
-
-
-@pytest.fixture(scope="module")
-def target(database: Path) -> Iterator[RunningTarget]:
-    with start(database) as running:
-        yield running
-
-
-@pytest.fixture
-def control(target: RunningTarget) -> TargetControl:
-    return target.control
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Name an API that only this test calls."""
-    return re.sub(r"\W", "-", request.node.name)
-
-
-@pytest.fixture
-def api(target: RunningTarget, name: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{target.url}/{name}", timeout=30, trust_env=False) as client:
-        yield client
-
-
-def rows(database: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as file:
-        return file.execute(query, values).fetchall()
+from trunkline.dev.target import Behaviour, RunningTarget, TargetControl
 
 
 def send(target: RunningTarget, path: str, *, key: str) -> socket.socket:

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import sqlite3
-from contextlib import closing
 
 import httpx
 import pytest
 
-from tests.trunkline.support import Child, Stage, counts, deliver_bus, header, load, note, overlaps, say, wait_for
+from tests.trunkline.support import Stage, counts, deliver_bus, header, load, note, overlaps, say, wait_for
 from trunkline.dev.target import Behaviour
 from trunkline.flow.declare import Bus
 from trunkline.ledger.deliveries import State
@@ -150,20 +148,6 @@ def test_workers_that_join_leave_and_die_share_the_keys_and_no_call_overlaps(sta
     assert stage.rows() == {State.DONE: rounds[0] * 60}
 
 
-def freeze(stage: Stage, child: Child) -> None:
-    """Stop a worker, but not inside a commit: SQLite's lock, and with it the ledger, would be frozen too."""
-    while True:
-        os.kill(child.pid, signal.SIGSTOP)
-        with closing(sqlite3.connect(stage.ledger, isolation_level=None, timeout=0.5)) as db:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute("ROLLBACK")
-            except sqlite3.OperationalError:
-                os.kill(child.pid, signal.SIGCONT)
-            else:
-                return
-
-
 def test_a_worker_that_was_frozen_past_its_session_does_no_harm_and_works_on(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, partitions=6))
     options = {"partitions": 6}
@@ -171,7 +155,7 @@ def test_a_worker_that_was_frozen_past_its_session_does_no_harm_and_works_on(sta
     stage.write(bus, [note(number, f"k{key}") for number in range(15) for key in range(80)])
     with stage.child("deliver_bus", name="frozen", options=options) as frozen:
         when_busy(stage, 80)
-        freeze(stage, frozen)
+        stage.freeze(frozen)
         with stage.child("deliver_bus", slot=1, name="other", options=options) as other:
             wait_for(lambda: counts(other, "delivered"), why=lambda: other.log)
             before = len(stage.attempts())

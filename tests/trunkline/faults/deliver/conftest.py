@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -151,19 +150,6 @@ class Case:
         """Run the bus in a process; what it logs and measures is searched for secrets."""
         with self.stage.child(BUS + self._made, name=name, options=self._options, **more) as child:
             yield child
-
-    def freeze(self, child: Child) -> None:
-        """Stop a worker, but not inside a commit: SQLite's lock, and with it the ledger, would be frozen too."""
-        while True:
-            os.kill(child.pid, signal.SIGSTOP)
-            with closing(sqlite3.connect(self.stage.ledger, isolation_level=None, timeout=0.5)) as db:
-                try:
-                    db.execute("BEGIN IMMEDIATE")
-                    db.execute("ROLLBACK")
-                except sqlite3.OperationalError:
-                    os.kill(child.pid, signal.SIGCONT)
-                else:
-                    return
 
     def thaw(self, child: Child) -> None:
         os.kill(child.pid, signal.SIGCONT)

@@ -83,7 +83,7 @@ def test_a_last_value_at_a_target_without_keys(case: Case) -> None:
         case.forget_killed()
     with case.worker("frozen") as frozen:
         case.until_busy(frozen)
-        case.freeze(frozen)
+        case.stage.freeze(frozen)
         with case.worker("other", slot=1) as other:
             wait_for(lambda: counts(other, "delivered"), why=lambda: other.log)
             case.thaw(frozen)

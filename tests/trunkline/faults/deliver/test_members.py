@@ -103,7 +103,7 @@ def test_a_frozen_worker(case: Case) -> None:
         case.until_busy(frozen)
         flying = case.figures["in flight at the freeze"] = case.stage.in_flight()
         conclusive(flying >= WIDTH // 3, "hardly a call was in flight")
-        case.freeze(frozen)
+        case.stage.freeze(frozen)
         with case.worker("other", slot=1) as other:
             wait_for(lambda: counts(other, "delivered"), why=lambda: other.log)
             before = case.target.attempts

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import threading
 from collections import Counter, defaultdict
 from contextlib import closing
@@ -11,7 +10,7 @@ import pytest
 
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.sinks.trips import trips
-from tests.trunkline.support import Child, Stage, counts, header, note, wait_for
+from tests.trunkline.support import Stage, counts, header, note, wait_for
 from trunkline.dev.target import Behaviour
 from trunkline.flow.declare import Bus
 from trunkline.kafka.control import Control
@@ -93,7 +92,7 @@ def test_a_worker_frozen_in_the_middle_of_composite_deliveries(stage: Stage) -> 
     stage.write(bus, data)
     with stage.child(BUS, name="frozen") as frozen:
         wait_for(lambda: sum(stage.effects().values()) > EVENTS, why=lambda: frozen.log[-3000:])
-        freeze(stage, frozen)
+        stage.freeze(frozen)
         assert not finished(stage, bus), "inconclusive: nothing was left to do"
         with stage.child(BUS, name="other", slot=1) as other:
             wait_for(lambda: counts(other, "delivered"), why=lambda: other.log[-3000:])
@@ -102,20 +101,6 @@ def test_a_worker_frozen_in_the_middle_of_composite_deliveries(stage: Stage) -> 
             assert other.terminate() == 0, other.log[-3000:]
         assert frozen.terminate() == 0, frozen.log[-3000:]
     settle(stage, data)
-
-
-def freeze(stage: Stage, child: Child) -> None:
-    """Stop a worker, but not inside a commit: SQLite's lock, and with it the ledger, would be frozen too."""
-    while True:
-        os.kill(child.pid, signal.SIGSTOP)
-        with closing(sqlite3.connect(stage.ledger, isolation_level=None, timeout=0.5)) as db:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute("ROLLBACK")
-            except sqlite3.OperationalError:
-                os.kill(child.pid, signal.SIGCONT)
-            else:
-                return
 
 
 @pytest.mark.parametrize(("moment", "after"), [("prepared", 3), ("calling", 5), ("answered", 1), ("recorded", 4)])

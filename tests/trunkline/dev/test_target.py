@@ -2,64 +2,27 @@
 
 import http.client
 import json
-import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from tests.trunkline.dev.conftest import REQUIRED, rows
 from trunkline.dev.target import Behaviour, RunningTarget, Stats, TargetControl, start
 from trunkline.errors import Unavailable
-
-REQUIRED = "X-Api-Key"
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("target") / "target.db"
-
-
-@pytest.fixture(scope="module")
-def target(database: Path) -> Iterator[RunningTarget]:
-    with start(database, require=[f"guarded:{REQUIRED}:let:me:in"]) as running:
-        yield running
-
-
-@pytest.fixture
-def control(target: RunningTarget) -> TargetControl:
-    return target.control
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Name an API that only this test calls."""
-    return re.sub(r"\W", "-", request.node.name)
-
-
-@pytest.fixture
-def api(target: RunningTarget, name: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{target.url}/{name}", timeout=30, trust_env=False) as client:
-        yield client
 
 
 def key(value: str) -> dict[str, str]:
     return {"Idempotency-Key": value}
-
-
-def rows(database: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as file:
-        return file.execute(query, values).fetchall()
 
 
 def until(condition: Callable[[], bool]) -> None:
