@@ -240,10 +240,9 @@ class Dispatcher:
         key = self._lanes.filled(slot)
         return None if key is None else self._lanes.head(key)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether lanes wait for others to be called: then what one of them waits for costs nothing."""
-        return self._lanes.crowded
+    def holds_up(self, delivery: Delivery) -> bool:
+        """Say whether the next of its key waits for nothing but that a delivery's outcome is durable."""
+        return self._lanes.followed(delivery.lane) and not self._lanes.crowded
 
     # Arrival.
 

@@ -25,6 +25,9 @@ T = TypeVar("T")
 BATCH = 500
 AHEAD = 4
 """Batches that may wait for the loop at most."""
+FEW = 50
+PACE = 0.002
+"""Seconds until the next batch after one of only a few: what comes often comes together, what comes alone at once."""
 COMMIT_EVERY = 0.5
 AGAIN = 1.0
 """Seconds until a session that ended in trouble is followed by another."""
@@ -207,6 +210,8 @@ class Intake:
                         delivery.overwrite = delivery.run in overwriting
                 self._handed += 1
                 self._tell(self._desk.arrived, number, batch, known, live)
+                if len(records) < FEW:
+                    self._wait(PACE)
             if (now := events.clock()) >= next_commit:
                 next_commit = now + COMMIT_EVERY
                 member.commit(self._durable)

@@ -78,8 +78,12 @@ class Lanes:
 
     @property
     def crowded(self) -> bool:
-        """Whether more lanes could begin than may."""
+        """Whether so many lanes could begin and may not that one more would wait for long."""
         return self.calling >= self._width and len(self._ready) >= self._width
+
+    def followed(self, key: Key) -> bool:
+        """Say whether something waits behind the head of a lane."""
+        return len(self._lanes[key].queue) > 1
 
     def again(self, key: Key) -> None:
         """Let the head of a lane be called once more."""

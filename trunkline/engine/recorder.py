@@ -5,6 +5,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -27,7 +28,7 @@ SPARE = 2.0
 AGAIN = 1.0
 """Seconds until the ledger is asked again after it did not answer."""
 GATHER = 0.01
-"""Seconds that outcomes are gathered while more lanes are ready than may be called: none of them waits for it."""
+"""Seconds that outcomes are gathered at most, while nothing waits for any of them."""
 NOTES = 10_000
 """Attempts that wait to be kept at most; while the ledger does not answer, more of them are not kept."""
 
@@ -65,6 +66,8 @@ class Recorder:
         self._outcomes: list[tuple[Delivery, State, bool]] = []
         self._failed: list[Attempt] = []
         self._committing = False
+        self._awaited = asyncio.Event()
+        """Whether something waits for one of the outcomes."""
         self.number = 0
         """The sink's in the ledger."""
 
@@ -117,6 +120,8 @@ class Recorder:
     def record(self, delivery: Delivery, state: State, *, park: bool) -> None:
         """Record an outcome; the next group begins when the last one is durable (D3)."""
         self._outcomes.append((delivery, state, park))
+        if self._core.holds_up(delivery):
+            self._awaited.set()
         self._commit_soon()
 
     def _commit_soon(self) -> None:
@@ -125,14 +130,16 @@ class Recorder:
             self._begin()
 
     async def commit(self) -> None:
-        """Record group after group; whatever comes while one is made durable is the next (D3).
+        """Record group after group; whatever comes while one is made durable, or gathered, is the next (D3).
 
         Raises:
             Rewound: the ledger has lost commits, so nothing is recorded any more, and nothing is committed.
         """
         while self._outcomes or self._failed:
-            if self._core.crowded:
-                await asyncio.sleep(GATHER)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER):
+                    await self._awaited.wait()
+            self._awaited.clear()
             group, self._outcomes = self._outcomes, []
             failed, self._failed = self._failed, []
             at = datetime.now(UTC)

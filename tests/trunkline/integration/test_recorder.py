@@ -6,6 +6,7 @@ import pytest
 
 from tests.trunkline.support import notes, shelf
 from tests.trunkline.unit.making import MAIN, delivery
+from trunkline.engine import recorder as recording
 from trunkline.engine.delivery import Delivery, Stage
 from trunkline.engine.dispatch import Dispatcher, Later, Letter, Policy, Record
 from trunkline.engine.recorder import Recorder
@@ -16,7 +17,7 @@ from trunkline.ledger.deliveries import State
 from trunkline.ledger.intents import GO, Intent, intend, withdraw
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.writer import Writer
-from trunkline.verdict import Retry
+from trunkline.verdict import Delivered, Retry
 
 FAR = 4e9
 """A deadline, in epoch seconds, that no test lives to see."""
@@ -91,6 +92,51 @@ def test_an_order_obeyed_while_another_worker_calls_is_kept(ledger: Ledger, afte
             assert told == ["e1"]
             assert await writer.write(lambda db: parked_keys(db, recorder.number)) == {one.key}
         assert core.positions() == {MAIN: 2}
+        await writer.close()
+
+    asyncio.run(work())
+
+
+def test_outcomes_share_a_commit_until_something_waits_for_one_of_them(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody waits for costs no commit of its own; the next of a key never waits for a timer (D3)."""
+    monkeypatch.setattr(recording, "GATHER", 3600.0)
+    flow = Deliver(notes("recorder", 1), to=shelf())
+    core = Dispatcher(Policy(retry=Retry(), sink="shelf"))
+    core.renew(100.0)
+    core.assign([MAIN], ())
+    batch = [delivery("a", 1), delivery("b", 2), delivery("c", 3), delivery("c", 4)]
+    core.arrive(core.looking(), batch, {}, ())
+    groups: list[int] = []
+
+    async def work() -> None:
+        writer = Writer(ledger)
+        tasks: list[asyncio.Task[None]] = []
+        recorder = Recorder(
+            flow,
+            core=core,
+            writer=writer,
+            keyed=True,
+            begin=lambda: tasks.append(asyncio.create_task(recorder.commit())),
+            obeyed=lambda _: None,
+            act=lambda: None,
+            see=lambda what, **more: groups.append(more["count"]) if what == "recorded" else None,
+        )
+        recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
+        core.turn(0.0)
+        core.take()
+        for one in batch[:3]:
+            assert core.begin(one, 0.0)
+            core.answered(one, Delivered(200), 0.0, lambda: 0.0)
+            for effect in core.take():
+                assert isinstance(effect, Record)
+                recorder.record(effect.delivery, effect.state, park=effect.park)
+            await asyncio.sleep(0)
+        [committing] = tasks
+        await committing
+        assert groups == [3], "the third, for which the fourth event waits, takes the others along"
+        assert core.positions() == {MAIN: 4}
         await writer.close()
 
     asyncio.run(work())

@@ -117,6 +117,16 @@ def test_an_event_is_called_recorded_and_only_then_passed() -> None:
     assert desk.committed == 2
 
 
+def test_an_outcome_is_awaited_by_the_next_of_its_key_if_that_could_be_called_now() -> None:
+    desk, first, alone = Desk(width=2), delivery("a", 1), delivery("b", 2)
+    desk.arrive(first, alone, delivery("a", 3))
+    desk.answer(first)
+    assert desk.core.holds_up(first)
+    assert not desk.core.holds_up(alone)
+    desk.arrive(*(delivery(f"k{n}", n) for n in range(4, 8)))
+    assert not desk.core.holds_up(first), "so many others may be called before it"
+
+
 def test_offsets_move_past_the_lowest_unfinished_event_only() -> None:
     desk, one, two = Desk(), delivery("a", 1), delivery("b", 2)
     desk.arrive(one, two)

@@ -41,6 +41,15 @@ def test_no_more_than_the_width_are_in_flight() -> None:
     assert started(made) == ["e2"], "who waits to be recorded holds none of the width"
 
 
+def test_a_head_is_followed_while_another_waits_behind_it() -> None:
+    made = lanes(delivery("a", 1), delivery("b", 2), delivery("a", 3))
+    assert started(made) == ["e1", "e2"]
+    assert made.followed(b"a")
+    assert not made.followed(b"b")
+    made.finish(b"a")
+    assert not made.followed(b"a")
+
+
 def test_one_that_failed_holds_its_key_but_none_of_the_width() -> None:
     first = delivery("a", 1)
     made = lanes(first, delivery("a", 2), delivery("b", 3), width=1)
