@@ -79,9 +79,9 @@ class Committer:
                 self._transactions = self._open(one_by_one=False)
         else:
             self._maker.accepted()
-        outcomes = Counter(entry.outcome for entry in entries if entry.trail is None)
-        replayed = Counter("dead" if one.outcome == "dead" else "done" for one in entries if one.trail is not None)
-        emitted = Counter(write.topic for entry in entries if entry.outcome == "routed" for write in entry.writes)
+        outcomes = Counter([entry.outcome for entry in entries if entry.trail is None])
+        replayed = Counter(["dead" if one.outcome == "dead" else "done" for one in entries if one.trail is not None])
+        emitted = Counter([write.topic for entry in entries if entry.outcome == "routed" for write in entry.writes])
         self._see("read", count=sum(outcomes.values()) - outcomes["stray"])
         for outcome, count in replayed.items():
             self._see("replayed", count=count, outcome=outcome)
@@ -90,8 +90,10 @@ class Committer:
                 self._see(what, count=count)
         for topic, count in emitted.items():
             self._see("emitted", topic=topic, count=count)
-        for event, why, kind in (entry.dead for entry in entries if entry.outcome == "dead" and entry.trail is None):
-            self._see("dead", event=event, detail=why, outcome=kind)
+        for entry in entries if outcomes["dead"] else ():
+            if entry.outcome == "dead" and entry.trail is None:
+                event, why, kind = entry.dead
+                self._see("dead", event=event, detail=why, outcome=kind)
 
     def _sift(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> Sequence[Entry]:
         """Write entries one by one in a transaction, with letters in place of those that are refused."""

@@ -267,7 +267,7 @@ class Session:
                 return
             records, reads, given = self._passing.records, self._passing.reads, self._passing.given.result()
             self._passing = None
-        made = 0
+        made, before = 0, len(self._gathered)
         for record, read, through in zip(records, reads, given, strict=True):
             self._heart.beat()
             if self._back is not None and self._back.holds(record.key):
@@ -289,11 +289,11 @@ class Session:
             self._gathered.append(entry)
             if self._back is not None:
                 self._back.done(record)
-            for write in entry.writes:
-                self._bytes += len(write.value or b"")
             if self._stopping.is_set():
                 break
         self._pending = self._pending[made:]
+        new = self._gathered[before:]
+        self._bytes += sum([len(write.value or b"") for entry in new for write in entry.writes])
 
     def _is_patient(self, record: Record, seconds: float) -> bool:
         return self._back is not None and self._back.patient(record, clock(), seconds)
@@ -329,7 +329,8 @@ class Session:
         """Give the offset to commit of each partition with these entries, and the note beside it."""
         if self._back is not None:
             return self._back.places({entry.record.slot for entry in entries})
-        return {entry.record.slot: (entry.record.offset + 1, "") for entry in entries}
+        last = {entry.record.slot: entry.record for entry in entries}
+        return {slot: (record.offset + 1, "") for slot, record in last.items()}
 
     def _finish(self) -> None:
         """Commit what is gathered."""
@@ -360,9 +361,9 @@ class Session:
         self._held = self._first()
 
     def _first(self) -> dict[Slot, Record]:
-        found = {
-            record.slot: record for record in (*reversed(self._pending), *(e.record for e in reversed(self._gathered)))
-        }
+        found: dict[Slot, Record] = {}
+        for record in (*[entry.record for entry in self._gathered], *self._pending):
+            found.setdefault(record.slot, record)
         for record in () if self._back is None else self._back.first():
             if record.slot not in found or record.offset < found[record.slot].offset:
                 found[record.slot] = record

@@ -41,8 +41,9 @@ class Kept(Rows):
         self._lock = threading.Lock()
         self.changes = 0
         """Counts up whenever a row may have come or gone."""
-        self._young: dict[str, Row] = {}
-        self._old: dict[str, Row] = {}
+        self._young: dict[str, Row | None] = {}
+        """Rows by key; None of a key that has none."""
+        self._old: dict[str, Row | None] = {}
         self._bytes = 0
         self.damaged = False
         """Whether a row could not be read back: they have to be read anew."""
@@ -100,18 +101,17 @@ class Kept(Rows):
 
     def _find(self, key: str) -> Row | None:
         changes, store = self.changes, self._open()
-        row = self._old.get(key)
-        if row is not None:
-            size = 0
+        if key in self._young or not isinstance(key, str):
+            return self._young.get(key)
+        if key in self._old:
+            row, size = self._old.get(key), 0
         else:
             try:
-                value = store.get(key.encode(errors="surrogateescape")) if isinstance(key, str) else None
+                value = store.get(key.encode(errors="surrogateescape"))
             except Damaged:
                 self.damaged = True
                 raise Unavailable(f"the table {self._table} cannot be read: its rows on disk are damaged") from None
-            if value is None:
-                return None
-            row, size = self._decode(key, value), len(value)
+            row, size = (None, len(key)) if value is None else (self._decode(key, value), len(value))
         with self._lock:
             if changes == self.changes and store is self._store:  # else it may be a row of before
                 if self._bytes > DECODED:

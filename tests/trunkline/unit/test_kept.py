@@ -38,8 +38,10 @@ class Cupboard:
     def __init__(self, **rows: bytes) -> None:
         self.rows = {key.encode(): value for key, value in rows.items()}
         self.damaged = False
+        self.asked: list[bytes] = []
 
     def get(self, key: bytes) -> bytes | None:
+        self.asked.append(key)
         if self.damaged:
             raise Damaged("a checksum is wrong")
         return self.rows.get(key)
@@ -65,6 +67,15 @@ def test_a_row_is_decoded_once_and_anew_after_it_has_changed() -> None:
     assert ("a" in rows, rows.get("a"), rows.get(None)) == (False, None, None)  # type: ignore[arg-type]
 
 
+def test_that_a_key_has_no_row_is_known_until_one_comes() -> None:
+    rows, _, cupboard = kept(a=b"one")
+    assert [rows.get("b"), rows.get("b", 7), "b" in rows, rows.get("a")] == [None, 7, False, {"word": "one"}]
+    assert cupboard.asked == [b"b", b"a"]
+    cupboard.rows[b"b"] = b"two"
+    rows.changed(["b"])
+    assert rows["b"] == {"word": "two"}
+
+
 def test_a_row_that_changes_while_it_is_decoded_is_not_kept() -> None:
     rows, words, cupboard = kept(a=b"old")
 
@@ -86,6 +97,8 @@ def test_rows_that_were_not_asked_for_lately_are_forgotten(monkeypatch: pytest.M
             assert rows[key] == {"word": "1234567890"}
     assert words.decoded.count(b"1234567890") == 20, "what is asked for again and again stays"
     assert len(rows._young) + len(rows._old) < 12
+    assert not any(rows.get(f"none{number}") for number in range(20))
+    assert len(rows._young) + len(rows._old) < 20, "nor is what is not there remembered for ever"
 
 
 def test_no_row_is_given_while_they_may_be_those_of_another_topic() -> None:
