@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from trunkline.engine.making import Entry, Maker
@@ -51,27 +52,35 @@ class Committer:
         self._transactions = open_(one_by_one=False)
 
     def begin(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> UnderWay:
-        """Begin to write entries and the offsets after them; `metadata` is from `Member.metadata`.
+        """Write entries, and begin to commit them and the offsets after them; `metadata` is from `Member.metadata`.
 
         What is `written` raises Outdated, Halt or Unavailable when nothing was.
         """
         written: Future[None] = Future()
+        refused: TrunklineError | None = None
+        try:
+            # Not in the thread below: each acknowledgement asks for the interpreter, which nobody here needs meanwhile.
+            self._send(entries)
+        except TrunklineError as error:
+            refused = error
 
-        def write() -> None:
+        def end() -> None:
             try:
-                self._write(entries, upto, metadata)
+                self._end(entries, upto, metadata, refused)
                 written.set_result(None)
             except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
                 written.set_exception(error)
 
         # A thread that can be abandoned: see `Transactions.offer`.
-        threading.Thread(target=write, name="transaction", daemon=True).start()
+        threading.Thread(target=end, name="transaction", daemon=True).start()
         return UnderWay(clock(), entries, upto, written)
 
-    def _write(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
-        """Write entries in one transaction; when the broker refuses a record, find out which, and bury its event."""
+    def _end(self, entries: Sequence[Entry], upto: Upto, metadata: Any, refused: TrunklineError | None) -> None:
+        """Commit what is written; when the broker has refused a record, find out which, and bury its event."""
         try:
-            self._transact(entries, upto, metadata)
+            if refused is not None:
+                raise refused
+            self._commit(upto, metadata)
         except Refused:
             try:
                 entries = self._sift(entries, upto, metadata)
@@ -102,7 +111,8 @@ class Committer:
             # A new one each time: librdkafka stumbles over the sequence number of a record that was refused.
             self._transactions = self._open(one_by_one=True)
             try:
-                self._transact(sifted, upto, metadata)
+                self._send(sifted)
+                self._commit(upto, metadata)
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
                 owners += [number for number, entry in enumerate(sifted) if entry.trail is not None]
@@ -114,19 +124,29 @@ class Committer:
             else:
                 return sifted
 
-    def _transact(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> None:
+    def _send(self, entries: Sequence[Entry]) -> None:
+        """Open a transaction and write into it, until the broker has everything; one that fails is aborted."""
         writes = [write for entry in entries for write in entry.writes]
         writes += [entry.trail for entry in entries if entry.trail is not None]
         transactions = self._transactions
         transactions.begin()
-        try:
+        with self._aborting():
             self._see("begun")
             transactions.write(writes)
             self._see("produced", count=len(writes))
+
+    def _commit(self, upto: Upto, metadata: Any) -> None:
+        """Make it visible together with the offsets; one that fails is aborted."""
+        with self._aborting():
             offsets = {slot: offset for slot, (offset, _) in upto.items()}
-            transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
+            self._transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
             self._see("offered")
-            transactions.commit()
+            self._transactions.commit()
+
+    @contextmanager
+    def _aborting(self) -> Iterator[None]:
+        try:
+            yield
         except TrunklineError:
-            transactions.abort()
+            self._transactions.abort()
             raise

@@ -1,10 +1,10 @@
 """Topic to topics in transactions: what a batch writes, its dead letters and its offsets appear together or not at all.
 
     fetch ─▶ decode ─▶ steps ─▶ routes ─▶ encode ─▶ [ begin ─▶ produce ─▶ offsets ─▶ commit ]
-    └────────── the next batch is gathered ────────┘  while the last transaction is under way
+    └────────── the next batch is gathered ────────┘       while the last one is committed
 
 Everything that can wait or fail for one event happens before the transaction begins (P2, P5). A batch is what was
-gathered during the last transaction: some milliseconds' worth at low load, 2,000 records when more are waiting.
+gathered during the last commit: some milliseconds' worth at low load, 2,000 records when more are waiting.
 
 What is here starts and stops a flow and holds sessions; `session` fetches and gathers, `passing` takes events through
 steps that wait, `making` decides what each becomes, `committing` ends transactions.

@@ -79,7 +79,7 @@ class Owner(Protocol):
 class Session:
     """From joining the group to the first failure, or to the end of the worker.
 
-    One thread fetches, makes entries and gathers them; another brings one transaction at a time to its end.
+    One thread fetches, makes entries, gathers and writes them; another brings one transaction at a time to its end.
     """
 
     def __init__(self, owner: Owner, maker: Maker, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -323,7 +323,8 @@ class Session:
 
     def _begin_transaction(self) -> None:
         entries, self._gathered, self._bytes = self._gathered, [], 0
-        self._under_way = self._committer.begin(entries, self._upto(entries), self._member.metadata())
+        with self._heart.within(COMMITTING):
+            self._under_way = self._committer.begin(entries, self._upto(entries), self._member.metadata())
 
     def _upto(self, entries: Sequence[Entry]) -> Upto:
         """Give the offset to commit of each partition with these entries, and the note beside it."""
