@@ -16,6 +16,12 @@ Upto = Mapping[Slot, tuple[int, str]]
 """Of each partition the offset to commit, and what to note beside it."""
 
 
+OPENING = 60.0
+"""Seconds that taking a transactional id over may take."""
+PATIENCE = 20.0
+"""Seconds that each part of a transaction may take: to write it, to offer its offsets, to commit it, to abort it."""
+
+
 class UnderWay(NamedTuple):
     """A transaction that a thread of its own brings to its end."""
 
@@ -49,6 +55,8 @@ class Committer:
         self._maker = maker
         self._open = open_
         self._see = see
+        self.due = 0.0
+        """By when what is under way has gone on, or never will: librdkafka is given ten seconds for each thing."""
         self._transactions = open_(one_by_one=False)
 
     def begin(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> UnderWay:
@@ -78,14 +86,15 @@ class Committer:
     def _end(self, entries: Sequence[Entry], upto: Upto, metadata: Any, refused: TrunklineError | None) -> None:
         """Commit what is written; when the broker has refused a record, find out which, and bury its event."""
         try:
-            if refused is not None:
-                raise refused
-            self._commit(upto, metadata)
+            with self._aborting():
+                if refused is not None:
+                    raise refused
+                self._commit(upto, metadata)
         except Refused:
             try:
                 entries = self._sift(entries, upto, metadata)
             finally:
-                self._transactions = self._open(one_by_one=False)
+                self._transactions = self._take_over(one_by_one=False)
         else:
             self._maker.accepted()
         outcomes = Counter([entry.outcome for entry in entries if entry.trail is None])
@@ -109,10 +118,11 @@ class Committer:
         sifted = [*entries]
         while True:
             # A new one each time: librdkafka stumbles over the sequence number of a record that was refused.
-            self._transactions = self._open(one_by_one=True)
+            self._transactions = self._take_over(one_by_one=True)
             try:
-                self._send(sifted)
-                self._commit(upto, metadata)
+                with self._aborting():
+                    self._send(sifted)
+                    self._commit(upto, metadata)
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
                 owners += [number for number, entry in enumerate(sifted) if entry.trail is not None]
@@ -124,29 +134,39 @@ class Committer:
             else:
                 return sifted
 
+    def _take_over(self, *, one_by_one: bool) -> Transactions:
+        self._goes_on(OPENING)
+        return self._open(one_by_one=one_by_one)
+
     def _send(self, entries: Sequence[Entry]) -> None:
-        """Open a transaction and write into it, until the broker has everything; one that fails is aborted."""
+        """Open a transaction and write into it, until the broker has everything."""
         writes = [write for entry in entries for write in entry.writes]
         writes += [entry.trail for entry in entries if entry.trail is not None]
-        transactions = self._transactions
-        transactions.begin()
-        with self._aborting():
-            self._see("begun")
-            transactions.write(writes)
-            self._see("produced", count=len(writes))
+        self._goes_on(PATIENCE)
+        self._transactions.begin()
+        self._see("begun")
+        self._transactions.write(writes)
+        self._see("produced", count=len(writes))
 
     def _commit(self, upto: Upto, metadata: Any) -> None:
-        """Make it visible together with the offsets; one that fails is aborted."""
-        with self._aborting():
-            offsets = {slot: offset for slot, (offset, _) in upto.items()}
-            self._transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
-            self._see("offered")
-            self._transactions.commit()
+        """Make it visible together with the offsets."""
+        offsets = {slot: offset for slot, (offset, _) in upto.items()}
+        self._goes_on(PATIENCE)
+        self._transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
+        self._see("offered")
+        self._goes_on(PATIENCE)
+        self._transactions.commit()
 
     @contextmanager
     def _aborting(self) -> Iterator[None]:
+        """Abort the transaction when it fails."""
         try:
             yield
         except TrunklineError:
+            self._goes_on(PATIENCE)
             self._transactions.abort()
             raise
+
+    def _goes_on(self, seconds: float) -> None:
+        """Say that something begins that may take so long."""
+        self.due = clock() + seconds

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
-from trunkline.engine.committing import Committer, UnderWay, Upto
+from trunkline.engine.committing import OPENING, Committer, UnderWay, Upto
 from trunkline.engine.held import Held
 from trunkline.engine.making import Entry, Maker, Read, Through
 from trunkline.engine.passing import AGAIN, Passage, Passing
@@ -31,8 +31,6 @@ OUTDATED = 10
 """How often in a row a transaction is tried again because the group has changed."""
 POLLED = 30.0
 """Seconds without fetching after which the group is told that we are still here."""
-OPENING = 60.0
-"""Seconds that taking a transactional id over may take."""
 COMMITTING = 60.0
 """Seconds that a transaction's end, or leaving the group, may take."""
 
@@ -309,7 +307,7 @@ class Session:
         if self._under_way is not None:
             if self._under_way.written.done():
                 self._note_end(self._under_way)
-            elif clock() - self._under_way.since > COMMITTING:
+            elif clock() > self._until(self._under_way):
                 raise Unavailable("a transaction was not committed: no answer")
         if self._under_way is None and self._gathered and self._ready:
             self._begin_transaction()
@@ -342,9 +340,14 @@ class Session:
 
     def _await_transaction(self) -> None:
         if self._under_way is not None:
-            if not settled(self._under_way.written, COMMITTING):
-                raise Unavailable("a transaction was not committed: no answer")
+            while not settled(self._under_way.written, max(0.0, self._until(self._under_way) - clock())):
+                if clock() > self._until(self._under_way):
+                    raise Unavailable("a transaction was not committed: no answer")
             self._note_end(self._under_way)
+
+    def _until(self, transaction: UnderWay) -> float:
+        """Say until when a transaction is waited for: who has asked once need not wait again for its end."""
+        return min(self._committer.due, transaction.since + COMMITTING)
 
     def _note_end(self, transaction: UnderWay) -> None:
         self._under_way = None
