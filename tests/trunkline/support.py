@@ -463,10 +463,13 @@ class Stage:
         finally:
             registry.close()
 
-    def write(self, bus: Bus, data: Iterable[NoteWrittenV1]) -> list[Written]:
-        """Put notes on the bus's topic, as the source `desk` would, each with the id that it names."""
+    def write(self, bus: Bus, data: Iterable[NoteWrittenV1], form: Format | None = None) -> list[Written]:
+        """Put notes on the bus's topic, as the source `desk` would, each with the id that it names.
+
+        Who gives the format asks no broker for the schema, which one that has just gone could not answer.
+        """
         topic = bus.topics[0]
-        form = self.encoder(bus, topic.name)
+        form = form or self.encoder(bus, topic.name)
         events = [stamped(bus, item) for item in data]
         return self.send(
             [
@@ -600,9 +603,11 @@ def load(stage: Stage, bus: Bus, boxes: int) -> Iterator[list[int]]:
     rounds = [0]
     stopping = threading.Event()
 
+    form = stage.encoder(bus, bus.topics[0].name)
+
     def write() -> None:
         while not stopping.wait(0.15):
-            stage.write(bus, [note(rounds[0], f"k{key}") for key in range(boxes)])
+            stage.write(bus, [note(rounds[0], f"k{key}") for key in range(boxes)], form)
             rounds[0] += 1
 
     thread = threading.Thread(target=write)
