@@ -28,13 +28,13 @@ def said(codec: Codec, value: Any) -> bytes | str:
         return str(refused)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(record=records)
 def test_what_fits_is_written_quickly_and_as_fastavro_does(record: dict[str, Any]) -> None:
     assert b"\0\0\0\0\7" + QUICK._quick(record) == SLOW.encode(record, 7)
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(name=st.sampled_from([*ONE, "unknown"]), value=MISFITS)
 def test_whatever_a_field_is_given_is_written_or_refused_as_fastavro_does(name: str, value: Any) -> None:
     record = {**ONE, name: value}
@@ -60,7 +60,7 @@ def test_a_field_that_is_not_there_has_its_default_or_is_refused(name: str) -> N
         {"type": {"type": "long", "logicalType": "local-timestamp-micros"}},
     ],
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(value=MISFITS | st.lists(st.none() | longs) | st.dictionaries(texts, st.lists(st.floats())))
 def test_fields_of_other_shapes_are_written_as_fastavro_does(schema: Any, value: Any) -> None:
     definition = {"type": "record", "name": "R", "fields": [{"name": "f", **schema}]}
