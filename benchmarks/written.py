@@ -31,7 +31,8 @@ class Arrivals(threading.Thread):
     def run(self) -> None:
         """Read until there is no more, or no longer."""
         while not self._stopping.is_set() and self.count < self._events:
-            for message in self._consumer.consume(1_000, 0.05):
+            first = self._consumer.poll(0.05)  # to consume many at once would wait for so many, or for that long
+            for message in () if first is None else (first, *self._consumer.consume(1_000, 0)):
                 if message.error() is None:
                     now = time.time()
                     event, _, at = identity(message.value())
