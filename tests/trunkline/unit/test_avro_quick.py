@@ -1,7 +1,12 @@
 """Values written quickly have the bytes that fastavro gives them, and what does not fit is refused in its words."""
 
 import json
+from collections import UserDict
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +25,28 @@ MISFITS = st.one_of(
     *(st.lists(longs | texts, max_size=2), st.tuples(texts), st.dictionaries(texts, longs | texts, max_size=2)),
 )
 
+EDGES: list[Any] = [
+    *(None, True, 0, -1, 63, 64, 1023, 1024, 8191, 8192, 0.5, float("nan"), float("inf"), -0.0, 1e300, 10**400),
+    *(sign * 2**bits + more for bits in (31, 53, 63, 64) for sign in (1, -1) for more in (-1, 0, 1)),
+    *("", "RED", "GREEN", "é" * 600, "\ud800", b"", b"ab", b"abc", b"\0" * 1024, bytearray(b"ab"), memoryview(b"ab")),
+    *(date(2026, 7, 1), datetime(2026, 7, 1), datetime(2026, 7, 1, 0, 0, 0, 1, UTC), datetime(1, 1, 1, tzinfo=UTC)),  # noqa: DTZ001
+    *(time(1), time(1, tzinfo=UTC), Decimal("1.5"), Decimal("1.555"), Decimal("NaN"), Decimal(10**12), UUID(int=1)),
+    *(
+        [],
+        ["x"],
+        [None],
+        ("x",),
+        {},
+        {"x": 1},
+        {"x": "y"},
+        {1: 1},
+        [{"weight": 1}],
+        {"weight": 1},
+        {"weight": 1, "x": 1},
+    ),
+    *({"weight": 2**63}, MappingProxyType({"weight": 1}), object(), UserDict(weight=1), {"-type": "Part", "weight": 1}),
+]
+
 
 def said(codec: Codec, value: Any) -> bytes | str:
     try:
@@ -34,7 +61,14 @@ def test_what_fits_is_written_quickly_and_as_fastavro_does(record: dict[str, Any
     assert b"\0\0\0\0\7" + QUICK._quick(record) == SLOW.encode(record, 7)
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.parametrize("name", [*ONE, "unknown"])
+def test_at_every_edge_a_field_is_written_or_refused_as_fastavro_does(name: str) -> None:
+    for value in EDGES:
+        record = {**ONE, name: value}
+        assert said(QUICK, record) == said(SLOW, record), value
+
+
+@settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from([*ONE, "unknown"]), value=MISFITS)
 def test_whatever_a_field_is_given_is_written_or_refused_as_fastavro_does(name: str, value: Any) -> None:
     record = {**ONE, name: value}
