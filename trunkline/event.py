@@ -130,7 +130,10 @@ def beginning(parts: tuple[str, ...]) -> bytes:
 
 def digest_after(parts: tuple[str, ...], *more: str) -> bytes:
     """Give the digest of all these parts; the first ones are joined once for all digests that begin with them."""
-    return hashlib.sha256(beginning(parts) + prefixed(more)).digest()
+    joined = beginning(parts)
+    for part in more:
+        joined += framed(part)
+    return hashlib.sha256(joined).digest()
 
 
 def name_of(digested: bytes) -> str:

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trunkline.deadletter import Kind, Origin
@@ -80,7 +80,7 @@ class Delivery:
     outcome: State | None = None
     watermark: Watermark = NOWHERE
     """Its partition's, from arrival on; another one there means that the partition has gone and come back."""
-    twins: list["Delivery"] = field(default_factory=list)
+    twins: tuple["Delivery", ...] = ()
     """Copies of the same event that came while this one was under way."""
 
     @property

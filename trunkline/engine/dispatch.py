@@ -304,9 +304,9 @@ class Dispatcher:
             # The first may wait for the very letter that this replay brings back.
             self._open[delivery.place] = delivery
             self._lanes.supplant(first, delivery)
-            delivery.twins, first.twins = [first, *first.twins], []
+            delivery.twins, first.twins = (first, *first.twins), ()
         else:
-            first.twins.append(delivery)
+            first.twins = (*first.twins, delivery)
 
     def _hold(self, delivery: Delivery) -> None:
         """Count what a delivery weighs, until it is let go."""
@@ -688,11 +688,11 @@ class Dispatcher:
         heirs = [twin for twin in delivery.twins if self._keeps(twin)]
         if heirs and heirs[0].lane == delivery.lane:
             heir, *others = heirs
-            heir.stage, heir.twins = Stage.QUEUED, others
+            heir.stage, heir.twins = Stage.QUEUED, tuple(others)
             self._open[heir.place] = heir
             self.accepted += 1
             self._lanes.replace(heir)
-            gone = [twin for twin in delivery.twins if twin not in heirs]
+            gone = tuple(twin for twin in delivery.twins if twin not in heirs)
         else:
             self._lanes.finish(delivery.lane)
             gone = delivery.twins

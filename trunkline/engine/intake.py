@@ -23,7 +23,7 @@ from trunkline.ledger.parks import parked_keys
 T = TypeVar("T")
 
 BATCH = 500
-AHEAD = 4
+AHEAD = 2
 """Batches that may wait for the loop at most."""
 FEW = 50
 PACE = 0.002

@@ -11,12 +11,11 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from cel_expr_python import cel
 from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2, wrappers_pb2
 
 from trunkline.errors import Fault
 from trunkline.flow.functions import is_record, members
-from trunkline.flow.where import REST, Where, first_line
+from trunkline.flow.where import REST, Where, first_line, library
 
 Faults = Iterator[Fault]
 Field = descriptor_pb2.FieldDescriptorProto
@@ -41,16 +40,19 @@ def condition_faults(route: Where, data: Any) -> Faults:
             yield Fault(route.where, f"{told}. Put the one without a condition last.")
             break
     try:
-        program = env(data).compile(route.condition) if is_record(data) else UNTYPED.compile(route.condition, True)
+        program = env(data).compile(route.condition) if is_record(data) else untyped().compile(route.condition, True)
     except RuntimeError as error:
         yield Fault(route.where, f'the condition "{route.condition}" is wrong: {plainly(error)}')
         return
-    if is_record(data) and program.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
+    if is_record(data) and program.return_type() not in (library().Type.BOOL, library().Type.DYN):
         kind = program.return_type().name().lower()
         yield Fault(route.where, f'the condition "{route.condition}" is no yes or no but of type {kind}. Compare it.')
 
 
-UNTYPED = cel.NewEnv()
+@functools.cache
+def untyped() -> Any:
+    """Give what conditions on data of an unknown type are compiled in."""
+    return library().NewEnv()
 
 
 def plainly(error: Exception) -> str:
@@ -65,7 +67,7 @@ def plainly(error: Exception) -> str:
 
 
 @functools.cache
-def env(data: type) -> cel.Env:
+def env(data: type) -> Any:
     """Give what conditions on data of a type are compiled in."""
     pool = descriptor_pool.DescriptorPool()
     for known in (wrappers_pb2, struct_pb2):
@@ -75,6 +77,7 @@ def env(data: type) -> cel.Env:
     messages: dict[type, str] = {}
     add(file, messages, data)
     pool.AddSerializedFile(file.SerializeToString())
+    cel = library()
     config = cel.NewEnvConfigFromYaml(f"context_variable:\n  type_name: {PACKAGE}.{messages[data]}\n")
     return cel.NewEnv(descriptor_pool=pool, config=config)
 

@@ -13,8 +13,6 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from cel_expr_python import cel
-
 from trunkline.errors import Permanent
 from trunkline.event import Event
 from trunkline.flow.declare import Declared, Route, Topic
@@ -64,7 +62,9 @@ class Where(Declared):
             raise Permanent(f"the condition {self.condition} cannot be decided: {first_line(error)}") from None
         value = found.value()
         if not isinstance(value, bool):
-            why = first_line(value) if found.type() == cel.Type.ERROR else f"it is no yes or no but {found.type()}"
+            why = (
+                first_line(value) if found.type() == library().Type.ERROR else f"it is no yes or no but {found.type()}"
+            )
             raise Permanent(f"the condition {self.condition} cannot be decided: {why}")
         return value
 
@@ -108,13 +108,21 @@ def words(condition: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(1024)
-def program(condition: str, names: tuple[str, ...]) -> cel.Expression:
+def program(condition: str, names: tuple[str, ...]) -> Any:
     """Compile a condition on these fields.
 
     Raises:
         RuntimeError: it is no CEL, or asks for something else.
     """
+    cel = library()
     return cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN)).compile(condition)
+
+
+def library() -> Any:
+    """Give CEL's library."""
+    from cel_expr_python import cel  # noqa: PLC0415 - 5 MiB that a bus without conditions does not spend
+
+    return cel
 
 
 def simple(value: Any) -> Any:

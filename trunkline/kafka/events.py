@@ -234,7 +234,7 @@ class Member:
                 "isolation.level": "read_committed",
                 "session.timeout.ms": SESSION_SECONDS * 1000,
                 "partition.assignment.strategy": "cooperative-sticky",
-                "queued.max.messages.kbytes": 4096,
+                "queued.max.messages.kbytes": 1024,  # of small records it takes several times that
                 "fetch.wait.max.ms": 100,
                 "fetch.message.max.bytes": 262_144,
                 "fetch.max.bytes": 2_097_152,

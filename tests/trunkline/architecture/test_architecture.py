@@ -58,7 +58,7 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
 
 
 def test_a_worker_loads_nothing_that_only_some_need() -> None:
-    only_some = {"jsonschema", "openapi_schema_validator", "psycopg", "faust", "rocksdict"}
+    only_some = {"cel_expr_python", "jsonschema", "openapi_schema_validator", "psycopg", "faust", "rocksdict"}
     assert loaded_by("import trunkline.cli.worker") & {"confluent_kafka", *only_some} == {"confluent_kafka"}
 
 
