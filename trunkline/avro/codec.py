@@ -3,7 +3,6 @@
 import io
 import struct
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import fastavro
@@ -13,8 +12,7 @@ from fastavro.schema import SchemaParseException
 from trunkline.avro.defaults import with_defaults
 from trunkline.avro.files import canonical, fingerprint
 from trunkline.avro.limits import definition_of, refuse_hostile
-from trunkline.avro.logical import NAMED, exact
-from trunkline.avro.quick import NOT_TAKEN, takes_nothing, writer_of
+from trunkline.avro.logical import exact
 from trunkline.errors import Permanent, Poison, UnknownSchema, UsageError
 
 MAGIC = 0
@@ -44,7 +42,6 @@ class Codec:
             self.reads = with_defaults(self.schema)
             """The schema as fastavro is to read with it."""
             self._writes = exact(self.reads)
-            self._quick = writer_of(self._writes, self._writes.get(NAMED, {})) or takes_nothing
         except UsageError:
             raise
         except (SchemaParseException, RecursionError, ArithmeticError, ValueError, KeyError, TypeError,
@@ -57,16 +54,8 @@ class Codec:
         Raises:
             Permanent: the value has a field the schema has not, lacks one without a default, or one of a wrong type.
         """
-        head = head_of(schema_id)
-        try:
-            return head + self._quick(value)
-        except NOT_TAKEN:
-            return self._judged(value, head)
-
-    def _judged(self, value: Mapping[str, Any], head: bytes) -> bytes:
-        """Have fastavro write a value, or say what is wrong with it."""
         out = io.BytesIO()
-        out.write(head)
+        out.write(head_of(schema_id))
         try:
             fastavro.schemaless_writer(out, self._writes, value, strict_allow_default=True)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
@@ -94,7 +83,6 @@ class Codec:
         return value
 
 
-@lru_cache(maxsize=1024)
 def head_of(schema_id: int) -> bytes:
     """Give what a value of this schema begins with."""
     return PACK(MAGIC, schema_id)

@@ -18,7 +18,7 @@ from uuid import UUID
 from fastavro.read import LOGICAL_READERS
 from fastavro.write import LOGICAL_WRITERS
 
-__all__ = ["LOGICAL_READERS", "LOGICAL_WRITERS", "LONGEST", "exact"]
+__all__ = ["LOGICAL_READERS", "LONGEST", "exact"]
 
 Schema = Mapping[str, Any]
 Reader = Callable[[Any, Any, Any], Any]
