@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
+from trunkline.engine.cadence import Cadence
 from trunkline.engine.committing import OPENING, Committer, UnderWay, Upto
 from trunkline.engine.held import Held
 from trunkline.engine.making import Entry, Maker, Read, Through
@@ -27,8 +28,6 @@ SHORT = 0.002
 """Seconds after which more records are looked for while some are gathered and a transaction is under way."""
 RELEASE = 0.05
 """Seconds between two times that what waits for a row is tried again."""
-OUTDATED = 10
-"""How often in a row a transaction is tried again because the group has changed."""
 POLLED = 30.0
 """Seconds without fetching after which the group is told that we are still here."""
 COMMITTING = 60.0
@@ -104,9 +103,7 @@ class Session:
         self._gathered: list[Entry] = []
         self._bytes = 0
         self._under_way: UnderWay | None = None
-        self._outdated = 0
-        """How often in a row the group had changed before a transaction could end."""
-        self._retry = 0.0
+        self._cadence = Cadence()
         self._failure: Exception | None = None
         self._finished: dict[Slot, int] = {}
         self._held: dict[Slot, Record] = {}
@@ -303,21 +300,17 @@ class Session:
     # What goes out.
 
     def _look_after_transaction(self) -> None:
-        """Note the end of the transaction under way, and begin the next when there is no more to gather."""
+        """Note the end of the transaction under way, and begin the next when it is due."""
         if self._under_way is not None:
             if self._under_way.written.done():
                 self._note_end(self._under_way)
             elif clock() > self._until(self._under_way):
                 raise Unavailable("a transaction was not committed: no answer")
-        if self._under_way is None and self._gathered and self._ready:
-            self._begin_transaction()
-
-    @property
-    def _ready(self) -> bool:
-        """Whether nothing more can be gathered without waiting."""
-        now = clock()
-        waiting = not self._more or self._passing is not None or self._again > now
-        return (waiting or self._full) and self._retry <= now
+        if self._under_way is None and self._gathered:
+            now = clock()
+            more = self._more and self._passing is None and self._again <= now
+            if self._cadence.is_due(now, full=self._full, more=more):
+                self._begin_transaction()
 
     def _begin_transaction(self) -> None:
         entries, self._gathered, self._bytes = self._gathered, [], 0
@@ -355,13 +348,11 @@ class Session:
             transaction.written.result()
             self._finished.update((slot, offset) for slot, (offset, _) in transaction.upto.items())
         except Outdated as error:
-            self._outdated += 1
-            if self._outdated > OUTDATED:
+            if not self._cadence.outdated(clock()):
                 raise Unavailable(str(error)) from None
             self._gathered = [*transaction.entries, *self._gathered]
-            self._retry = clock() + SHORT * 2**self._outdated
         else:
-            self._outdated = 0
+            self._cadence.ended(clock())
         self._held = self._first()
 
     def _first(self) -> dict[Slot, Record]:
