@@ -69,7 +69,8 @@ class Transactions:
                 "message.timeout.ms": TRANSACTION_SECONDS * 1000,
                 "socket.timeout.ms": TRANSACTION_SECONDS * 1000,
                 "linger.ms": 100,  # never so long: what is written is flushed at once, and until then gathers
-                # Back-to-back transactions wait for the last one's markers; the default back-off makes that 100 ms.
+                # Back-to-back transactions wait for the last one's marks; the default back-off makes that 100 ms.
+                # What adds a partition is tried again after 20 ms, whatever stands here: `engine.cadence` avoids that.
                 "retry.backoff.ms": 5,
                 "retry.backoff.max.ms": 20,
                 # A refusal is of all that the broker was sent together.
