@@ -674,7 +674,7 @@ class Dispatcher:
         self._lanes.finish(delivery.lane)
         self._let_go(delivery)
         self.ended += 1
-        row = Row(state, delivery.payload, delivery.attempts, run=delivery.run if delivery.live else "")
+        row = Row(state, delivery.payload, delivery.attempts, runs=delivery.run if delivery.live else "")
         self._settled[delivery.place] = (self._looked_up, row)
         delivery.watermark.finish(delivery.record.offset)
         self._admit_all(delivery.twins, row)

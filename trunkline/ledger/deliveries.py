@@ -53,7 +53,8 @@ class Row:
 
     `payload` is the first one. `owner` and `deadline` (epoch seconds): whose call an INTENT is, and when it is over; of
     AMBIGUOUS, `owner` is whose call was given up.
-    `run` is the replay that ended so, if one did.
+    `runs` are the replays that have called it, however that ended, or by which it ended: with a space between, the
+    last at the end. Several may be under way at once, and each calls it once.
     """
 
     state: State
@@ -61,7 +62,7 @@ class Row:
     attempts: int
     owner: str = ""
     deadline: float = 0.0
-    run: str = ""
+    runs: str = ""
 
 
 class Outcome(NamedTuple):
@@ -139,8 +140,7 @@ def may_reopen(row: Row, run: str) -> bool:
 
     What it has itself brought to an end, or begun in a call whose end nobody knows, it does not call twice.
     """
-    ended_by = (row.run, run_of(row.owner))
-    return bool(run) and row.state in REOPENED and (row.state is State.PARKED or run not in ended_by)
+    return bool(run) and row.state in REOPENED and (row.state is State.PARKED or run not in row.runs.split())
 
 
 def owner_of(process: str, number: int, run: str) -> str:
@@ -159,6 +159,14 @@ REOPENED = frozenset({State.DEAD, State.AMBIGUOUS, State.PARKED})
 FINAL = frozenset({State.DONE, State.SUPERSEDED, State.DISCARDED})
 """What no replay opens again."""
 
+RUNS = """CASE
+        WHEN deliveries.run IS NULL OR length(deliveries.run) > 400 THEN excluded.run
+        WHEN replace(' ' || deliveries.run || ' ', ' ' || excluded.run || ' ', '') <> ' ' || deliveries.run || ' '
+            THEN deliveries.run
+        ELSE deliveries.run || ' ' || excluded.run
+    END"""
+"""The runs of a row and one more, once: of more than a dozen the last, for those of long ago are over."""
+
 KINDS = "integer bytea integer integer bytea integer bigint bytea integer bigint text float8 text"
 """Of the columns that are written."""
 
@@ -169,7 +177,8 @@ INSERT INTO :deliveries AS deliveries
     (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
 SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET
-    state = excluded.state, at = excluded.at, deadline = NULL, before = NULL, run = excluded.run,
+    state = excluded.state, at = excluded.at, deadline = NULL, before = NULL,
+    run = CASE WHEN excluded.run IS NULL THEN deliveries.run ELSE :runs END,
     -- Whose call was given up stays, so that what it says later is known to come too late.
     owner = CASE WHEN deliveries.owner <> coalesce(excluded.owner, '') THEN deliveries.owner END,
     -- The same outcome written again, because the answer to the first commit was lost, counts once.
@@ -183,7 +192,7 @@ WHERE deliveries.state <> 1 AND (
     ))
 )
 RETURNING state, sink, day
-"""
+""".replace(":runs", RUNS)
 
 
 class Recorded(NamedTuple):

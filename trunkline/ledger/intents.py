@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import KINDS, Place, Row, State, look_up, may_reopen, open_days
+from trunkline.ledger.deliveries import KINDS, RUNS, Place, Row, State, look_up, may_reopen, open_days, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def announce(db: Connection, intents: Sequence[Intent], *, reopens: bool) -> Non
     rows = [
         (
             *(one.place.day, one.place.id, one.sink, State.INTENT, one.key, one.partition, one.offset, one.payload, 0),
-            *(int(one.now * 1000), one.owner, one.deadline, None),
+            *(int(one.now * 1000), one.owner, one.deadline, one.run or None),
         )
         for one in intents
     ]
@@ -166,13 +166,14 @@ def announce(db: Connection, intents: Sequence[Intent], *, reopens: bool) -> Non
 
 def withdraw(db: Connection, place: Place, owner: str) -> None:
     """Take an INTENT back, because the call was not made: what the ledger knew before is true again."""
-    db.join(RESTORE, "integer bytea text", [(place.day, place.id, owner)])
+    db.join(RESTORE, "integer bytea text text", [(place.day, place.id, owner, run_of(owner))])
     db.join(REMOVE, "integer bytea text", [(place.day, place.id, owner)])
 
 
 RESTORE = """
-WITH given (day, id, owner) AS (:rows)
-UPDATE :deliveries SET state = before, owner = NULL, deadline = NULL, before = NULL
+WITH given (day, id, owner, run) AS (:rows)
+UPDATE :deliveries SET state = before, owner = NULL, deadline = NULL, before = NULL,
+    run = nullif(trim(replace(' ' || run || ' ', ' ' || (SELECT run FROM given) || ' ', ' ')), '')
 WHERE (day, id) IN (SELECT day, id FROM given) AND owner IN (SELECT owner FROM given)
     AND state = 3 AND before IS NOT NULL
 """
@@ -202,6 +203,7 @@ INSERT INTO :deliveries AS deliveries
 SELECT * FROM given WHERE true
 ON CONFLICT (day, id) DO UPDATE SET
     state = 3, at = excluded.at, owner = excluded.owner, deadline = excluded.deadline,
-    before = CASE WHEN deliveries.state = 3 THEN deliveries.before ELSE deliveries.state END
+    before = CASE WHEN deliveries.state = 3 THEN deliveries.before ELSE deliveries.state END,
+    run = CASE WHEN deliveries.state = 3 THEN deliveries.run ELSE :runs END
 WHERE (deliveries.state = 3 AND deliveries.owner = excluded.owner) OR deliveries.state IN (2, 4, 5)
-"""
+""".replace(":runs", RUNS)

@@ -152,14 +152,15 @@ def test_what_a_replay_brought_counts(db: Connection, first: State, owner: str) 
 def test_a_call_that_was_not_made_is_taken_back(db: Connection, first: State | None) -> None:
     if first is not None:
         record(db, ended("a", first, attempts=2))
-    assert intend(db, call("a", run="r")) is GO
-    assert intend(db, call("a", run="r")) is GO
+    ours = owner_of("a", 1, "r")
+    assert intend(db, call("a", ours, run="r")) is GO
+    assert intend(db, call("a", ours, run="r")) is GO
     assert state_of(db, "a") is State.INTENT
     with db.transaction():
-        withdraw(db, place("a"), "another")
+        withdraw(db, place("a"), owner_of("another", 1, "r"))
     assert state_of(db, "a") is State.INTENT
     with db.transaction():
-        withdraw(db, place("a"), "a:1")
+        withdraw(db, place("a"), ours)
     assert state_of(db, "a") is first
     if first is not None:
         assert deliveries.look_up(db, [place("a")])[place("a")] == Row(first, PAYLOAD, 2)
@@ -185,6 +186,42 @@ def test_a_replay_does_not_call_again_what_it_called_and_nobody_knows_how_it_end
     record(db, ended("a", State.AMBIGUOUS, owner="next:1:", at=NOW + timedelta(seconds=22)))
     assert intend(db, call("a", owner_of("next", 2, "r"), run="r", **over)) == Finished(State.AMBIGUOUS)
     assert intend(db, call("a", owner_of("next", 3, "s"), run="s", **over)) is GO, "another replay is another matter"
+
+
+@pytest.mark.parametrize("then", ["withdraws", "ends", "is lost too"])
+def test_another_replay_does_not_let_the_first_call_again(db: Connection, then: str) -> None:
+    """Two runs at once, and a crash: the first one's call was given up, the second one comes between (D4, R2)."""
+    later = NOW + timedelta(seconds=22)
+    over: dict[str, Any] = {"now": SECONDS + 22, "deadline": SECONDS + 44}
+    record(db, ended("a", State.AMBIGUOUS))
+    assert intend(db, call("a", owner_of("old", 1, "first"), run="first")) is GO
+    record(db, ended("a", State.AMBIGUOUS, owner="next:1:", at=later))
+    second = owner_of("next", 2, "second")
+    assert intend(db, call("a", second, run="second", **over)) is GO
+    if then == "withdraws":
+        with db.transaction():
+            withdraw(db, place("a"), second)
+        assert intend(db, call("a", owner_of("next", 3, "second"), run="second", **over)) is GO, "it has not called"
+        with db.transaction():
+            withdraw(db, place("a"), owner_of("next", 3, "second"))
+    elif then == "ends":
+        record(db, ended("a", State.DEAD, owner=second, run="second", at=later))
+    else:
+        record(db, ended("a", State.AMBIGUOUS, owner="last:1:", at=later + timedelta(seconds=22)))
+    assert intend(db, call("a", owner_of("last", 2, "first"), run="first", **over)) == Finished(
+        State.DEAD if then == "ends" else State.AMBIGUOUS
+    )
+    assert isinstance(intend(db, call("a", owner_of("last", 3, "third"), run="third", **over)), type(GO))
+
+
+def test_a_row_remembers_no_more_replays_than_may_be_under_way(db: Connection) -> None:
+    runs = [f"20261129T0000{number:02}Z-abcdef" for number in range(60)]
+    for number, run in enumerate(runs):
+        record(db, ended("a", State.DEAD, run=run, at=NOW + timedelta(minutes=number)))
+        record(db, ended("a", State.DEAD, run=run, at=NOW + timedelta(minutes=number)))
+    kept = deliveries.look_up(db, [place("a")])[place("a")].runs.split()
+    assert kept == runs[-len(kept) :]
+    assert 1 <= len(kept) <= 20
 
 
 def test_a_replay_does_not_bring_an_older_state_back(db: Connection) -> None:

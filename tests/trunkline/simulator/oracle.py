@@ -69,6 +69,8 @@ class Known:
     """Runs that have brought it to an end."""
     unsure: bool = False
     """A call of it may still have its effect although nobody waits for it."""
+    unknown_to: set[str] = field(default_factory=set)
+    """Runs of which a call of it ended so that nobody knows how."""
 
 
 @dataclass(slots=True)
@@ -254,6 +256,8 @@ class Oracle:
             raise Broken(f"letter-called: {name}, which is {one.row}")
         if call.run and not call.live:
             raise Broken(f"stale-replay: {name}, a run that was over")
+        if not self.keyed and call.run and call.run in one.unknown_to:
+            raise Broken(f"unknown-called-again: {name}, and how that one's last call ended nobody knows")
         if not self.keyed and one.row is not State.INTENT:
             raise Broken(f"unannounced: {name}, and its row is {one.row}")
 
@@ -309,6 +313,7 @@ class Oracle:
             self.not_before[call.delivery] = self.now + wait
         if not known:
             self.events[call.event].unsure = True
+            self.events[call.event].unknown_to.add(call.run)
 
     # Letters, orders and the ledger.
 

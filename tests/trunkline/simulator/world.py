@@ -142,7 +142,8 @@ class Ledger:
         if not self.keyed:
             if row is None or row.state is not State.INTENT:
                 self.before[number] = row
-            self.rows[number] = Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline)
+            runs = with_run("" if row is None else row.runs, intent.run)
+            self.rows[number] = Row(State.INTENT, intent.payload, 0, intent.owner, intent.deadline, runs)
             self.oracle.intended(number, intent.owner)
         return GO
 
@@ -214,7 +215,8 @@ class Ledger:
             self.before.pop(number, None)
             payload = one.payload if row is None else row.payload
             overruled = "" if row is None or ours else row.owner
-            self.rows[number] = Row(one.state, payload, one.attempts, overruled, run=one.run)
+            runs = with_run("" if row is None else row.runs, one.run)
+            self.rows[number] = Row(one.state, payload, one.attempts, overruled, runs=runs)
             self.oracle.recorded(one.worker, number, one.state, one.run, one.owner)
         one.written = True
         if key is not None and one.state is State.DONE:
@@ -223,7 +225,12 @@ class Ledger:
 
 def called_by(row: Row, run: str) -> bool:
     """Say whether a replay has called an event, and ended so or not told how."""
-    return run in (row.run, row.owner.split(":")[-1])
+    return run in row.runs.split()
+
+
+def with_run(runs: str, run: str) -> str:
+    """Give the replays that have called an event, and one more."""
+    return " ".join(dict.fromkeys([*runs.split(), *run.split()]))
 
 
 def answers(*, keyed: bool, latest: bool) -> dict[int, Verdict]:
