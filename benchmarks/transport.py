@@ -141,16 +141,17 @@ class Nowhere(SpanExporter):
 async def traced(place: Place) -> AsyncIterator[Call]:
     """Call so, with a span made of every call."""
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    tracer = provider.get_tracer("bench")
+    processor = BatchSpanProcessor(Nowhere())
+    provider.add_span_processor(processor)
+    recorder = spans.recorder_of(provider, processor)
     async with direct(place) as plain:
 
         async def call() -> int:
-            spans.Exporting.tracer = tracer
+            spans.Exporting.recorder = recorder
             try:
                 return await plain()
             finally:
-                spans.Exporting.tracer = None
+                spans.Exporting.recorder = None
 
         yield call
     provider.shutdown()

@@ -56,13 +56,15 @@ class Limiter:
 
     def room(self, now: float) -> int:
         """Say how many calls may begin now."""
-        self._fill(now)
+        if now != self._at:
+            self._fill(now)
         held = self._held + ALMOST
-        return math.floor(held) if held >= 1 else 0
+        return int(held) if held >= 1 else 0
 
     def take(self, now: float) -> None:
         """Make a call."""
-        self._fill(now)
+        if now != self._at:
+            self._fill(now)
         self._held -= 1
 
     def wait(self, now: float) -> float:
@@ -71,9 +73,8 @@ class Limiter:
         return max(0.0, (1 - self._held) / self.rate) if self.rate > 0 else math.inf
 
     def _fill(self, now: float) -> None:
-        if now != self._at:
-            self._held = min(self._most, self._held + (now - self._at) * self.rate)
-            self._at = now
+        self._held = min(self._most, self._held + (now - self._at) * self.rate)
+        self._at = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,12 @@ class Throttle:
             if (wish := wished(headers, wall())) is not None:
                 self.stop(now, wish, f"it answered {status} with Retry-After")
         elif status < 400 and began >= self.until:
+            self._stop = 0.0
+
+    def succeeded(self, began: float) -> None:
+        """Take the end of a call that succeeded, and whose answer says nothing of a limit."""
+        self._flying -= 1
+        if began >= self.until:
             self._stop = 0.0
 
     def stop(self, now: float, seconds: float, why: str) -> None:

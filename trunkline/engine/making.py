@@ -109,7 +109,7 @@ class Maker:
             Unavailable: its schema is unknown here and cannot be asked for.
         """
         event = from_headers(record.headers, record.key, self._form.decode(record.value))
-        if spans.Exporting.tracer is None:
+        if spans.Exporting.recorder is None:
             return Read(event, None)
         return Read(*spans.carried("process", self._name, event, {"trunkline.event": event.id}))
 

@@ -5,17 +5,19 @@
 
 Each is below the one before: its place travels as `traceparent` (W3C Trace Context, level 1) in the header of the
 request, of every record, and of the call. Spans are made and exported (OTLP over HTTP) only where
-OTEL_EXPORTER_OTLP_ENDPOINT is set; the other OTEL_ variables mean what OpenTelemetry says. Without it what came is
+OTEL_EXPORTER_OTLP_ENDPOINT is set; the other OTEL_ variables mean what OpenTelemetry says, but for its limits: a span
+here has five attributes at most, each of a few words. Without it what came is
 passed on as it came. Of a trace that its beginner does not sample there are no spans here either.
 """
 
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -36,49 +38,92 @@ KINDS: Mapping[What, SpanKind] = {
 }
 FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 """Of a traceparent; nothing else may become a header of a record or a call."""
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+UNSET, FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 LEAVING = 2.0
 """Seconds that the last spans may take to be exported when a process ends."""
+
+
+class Span:
+    """One thing that is being done; it is exported once it has ended, unless the sampler wants none of its trace."""
+
+    __slots__ = ("_about", "_attributes", "_began", "_recorder", "traceparent")
+
+    def __init__(self, recorder: "Recorder", about: "About | None", number: int, attributes: Attributes) -> None:
+        self._recorder = recorder
+        self._about = about
+        self._attributes = attributes
+        self._began = time.time_ns()
+        here = recorder.ids.generate_span_id() if about is None else about.here.span_id
+        self.traceparent = f"00-{number:032x}-{here:016x}-{'00' if about is None else '01'}"
+
+    def end(self, error: str = "", attributes: Attributes | None = None) -> None:
+        """Say that it is done, and in one word why it failed if it did."""
+        if self._about is None:
+            return
+        found = {**self._attributes, **(attributes or {})}
+        status = UNSET
+        if error:
+            found["error.type"] = error
+            status = FAILED
+        self._recorder.give(self._about, found, status, self._began)
+
+
+class About(NamedTuple):
+    """What is known of a span when it begins."""
+
+    name: str
+    kind: SpanKind
+    here: SpanContext
+    above: SpanContext | None
+    links: Sequence[Link]
+
+
+class Recorder:
+    """Makes the spans of a process, as its provider decides.
+
+    What is exported is made when a span has ended: a span of the library's own, which may change until then and is
+    locked for it, takes longer than all the rest of a call.
+    """
+
+    def __init__(self, provider: Any, give: Callable[[About, Attributes, Status, int], None]) -> None:
+        """Ask the `provider` for numbers and decisions; `give` takes what has ended, and when it began (Unix, ns)."""
+        self.ids = provider.id_generator
+        self.give = give
+        self._sampler = provider.sampler
+
+    def begin(
+        self, name: str, kind: SpanKind, above: SpanContext | None, links: Sequence[Link], attributes: Attributes
+    ) -> Span:
+        """Begin a span."""
+        if above is None:
+            number, context = self.ids.generate_trace_id(), Context()
+        else:
+            number, context = above.trace_id, trace.set_span_in_context(NonRecordingSpan(above), Context())
+        if not self._sampler.should_sample(context, number, name, kind, attributes, links).decision.is_sampled():
+            return Span(self, None, number, attributes)
+        here = SpanContext(number, self.ids.generate_span_id(), is_remote=False, trace_flags=SAMPLED)
+        return Span(self, About(name, kind, here, above, links), number, attributes)
 
 
 class Exporting:
     """Whether this process makes spans: as the library has it, one provider for a process."""
 
-    tracer: trace.Tracer | None = None
-
-
-class Span:
-    """One thing that is being done; it is exported once it has ended."""
-
-    __slots__ = ("_span", "traceparent")
-
-    def __init__(self, span: trace.Span) -> None:
-        self._span = span
-        here = span.get_span_context()
-        self.traceparent = f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
-
-    def end(self, error: str = "", attributes: Attributes | None = None) -> None:
-        """Say that it is done, and in one word why it failed if it did."""
-        self._span.set_attributes({} if attributes is None else attributes)
-        if error:
-            self._span.set_attribute("error.type", error)
-            self._span.set_status(Status(StatusCode.ERROR))
-        self._span.end()
+    recorder: Recorder | None = None
 
 
 def begin(
     what: What, about: str, parent: str | None, attributes: Attributes, old: Iterable[str | None] = ()
 ) -> Span | None:
     """Begin a span below a traceparent, or a new trace with links to old ones; None when none is to be made."""
-    if (tracer := Exporting.tracer) is None:
+    if (recorder := Exporting.recorder) is None:
         return None
-    links = [Link(where) for one in old if (where := place_of(one)) is not None]
+    links = [Link(where, {}) for one in old if (where := place_of(one)) is not None]
     above = place_of(parent)
     known = [link.context for link in links] if above is None else [above]
     if known and not any(where.trace_flags.sampled for where in known):
         return None
-    context = Context() if above is None else trace.set_span_in_context(NonRecordingSpan(above), Context())
-    span = tracer.start_span(f"{what} {about}", context, KINDS[what], attributes, links)
-    return Span(span)
+    return recorder.begin(f"{what} {about}", KINDS[what], above, links, attributes)
 
 
 def receiving(source: str, traceparent: str | None) -> Span | None:
@@ -103,7 +148,7 @@ def calling(sink: str, flow: str, target: str, events: Sequence[Event[Any]], *, 
     A call for several events, and one that a replay makes, begins a trace of its own with links to those of the events.
     """
     single = events[0].traceparent if len(events) == 1 else None
-    if Exporting.tracer is not None:
+    if Exporting.recorder is not None:
         about: Attributes = {"trunkline.flow": flow, "trunkline.target": target, "trunkline.events": len(events)}
         links = [event.traceparent for event in events] if replayed or len(events) > 1 else []
         span = begin("deliver", sink, None if links else single, about, links)
@@ -150,13 +195,41 @@ def exporting(bus: str, environment: Mapping[str, str] = os.environ) -> Iterator
 
     named = {"service.name": environment.get("OTEL_SERVICE_NAME", "trunkline"), "service.namespace": bus}
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    Exporting.tracer = provider.get_tracer("trunkline")
+    processor = BatchSpanProcessor(OTLPSpanExporter())
+    provider.add_span_processor(processor)
+    Exporting.recorder = recorder_of(provider, processor)
     try:
         yield
     finally:
-        Exporting.tracer = None
+        Exporting.recorder = None
         # A collector that does not answer must not hold up the end of the process.
         leaving = threading.Thread(target=provider.shutdown, name="spans", daemon=True)
         leaving.start()
         leaving.join(LEAVING)
+
+
+def recorder_of(provider: Any, processor: Any) -> Recorder:
+    """Make spans as a provider of OpenTelemetry's decides, and give those that have ended to a processor of its."""
+    from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 - as above
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
+
+    resource, scope = provider.resource, InstrumentationScope("trunkline")
+
+    def give(about: About, attributes: Attributes, status: Status, began: int) -> None:
+        processor.on_end(
+            ReadableSpan(
+                name=about.name,
+                context=about.here,
+                parent=about.above,
+                resource=resource,
+                attributes=attributes,
+                links=about.links,
+                kind=about.kind,
+                status=status,
+                start_time=began,
+                end_time=time.time_ns(),
+                instrumentation_scope=scope,
+            )
+        )
+
+    return Recorder(provider, give)

@@ -18,8 +18,8 @@ from typing import Any, Self
 import httpx
 
 from trunkline.adapters import Idempotency, Request, Response
-from trunkline.engine.breaker import CLOSED, OPEN, Circuit
-from trunkline.engine.limits import Limiter, Throttle
+from trunkline.engine.breaker import ANY, CLOSED, OPEN, Circuit
+from trunkline.engine.limits import SAYING, Limiter, Throttle
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.flow.declare import Bus, Deliver, Process, Target, targets_called
 from trunkline.http import transport
@@ -57,6 +57,8 @@ class Access:
         self.throttle = Throttle()
         self.circuit = None if target.breaker is None else Circuit(target.breaker)
         self.paused = False
+        self.calm = True
+        """Whether nothing is known against the target and nobody waits to hear so: most calls begin and end then."""
         self.gates: list[Gate] = []
         self._stood = 0.0
         self._seen = 0.0
@@ -66,6 +68,10 @@ class Access:
     def closed(self) -> bool:
         """Whether nothing is known against the target."""
         return self.circuit is None or self.circuit.state is CLOSED
+
+    def is_plain(self, now: float) -> bool:
+        """Say whether nothing is known against the target, nor how much of it there is."""
+        return self.closed and not self.paused and now >= self.throttle.until and not self.throttle.limited
 
     def is_down(self, since: float) -> bool:
         """Say whether failures may be the target's and no event's, so that no event loses patience by them.
@@ -87,6 +93,8 @@ class Access:
 
     def room(self, now: float) -> int:
         """Say how many calls may begin now, of all flows."""
+        if self.calm:
+            return ANY
         if self.paused:
             return 0
         room = self.throttle.room(now)
@@ -116,23 +124,33 @@ class Access:
         self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: Callable[[], datetime]
     ) -> None:
         """Take the end of a call: what became of it, and the answer if there was one; `wall` gives the time of day."""
+        throttle, circuit = self.throttle, self.circuit
+        if self.calm and response is not None and response.status < 400 and SAYING.isdisjoint(response.headers):
+            throttle.succeeded(call.at)
+            if circuit is not None:
+                circuit.ended(call.epoch, now, failed=False)
+                self._well = now - self._stood
+            return
         stood = self.stood(now)
         status, headers = (None, NOTHING) if response is None else (response.status, response.headers)
-        self.throttle.ended(call.at, status, headers, now, wall)
-        if self.circuit is not None:
+        throttle.ended(call.at, status, headers, now, wall)
+        if circuit is not None:
             failed = is_failure(verdict, status)
-            self.circuit.ended(call.epoch, now, failed=failed)
+            circuit.ended(call.epoch, now, failed=failed)
             if failed is False:
                 self._well = now - stood
+        self.calm = self.calm and self.is_plain(now)
 
     def stop(self, now: float, seconds: float, why: str) -> None:
         """Let nothing begin for so long."""
         self.stood(now)
+        self.calm = False
         self.throttle.stop(now, seconds, why)
 
     def pause(self, now: float, *, paused: bool) -> None:
         """Obey an order to stand still, or its end."""
         self.stood(now)
+        self.calm = False
         self.paused = paused
 
     def go_on(self, now: float) -> None:
@@ -322,10 +340,12 @@ class Targets:
         """Take the end of a call that was begun, and wake who waits for it."""
         access, now = gate.access, events.clock()
         access.ended(call, verdict, response, now, utc)
-        throttle, circuit = access.throttle, access.circuit
-        closed = circuit is None or circuit.state is CLOSED
-        if not closed or now < throttle.until or throttle.limited or access.name in self._told:
+        if access.calm:
+            return
+        if access.name in self._told or not access.is_plain(now):
             self._changed(access, now)
+        else:
+            access.calm = True
 
     def unmade(self, gate: Gate, call: Begun) -> None:
         """Take a call back that was begun and not made."""
