@@ -193,11 +193,13 @@ class Idempotency:
         """Give as much of a key as the target takes."""
         return key[: self.longest]
 
+    def written(self, key: str) -> str:
+        """Give a key as the header has it."""
+        return f'"{key[: self.longest]}"' if self.quoted else key[: self.longest]
+
     def headers(self, key: str) -> dict[str, str]:
         """Give the headers that carry a key."""
-        if self.header is None:
-            return {}
-        return {self.header: f'"{self.cut(key)}"' if self.quoted else self.cut(key)}
+        return {} if self.header is None else {self.header: self.written(key)}
 
 
 @dataclass(frozen=True)  # with slots, Python 3.11 cannot call Item[X](…)

@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -41,12 +40,8 @@ ANNOUNCED = 8
 """Things that a target announces of its API, at most: a text that differs with every answer is not told each time."""
 
 
-@dataclass(slots=True)
-class Begun:
-    """One request that is being made."""
-
-    at: float
-    epoch: int
+Begun = tuple[float, int]
+"""One request that is being made: when it began, and in which state of its target's breaker."""
 
 
 class Access:
@@ -112,13 +107,13 @@ class Access:
     def begin(self, now: float) -> Begun:
         """Make a call."""
         self.throttle.begin(now)
-        return Begun(now, 0 if self.circuit is None else self.circuit.begin(now))
+        return now, 0 if self.circuit is None else self.circuit.begin(now)
 
     def unmade(self, call: Begun, now: float) -> None:
         """Take a call back that was not made."""
         self.throttle.unmade()
         if self.circuit is not None:
-            self.circuit.ended(call.epoch, now, failed=None)
+            self.circuit.ended(call[1], now, failed=None)
 
     def ended(
         self, call: Begun, verdict: Verdict, response: Response | None, now: float, wall: Callable[[], datetime]
@@ -126,17 +121,17 @@ class Access:
         """Take the end of a call: what became of it, and the answer if there was one; `wall` gives the time of day."""
         throttle, circuit = self.throttle, self.circuit
         if self.calm and response is not None and response.status < 400 and SAYING.isdisjoint(response.headers):
-            throttle.succeeded(call.at)
+            throttle.succeeded(call[0])
             if circuit is not None:
-                circuit.ended(call.epoch, now, failed=False)
+                circuit.ended(call[1], now, failed=False)
                 self._well = now - self._stood
             return
         stood = self.stood(now)
         status, headers = (None, NOTHING) if response is None else (response.status, response.headers)
-        throttle.ended(call.at, status, headers, now, wall)
+        throttle.ended(call[0], status, headers, now, wall)
         if circuit is not None:
             failed = is_failure(verdict, status)
-            circuit.ended(call.epoch, now, failed=failed)
+            circuit.ended(call[1], now, failed=failed)
             if failed is False:
                 self._well = now - stood
         self.calm = self.calm and self.is_plain(now)
@@ -200,8 +195,9 @@ class Gate:
 
     def room(self, now: float) -> int:
         """Say how many calls of the flow may begin now."""
-        room = self.access.room(now)
-        if room > 0 and self.limiter is not None and (ours := self.limiter.room(now)) < room:
+        access, limiter = self.access, self.limiter
+        room = ANY if access.calm else access.room(now)
+        if room > 0 and limiter is not None and (ours := limiter.room(now)) < room:
             return ours
         return room
 

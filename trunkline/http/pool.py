@@ -50,9 +50,9 @@ class Pool:
         self._due = -math.inf
         self._checking: asyncio.Task[Client] | None = None
 
-    def ready(self) -> Client | None:
+    def ready(self, now: float) -> Client | None:
         """Give the client in use, None when none may be; where its address is due to be checked again, begin to."""
-        if self._clock() >= self._due:
+        if now >= self._due:
             self._begin()
         return self._client
 

@@ -140,9 +140,8 @@ class Transport:
             Halt: nothing may be called, or nothing can be until a person has acted.
         """
         content, headers = request.encode()
-        if under is not None:  # a header of ours replaces the sink's of that name
-            for name, value in under.headers(key).items():
-                headers[name.lower()] = value
+        if under is not None and under.header is not None:  # it replaces the sink's own header of that name
+            headers[under.header.lower()] = under.written(key)
         return self.call(request.method, request.path, headers, content, careful=again or under is None)
 
     async def call(
@@ -171,10 +170,11 @@ class Transport:
             path += f"{'&' if '?' in path else '?'}{self._query}"
         if (trace := TRACE.get()) is not None:
             headers["traceparent"] = trace
-        ends = self._clock() + self._deadline
+        now = self._clock()
+        ends = now + self._deadline
         tried, renewed = 0, False
         while True:
-            client = self._pool.ready() or await self._client(ends)
+            client = self._pool.ready(now) or await self._client(ends)
             sent, signature = headers, NO_SIGNATURE
             if self._proof.signs:
                 signature = self._proof.ready() or await self._sign(ends, method, path, headers, content or b"")
@@ -188,13 +188,14 @@ class Transport:
                 tried += 1
                 if tried >= self._pool.leave(client):
                     raise Retryable(f"no connection to the target: {reason(error)}") from None
+                now = self._clock()
                 continue
             said = answer.headers
             if not ANNOUNCING.isdisjoint(said):
                 self.noticed(said)
             if answer.status != 401 or renewed or not await self._asked(ends, self._proof.refused(signature)):
                 return answer
-            renewed = True
+            now, renewed = self._clock(), True
 
     async def _client(self, ends: float) -> Client:
         """Wait for a client."""
