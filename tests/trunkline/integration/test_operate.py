@@ -219,7 +219,7 @@ def test_topics_are_planned_applied_and_then_as_declared(bootstrap: str, tmp_pat
     assert planned.splitlines()[0].split() == ["topic", "what", "why"]
     assert f"{project.flow}.replay" in planned
     assert {change["what"] for change in project.json("topics", "plan")} == {"create"}
-    assert len(project.json("topics", "apply")) == 9
+    assert len(project.json("topics", "apply")) == 10, "two of events, two of each flow that reads, four of the bus"
     assert project.json("topics", "apply") == []
     assert project.json("topics", "plan") == []
     assert project.run("topics", "apply").stderr == "Nothing to do: every topic exists.\n"
