@@ -90,7 +90,7 @@ class Stage:
             with started(contender.command, environment, contender.name) as process:
                 broker = self._kafka.pid
                 assert broker is not None
-                asked = Plan(pid=process.pid, broker=broker, **plan)
+                asked = Plan(pid=process.pid, broker=broker, sender=os.getpid(), **plan)
                 self.begin(asked)
                 if paced is not None:
                     paced.begin(self.writer, topic, lambda: self.report().effects)
@@ -104,7 +104,8 @@ class Stage:
         """Give the plan of a run whose every event is timed, in a window of so many seconds."""
         broker = self._kafka.pid
         assert broker is not None
-        return Plan(pid=pid, broker=broker, events=events, others=events, latency_ms=0.0, timed=True, window_s=seconds)
+        every: Any = {"events": events, "others": events, "latency_ms": 0.0, "timed": True, "window_s": seconds}
+        return Plan(pid=pid, broker=broker, sender=os.getpid(), **every)
 
     def begin(self, plan: Plan) -> None:
         """Let the target count anew."""

@@ -39,6 +39,8 @@ class Plan:
     latency_ms: float
     pid: int
     broker: int
+    sender: int
+    """The process that begins the run; where it is paced, it writes or posts the events."""
     others: int
     apart: list[str] = field(default_factory=list)
     behind: list[str] = field(default_factory=list)
@@ -59,9 +61,15 @@ class Edge:
     contender: float
     target: float
     broker: float
+    sender: float
     anybody: float
     rss_mib: float
     peak_mib: float
+
+    @property
+    def part(self) -> float:
+        """What those used who take part."""
+        return self.contender + self.target + self.broker + self.sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,7 @@ class Run:
             contender=processes.seconds(self.plan.pid),
             target=time.process_time(),
             broker=processes.seconds(self.plan.broker),
+            sender=processes.seconds(self.plan.sender),
             anybody=processes.busy(),
             rss_mib=processes.memory_mib(self.plan.pid),
             peak_mib=processes.memory_mib(self.plan.pid, "VmHWM"),
@@ -193,7 +202,7 @@ class Run:
         if len(self._added) > 1:
             hundredths = statistics.quantiles(self._added, n=100)
             counts |= {"p50_ms": hundredths[49] * 1e3, "p99_ms": hundredths[98] * 1e3}
-        ours = end.contender + end.target + end.broker - first.contender - first.target - first.broker
+        ours = end.part - first.part
         return Report(
             **counts,
             window_s=end.at - first.at,
