@@ -46,7 +46,7 @@ def run(
     ctx: typer.Context,
     scenario: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="The scenario.")],
     events: Annotated[int, typer.Option(min=1, help="How many events of the input the first act posts.")] = 2500,
-    rate: Annotated[float, typer.Option(min=0, help="Events a second in the first act; 0: as fast as possible.")] = 100,
+    rate: Annotated[float, typer.Option(min=0, help="Events a second in the first act; 0: as fast as possible.")] = 60,
     folder: Annotated[Path, typer.Option("--out", help="Where reports, logs and data go; it is emptied first.")] = Path(
         "build/demo"
     ),

@@ -77,6 +77,7 @@ async def serve(
             log_level="error",
             access_log=False,
             lifespan="off",
+            proxy_headers=False,
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=16 * 1024,
