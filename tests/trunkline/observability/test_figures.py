@@ -91,8 +91,7 @@ def test_dead_letters_are_counted_by_class_and_their_age_is_known(stage: Stage) 
     with stage.child("deliver_bus") as child:
         until(child.url, lambda now: now.total("deadletter_events_total", reason="permanent") == 2)
     with stage.child("deliver_bus") as child:  # what counts has gone with its process; what waits has not
-        found = until(child.url, lambda now: now.total("deadletter_open"))
-        assert found.total("deadletter_open") == 2
+        found = until(child.url, lambda now: now.total("deadletter_open") == 2)
         assert began - 1 < (found.total("deadletter_oldest_timestamp_seconds") or 0) < time.time()
         assert found.total("deadletter_retention_seconds") == 14 * 86_400
         assert found.total("deadletter_events_total") is None
