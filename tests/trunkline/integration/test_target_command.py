@@ -80,6 +80,7 @@ def test_what_a_flow_leaves_of_its_share_is_said(stage: Stage) -> None:
         assert unused(standings_of(bus, stage, control)[0], flow) == " (20 of 20 a second unused)"
 
 
+@pytest.mark.faults(group="targets")
 def test_a_target_that_is_down_is_said_to_be(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, breaker=Breaker(pause=timedelta(seconds=1))))
     stage.target.control.break_(Behaviour(name=stage.prefix, status=503))
