@@ -27,6 +27,7 @@ def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
         yield made
 
 
+@pytest.mark.faults(group="process")
 def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project: Project) -> None:
     written = NOW - timedelta(days=4)
     with closing(KafkaProducer(bootstrap_servers=project.bootstrap)) as producer:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.trunkline.observability.buses import guarded_bus
 from tests.trunkline.observability.figures import Figures, figures
 from tests.trunkline.support import Stage, deliver_bus, note, process_bus, wait_for, whole_bus
@@ -22,6 +24,7 @@ def until(url: str, holds: Callable[[Figures], object]) -> Figures:
     return found
 
 
+@pytest.mark.faults(group="process")
 def test_a_flow_that_is_through_has_no_lag_though_transactions_leave_their_marks(stage: Stage) -> None:
     bus = stage.make(whole_bus(stage.prefix))
     began = time.time()
@@ -66,6 +69,7 @@ def test_what_waits_for_its_target_is_lag_that_grows_older_and_has_a_blocker(sta
         assert found.total("flow_deliveries") == 0
 
 
+@pytest.mark.faults(group="process")
 def test_a_flow_that_gets_on_with_nothing_shows_lag_and_no_progress(stage: Stage) -> None:
     bus = stage.make(process_bus(stage.prefix, partitions=1))
     gone = stage.folder / "gone"
