@@ -195,7 +195,7 @@ class Idempotency:
 
     def written(self, key: str) -> str:
         """Give a key as the header has it."""
-        return f'"{key[: self.longest]}"' if self.quoted else key[: self.longest]
+        return f'"{self.cut(key)}"' if self.quoted else self.cut(key)
 
     def headers(self, key: str) -> dict[str, str]:
         """Give the headers that carry a key."""
