@@ -6,8 +6,7 @@ import pytest
 
 from tests.trunkline import postgres as database
 from tests.trunkline.support import Stage
-from trunkline.dev import target
-from trunkline.dev.target import RunningTarget
+from trunkline.dev.target.running import RunningTarget, start
 
 ledger = database.ledger
 postgres = database.postgres
@@ -17,7 +16,7 @@ postgres = database.postgres
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningTarget, Path]]:
     """Give the target that every stage calls, and its file."""
     database = tmp_path_factory.mktemp("witness") / "target.db"
-    with target.start(database) as running:
+    with start(database) as running:
         yield running, database
 
 

@@ -43,7 +43,7 @@ from trunkline import (
     Topic,
     env,
 )
-from trunkline.dev.target import RunningTarget
+from trunkline.dev.target.running import RunningTarget
 from trunkline.engine.worker import Worker
 from trunkline.event import Headers, to_headers
 from trunkline.flow.declare import dead_letters_of, group_of, schemas_of

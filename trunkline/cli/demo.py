@@ -25,7 +25,8 @@ from trunkline.cli.show import safe
 from trunkline.dev import demo
 from trunkline.dev.report import Report, Story, screen, told, with_replay
 from trunkline.dev.scenario import Scenario
-from trunkline.dev.target import Behaviour, TargetControl
+from trunkline.dev.target.behaviour import Behaviour
+from trunkline.dev.target.running import TargetControl
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka.publisher import Publisher

@@ -29,10 +29,11 @@ from pyreqwest.client import ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
 
 from trunkline.adapters import Source
-from trunkline.dev import broker, target, witness
+from trunkline.dev import broker, witness
 from trunkline.dev.broker import LocalKafka, Progress
 from trunkline.dev.report import Evidence, Report, judge
 from trunkline.dev.scenario import Fact, Scenario
+from trunkline.dev.target.running import RunningTarget, start
 from trunkline.dev.witness import Topics
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.credentials import ApiKey
@@ -233,7 +234,7 @@ def address_of(target: Target, base: str) -> str:
     return urlunsplit((*urlsplit(base)[:2], path, "", ""))
 
 
-def start_target(bus: Bus, folder: Path) -> target.RunningTarget:
+def start_target(bus: Bus, folder: Path) -> RunningTarget:
     """Start the server that stands for every target, at the port of their addresses when it is free.
 
     Raises:
@@ -244,7 +245,7 @@ def start_target(bus: Bus, folder: Path) -> target.RunningTarget:
     keyed = [(api_of(one), one.auth) for one in every.values() if isinstance(one.auth, ApiKey)]
     require = [f"{api}:{auth.header}:{auth.secret.read()}" for api, auth in keyed]
     wanted = next((urlsplit(one.url.read()).port for one in every.values()), None)
-    return target.start(folder / "target.db", free_port("127.0.0.1", wanted or 0), require)
+    return start(folder / "target.db", free_port("127.0.0.1", wanted or 0), require)
 
 
 @contextlib.contextmanager

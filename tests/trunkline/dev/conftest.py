@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from trunkline.dev.target import RunningTarget, TargetControl, start
+from trunkline.dev.target.running import RunningTarget, TargetControl, start
 
 REQUIRED = "X-Api-Key"
 

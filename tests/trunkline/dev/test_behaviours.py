@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from tests.trunkline.dev.conftest import rows
 from tests.trunkline.support import wait_for
-from trunkline.dev.target import Behaviour, RunningTarget, TargetControl
+from trunkline.dev.target.behaviour import Behaviour
+from trunkline.dev.target.running import RunningTarget, TargetControl
 
 
 def send(target: RunningTarget, path: str, *, key: str) -> socket.socket:

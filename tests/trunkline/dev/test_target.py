@@ -17,7 +17,9 @@ import httpx
 import pytest
 
 from tests.trunkline.dev.conftest import REQUIRED, rows
-from trunkline.dev.target import Behaviour, RunningTarget, Stats, TargetControl, start
+from trunkline.dev.target.behaviour import Behaviour
+from trunkline.dev.target.records import Stats
+from trunkline.dev.target.running import RunningTarget, TargetControl, start
 from trunkline.errors import Unavailable
 
 

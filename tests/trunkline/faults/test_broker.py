@@ -14,7 +14,7 @@ import pytest
 
 from tests.trunkline.support import Child, Stage, header, note, say, wait_for, whole_bus
 from trunkline.dev.broker import LocalKafka
-from trunkline.dev.target import RunningTarget
+from trunkline.dev.target.running import RunningTarget
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.trunkline.support import Stage, counts, deliver_bus, header, load, note, overlaps, say, wait_for
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus
 from trunkline.ledger.deliveries import State
 

@@ -34,7 +34,7 @@ from tests.trunkline.support import (
 from trunkline import Bus, Process, Topic
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.dev.broker import LocalKafka
-from trunkline.dev.target import RunningTarget
+from trunkline.dev.target.running import RunningTarget
 from trunkline.event import to_headers
 from trunkline.flow.declare import group_of
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.trunkline.support import ROOT, Stage, deliver_bus, note, process_bus, wait_for, whole_bus
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus, group_of
 from trunkline.kafka.control import Control
 

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer
 from tests.trunkline.integration.test_operate import Project
 from tests.trunkline.support import Stage, deliver_bus, header, note, read, wait_for
 from trunkline import Bus
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import group_of
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control

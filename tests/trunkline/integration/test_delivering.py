@@ -16,8 +16,8 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from tests.shared import free_port
 from tests.trunkline.support import HASTY, Running, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
 from trunkline.deadletter import replayed
-from trunkline.dev import target
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
+from trunkline.dev.target.running import start
 from trunkline.engine import deliver, intake
 from trunkline.engine.dispatch import Caps
 from trunkline.errors import Permanent, Unavailable
@@ -273,7 +273,7 @@ def test_a_target_that_is_not_there_is_tried_until_it_is(stage: Stage, monkeypat
     with stage.running(bus) as running:
         wait_for(lambda: running.counted(flow_of(bus))["attempt"] >= 6)
         assert stage.rows() == {}
-        with target.start(stage.folder / "late.db", port) as late:
+        with start(stage.folder / "late.db", port) as late:
             wait_for(finished(stage, bus))
             assert late.control.stats()["shelf"].effects == 3
     assert stage.rows() == {State.DONE: 3}

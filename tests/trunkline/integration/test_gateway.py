@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 
 from tests.trunkline.support import SECRET, Child, Stage, header, note, publish_bus, wait_for
 from trunkline.adapters import Request
-from trunkline.dev.target import RunningTarget
+from trunkline.dev.target.running import RunningTarget
 from trunkline.flow.declare import Bus
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks

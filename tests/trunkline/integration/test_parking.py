@@ -10,7 +10,7 @@ import pytest
 
 from tests.trunkline.support import Shelf, Stage, header, note, notes, wait_for
 from trunkline import Bus, Deliver, Event, Retry, Target, env
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Deliver as Flow
 from trunkline.kafka.control import Control

@@ -8,7 +8,7 @@ import pytest
 from tests.trunkline.integration.test_delivering import finished, flow_of
 from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, note, wait_for
 from trunkline import Breaker
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.observe import Observed
 
 SOON = Breaker(failures=5, pause=timedelta(seconds=0.3), probes=2)

@@ -9,7 +9,7 @@ import pytest
 from tests.trunkline.integration.test_delivering import finished
 from tests.trunkline.support import Stage, deliver_bus, note, wait_for
 from trunkline.cli.target import state_of, unused
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.engine.targets import order_name
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Breaker, Bus

@@ -28,7 +28,7 @@ from tests.trunkline.support import (
 )
 from trunkline import Agent, Bus, Deliver, Event, Process, Publish, Secret, Stream, Target, Topic, env
 from trunkline.cli import trace as cli
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import TrunklineError
 from trunkline.event import to_headers
 from trunkline.flow.transform import stamp

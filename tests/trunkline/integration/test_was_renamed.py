@@ -20,7 +20,7 @@ from tests.trunkline.support import (
     wait_for,
 )
 from trunkline import Bus, Deliver, Process, Publish, Secret, Target, Topic, env
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import UsageError
 from trunkline.flow.declare import dead_letters_of, group_of, identity_of, replay_of
 from trunkline.kafka.control import Control

@@ -8,7 +8,7 @@ import pytest
 from tests.trunkline.observability.buses import guarded_bus
 from tests.trunkline.observability.figures import Figures, figures
 from tests.trunkline.support import Stage, deliver_bus, note, process_bus, wait_for, whole_bus
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 
 
 def until(url: str, holds: Callable[[Figures], object]) -> Figures:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import Stage, header, note, wait_for
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.ledger.deliveries import State
 
 

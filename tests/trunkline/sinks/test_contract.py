@@ -9,7 +9,7 @@ from tests.trunkline.sinks.test_written_sinks import twice
 from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import QUICK, Stage, deliver_bus, note, notes, wait_for
 from trunkline import Bus, Deliver, Target, env
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.ledger.deliveries import State
 from trunkline.sinks import HttpSink, Idempotency, Item, Request
 

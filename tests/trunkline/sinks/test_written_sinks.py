@@ -9,7 +9,7 @@ import pytest
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import QUICK, WHEN, Stage, header, note, notes, stamped, wait_for
 from trunkline import Bus, Deliver, Delivered, Event, Permanent, Target, env
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.engine.calling import Calling, attempt, verdict_of
 from trunkline.errors import Retryable, Unavailable, Unknown
 from trunkline.event import to_headers

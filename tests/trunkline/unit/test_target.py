@@ -7,7 +7,9 @@ import pytest
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 
-from trunkline.dev.target import Behaviour, Requirement, key_of, read_requirement
+from trunkline.dev.target.behaviour import Behaviour
+from trunkline.dev.target.call import key_of
+from trunkline.dev.target.requirement import Requirement, read_requirement
 
 
 @pytest.mark.parametrize(

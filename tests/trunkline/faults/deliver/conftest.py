@@ -31,7 +31,7 @@ from tests.trunkline.faults.account import (
 from tests.trunkline.faults.cluster import Cluster
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import Child, Stage, note, read, say, wait_for
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import Unavailable
 from trunkline.flow.declare import Bus, dead_letters_of
 from trunkline.kafka.control import Control

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trunkline.faults import canary
 from tests.trunkline.faults.account import Account, Input, Place, Target, account, digest
-from trunkline.dev import target
+from trunkline.dev.target.records import SCHEMA
 
 INPUTS = [
     Input("s", f"{box}-{number}", box, f"/{box}/{number}", Place(0, 2 * number)) for number in range(3) for box in "ab"
@@ -30,7 +30,7 @@ def balance(
     """Balance a history in which everything was delivered, but for what is given."""
     database = folder / "target.db"
     with closing(sqlite3.connect(database)) as db:
-        db.executescript(target.SCHEMA)
+        db.executescript(SCHEMA)
         for seq, path in enumerate(applied):
             times = 1 + (path == twice)
             db.execute("INSERT INTO attempts VALUES (?, 'api', ?, ?, 'x', 200, 0, 0)", (seq, path, path))

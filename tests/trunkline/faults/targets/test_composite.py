@@ -11,7 +11,7 @@ import pytest
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import Stage, counts, header, note, wait_for
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender

@@ -9,7 +9,7 @@ import pytest
 from tests.trunkline.support import Attempt, Child, Shelf, Stage, deliver_bus, note, notes, say, wait_for
 from trunkline import Deliver, Event, Limit, Target, env
 from trunkline.adapters import Request
-from trunkline.dev.target import Behaviour
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus, group_of
 from trunkline.kafka.control import Control
 
