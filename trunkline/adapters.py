@@ -135,6 +135,7 @@ class WebhookRequest:
 
 def invalid(wrong: Sequence[tuple[str, str]], count: int) -> Rejected:
     """Refuse a body that has another shape."""
+    wrong = [(path or "the body", message) for path, message in wrong]
     names = ", ".join(path for path, _ in wrong[:5])
     more = f", and {count - len(wrong):,} more fields than are named here" if count > len(wrong) else ""
     return Rejected(422, "The event is not valid", f"Wrong or missing: {names}{more}.", wrong)

@@ -28,14 +28,14 @@ from trunkline.cli.show import print_table
 from trunkline.cli.walk import rows_in
 from trunkline.errors import Fault, TrunklineError, UsageError
 from trunkline.flow.declare import Bus, Lookup, Table, Topic, schemas_of
+from trunkline.flow.exercise import exercised
 from trunkline.flow.inputs import rows_of
 from trunkline.flow.proposals import Gone, Proposal, gone_of, proposals, released_faults, version_faults, without
 from trunkline.flow.readers import (
     FOLDERS,
     Reading,
-    exercised,
     fault_of,
-    is_near,
+    is_same,
     places,
     plainly,
     readings,
@@ -181,7 +181,7 @@ def read_by(found: Sequence[Schema], gone: Sequence[Gone], bus: Bus | None, note
     if bus is not None:
         with redirect_stdout(StringIO()):  # what the project's code prints is no answer
             met += exercised(bus, examples(bus), rows(bus, notes), gone)
-    seen += [one for one in met if not any(is_near(one, other) for other in seen)]
+    seen += [one for one in met if not any(is_same(one, other) for other in seen)]
     told = {(one.path, one.line) for one in seen if one.gone is not None}
     return [fault_of(one, known, acting) for one in seen if one.gone is not None or (one.path, one.line) not in told]
 
@@ -301,6 +301,11 @@ def files() -> list[Schema]:
     """
     if not (found := released(SCHEMAS)):
         raise UsageError(f"there is no schema file in {SCHEMAS}/. Add one: {SCHEMAS}/<name>.v1.avsc.")
+    for one in found:
+        try:
+            Codec(one.text)
+        except UsageError as error:
+            raise UsageError(f"{one.path}: {error}.") from None
     return found
 
 
@@ -361,8 +366,14 @@ def diff(
 ) -> None:
     """Print how two versions of a schema differ, and whether each can be read as the other."""
     versions, chosen = named(name)
-    new = (named(other)[1] if other else None) or versions[-1]
-    old = chosen or (versions[-2] if len(versions) > 1 else versions[-1])
+    others, other_chosen = named(other) if other else (versions, None)
+    new = other_chosen or others[-1]
+    old = chosen or versions[-2:][0]
+    if old is new:
+        raise UsageError(
+            f"{old.name}.v{old.version} is the newest version, so there is none to compare it with. Add {SCHEMAS}/"
+            f"{old.name}.v{old.version + 1}.avsc, or name two versions."
+        )
     before, after = Codec(old.text), Codec(new.text)
     typer.echo(f"{old.name}.v{old.version} → {new.name}.v{new.version}")
     for line in differences(before, after) or ["nothing differs"]:

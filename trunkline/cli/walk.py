@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,8 @@ from trunkline.kafka.control import Control, Record
 from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 
+STATUS = re.compile("[1-5][0-9]{2}")
+
 
 def walk(
     source: Annotated[
@@ -36,11 +39,12 @@ def walk(
     ] = "",
     *,
     diff: Annotated[
-        str, typer.Option("--diff", metavar="REV", help="Compare with what this git revision of the project would do.")
-    ] = "",
+        str | None,
+        typer.Option("--diff", metavar="REV", help="Compare with what this git revision of the project would do."),
+    ] = None,
     last: Annotated[
-        int, typer.Option("--last", "-n", min=0, metavar="N", help="Walk the newest events of a topic instead.")
-    ] = 0,
+        int | None, typer.Option("--last", "-n", min=1, metavar="N", help="Walk the newest events of a topic instead.")
+    ] = None,
     tables: Annotated[
         Path | None, typer.Option(help=f"Rows by table and key, as JSON. [default: {TABLES}, if there is one]")
     ] = None,
@@ -58,6 +62,10 @@ def walk(
     hidden.
     """
     bus = load_bus()
+    if diff is not None and not diff.strip():
+        raise UsageError("--diff is empty: name the git revision to compare with, such as main.")
+    if every and diff is None:
+        raise UsageError("--all says how much of a comparison is shown; add --diff REV.")
     if diff and answer:
         raise UsageError("--answer and --diff do not go together: a comparison asks what every answer would mean.")
     if last and file:
@@ -121,7 +129,9 @@ def real(bus: Bus, name: str, count: int) -> Data:
     published = {flow.to.name: flow.to for flow in bus.publishing.values()}
     topics = {topic.name: topic for topic in bus.topics}
     if name and name not in topics:
-        raise UsageError(f"there is no topic {name}. The topics are: {', '.join(topics)}.")
+        raise UsageError(
+            f"--last walks events of a topic, and there is no topic {name}. The topics are: {', '.join(topics)}."
+        )
     settings = load()
     address = bootstrap(settings)
     inputs: Data = {}
@@ -174,12 +184,18 @@ def answers(bus: Bus, given: list[str]) -> dict[str, Response]:
     Raises:
         UsageError: it is no SINK=STATUS.
     """
-    sinks = [sink.name for sink in bus.sinks]
+    names = [
+        name
+        for sink in bus.sinks
+        for name in (sink.name, *(f"{sink.name}/{call.name}" for call in getattr(sink, "calls", ())))
+    ]
     found = {}
     for one in given:
         name, _, status = one.partition("=")
-        if not status.isdigit() or name.partition("/")[0] not in sinks:
-            raise UsageError(f"--answer {one}: write SINK=STATUS; the sinks are {', '.join(sinks)}.")
+        if name not in names:
+            raise UsageError(f"--answer {one}: write SINK=STATUS; the sinks are {', '.join(names)}.")
+        if STATUS.fullmatch(status) is None:
+            raise UsageError(f"--answer {one}: write SINK=STATUS; a status is a number from 100 to 599.")
         found[name] = Response(int(status))
     return found
 

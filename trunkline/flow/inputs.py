@@ -93,8 +93,8 @@ def one(
             found = walk(bus, flow.source, request, tables=tables, answers=answers)
         return data_of(bus, found)
     except Rejected as error:
-        fields = "".join(f"; {field}: {why}" for field, why in error.fields)
-        return {"rejected": f"{error.status} {error.title}: {error}{fields}"}
+        fields = "; ".join(f"{field}: {why}" for field, why in error.fields)
+        return {"rejected": f"{error.status} {error.title}: {error} {fields}".rstrip()}
     except TrunklineError as error:
         return {"failed": str(error)}
     except Exception as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500

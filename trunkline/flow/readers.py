@@ -5,40 +5,24 @@ Pure but for the project's own source files, which are read.
 
 import ast
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trunkline.adapters import Item, WebhookRequest
-from trunkline.avro.compat import plain, short
 from trunkline.errors import Fault
-from trunkline.event import Drop, Event
-from trunkline.flow.composite import Composite
 from trunkline.flow.declare import (
     Agent,
     Bus,
     Deliver,
-    Lookup,
     Process,
     Publish,
-    Table,
-    Topic,
     body_of,
     flow_name,
-    parts_of,
 )
 from trunkline.flow.functions import syntax
-from trunkline.flow.journey import Journey
 from trunkline.flow.proposals import Gone
-from trunkline.flow.rows import Known
-from trunkline.flow.transform import records_of, step_of
-from trunkline.flow.walk import codec_of, compose, walk
-
-AllRows = Mapping[Table | Lookup, Mapping[str, Any]]
 
 FOLDERS = ("producers", "consumers", "topology.py")
 """The project's code, in the working directory."""
@@ -159,98 +143,23 @@ def readings(errors: Iterable[Mapping[str, Any]], gone: Sequence[Gone]) -> Itera
             yield Reading(path, line, None, message)
 
 
-# In any code, by walking.
-
-
-class Watched(dict[str, Any]):
-    """A record that tells who reads a field that is gone."""
-
-    def __init__(self, value: Mapping[str, Any], gone: Mapping[str, Gone], told: "Told") -> None:
-        super().__init__(value)
-        self._gone = gone
-        self._told = told
-
-    def _read(self, name: object) -> None:
-        if isinstance(name, str) and (found := self._gone.get(name)) is not None:
-            self._told.read(found)
-
-    def __getitem__(self, name: str) -> Any:
-        self._read(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self._read(name)
-        return super().__contains__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Give a field, or something else where there is none."""
-        self._read(name)
-        return super().get(name, default)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        """Take a field out."""
-        self._read(name)
-        return super().pop(name, *default)
-
-
-class Told:
-    """Who has read a field that is gone: the nearest line of the project."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, int, str, str], Reading] = {}
-        self.line = ""
-        """Where what runs now is declared: the place of a read that no line of the project makes itself."""
-        self._here = str(Path.cwd())
-        self._elsewhere = (str(Path(__file__).parent.parent), sys.prefix)
-
-    def read(self, gone: Gone) -> None:
-        """Take note of a read that is under way."""
-        frame = sys._getframe(1)  # noqa: SLF001 - the only way to see who reads
-        path, line = "", 0
-        while frame is not None and not path:
-            file = frame.f_code.co_filename
-            if file.startswith(self._here) and not file.startswith(self._elsewhere):
-                path, line = str(Path(file).relative_to(self._here)), frame.f_lineno
-            frame = frame.f_back  # type: ignore[assignment]  # None at the end
-        if not path:
-            path, _, number = self.line.rpartition(":")
-            line = int(number or 0)
-        self.found.setdefault((path, line, gone.type_name, gone.field), Reading(path, line, gone, "reads"))
-
-    def watch(self, part: Topic | Table, value: Any, gone: Sequence[Gone]) -> Any:
-        """Give a record of a topic or table whose readers are told of."""
-        held = part.schema.name, part.schema.version
-        own = [one for one in gone if (one.proposal.old.name, one.proposal.old.version) == held]
-        by_record: dict[str, dict[str, Gone]] = defaultdict(dict)
-        for one in own:
-            by_record["" if one.type_name == one.proposal.old.type_name else one.record][one.field] = one
-        codec = codec_of(part.schema.text)
-        return self._wrap(codec.schema, value, codec.named, by_record, top=True)
-
-    def _wrap(
-        self, schema: Any, value: Any, named: Mapping[str, Any], gone: Mapping[str, Mapping[str, Gone]], *, top: bool
-    ) -> Any:
-        match plain(schema, named):
-            case {"fields": fields, "name": name} if isinstance(value, Mapping):
-                inner = {
-                    field["name"]: self._wrap(field["type"], value[field["name"]], named, gone, top=False)
-                    for field in fields
-                    if field["name"] in value
-                }
-                return Watched(inner, gone.get("" if top else short(name), {}), self)
-            case {"items": items} if isinstance(value, list):
-                return [self._wrap(items, one, named, gone, top=False) for one in value]
-            case {"values": values} if isinstance(value, Mapping):
-                return {key: self._wrap(values, one, named, gone, top=False) for key, one in value.items()}
-            case list() as union:
-                for one in union:
-                    value = self._wrap(one, value, named, gone, top=False)
-        return value
-
-
-def is_near(one: Reading, other: Reading) -> bool:
+def is_same(one: Reading, other: Reading) -> bool:
     """Say whether two are of one field in one statement: a type checker names its first line."""
-    return one.path == other.path and one.gone == other.gone and abs(one.line - other.line) <= 3
+    return (
+        one.path == other.path
+        and one.gone == other.gone
+        and (one.line == other.line or statement(one.path, one.line) == statement(other.path, other.line))
+    )
+
+
+def statement(path: str, line: int) -> int:
+    """Give the first line of the innermost statement that a line is in; the line itself where it is in none."""
+    around = [
+        node.lineno
+        for node in ast.walk(syntax(Path(path)))
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return max(around, default=line)
 
 
 # Who that is.
@@ -319,54 +228,11 @@ def who(reading: Reading, known: Sequence[Place], acting: Mapping[tuple[str, str
         for one in known:
             if name in one.uses and one.name not in seen:
                 seen.add(one.name)
-                ahead.append(one.name)
-                users += [f"{one.title}, {role}" for role in acting.get((one.path, one.name), ())]
+                found = acting.get((one.path, one.name), [])
+                users += [f"{one.title}, {role}" for role in found]
+                if not found:  # the bus calls the others
+                    ahead.append(one.name)
     return f"{outer.title} (for {'; '.join(dict.fromkeys(users))})" if users else outer.title
-
-
-def exercised(
-    bus: Bus, inputs: Mapping[str, Sequence[WebhookRequest]], rows: AllRows, gone: Sequence[Gone]
-) -> list[Reading]:
-    """Walk requests by source, give every event on the way to the code that reads it, and tell what that reads."""
-    told = Told()
-    watched = {
-        table.name: {key: told.watch(table, row, gone) for key, row in rows.get(table, {}).items()}
-        for table in bus.tables
-    }
-    for name, flow in bus.publishing.items():
-        for request in inputs.get(name, ()):
-            with suppress(Exception):  # whatever the source makes of it: what is not read cannot be told
-                journey = walk(bus, flow.source, request, tables=rows)
-                for reader in bus.flows:
-                    if isinstance(reader, Process | Deliver):
-                        for event in journey.events.get(reader.topic.name, ()):
-                            told.line = reader.where
-                            seen = event.having(told.watch(reader.topic, event.data, gone))
-                            given(bus, reader, seen, watched)
-    return list(told.found.values())
-
-
-def given(bus: Bus, flow: Process | Deliver, event: Event[Any], rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give an event to the code of a flow, whatever comes of it."""
-    with suppress(Exception):
-        match flow:
-            case Process():
-                for step in flow.steps:
-                    tables = {
-                        part.name: rows.get(part.name, {}) if isinstance(part, Table) else Known({})
-                        for part in parts_of(step)
-                    }
-                    after = step_of(step, event, tables)
-                    if isinstance(after, Drop):
-                        return
-                    event = after
-                for topic, route in flow.to.items():
-                    with suppress(Exception):
-                        records_of(route, topic, event)
-            case Deliver() if isinstance(flow.to, Composite):
-                compose(Journey(), bus, flow, flow.to, event, {})
-            case Deliver():
-                flow.to.batch([Item(event, "")])
 
 
 def fault_of(reading: Reading, known: Sequence[Place], acting: Mapping[tuple[str, str], Sequence[str]]) -> Fault:

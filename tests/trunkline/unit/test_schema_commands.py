@@ -99,6 +99,31 @@ paid is bytes (decimal of scale 2), and was bytes (decimal of scale 3)
     )
 
 
+def test_diff_of_what_has_no_other_version_and_of_two_schemas(say: Say, parcels: Path) -> None:
+    assert say("diff", "parcel.v3") == (
+        "",
+        (
+            "trunkline: parcel.v3 is the newest version, so there is none to compare it with."
+            " Add schemas/parcel.v4.avsc, or name two versions.\n"
+        ),
+        2,
+    )
+    letter = {"type": "record", "name": "Letter", "fields": [{"name": "id", "type": "string"}]}
+    (parcels / "schemas/letter.v1.avsc").write_text(json.dumps(letter))
+    assert say("diff", "letter")[2] == 2
+    assert say("diff", "parcel.v1", "letter")[0].startswith("parcel.v1 → letter.v1\n")
+
+
+@pytest.mark.parametrize("command", [("check",), ("diff", "parcel"), ("types",), ("ls",)])
+def test_a_schema_that_cannot_be_used_is_named_by_its_file(
+    say: Say, parcels: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.cli.schema.load_bus", lambda: None)
+    inside = {"type": "record", "name": "Parcel", "fields": [{"name": "next", "type": ["null", "Parcel"]}]}
+    (parcels / "schemas/parcel.v4.avsc").write_text(json.dumps(inside))
+    assert say(*command) == ("", "trunkline: schemas/parcel.v4.avsc: recursive: Parcel is inside itself.\n", 2)
+
+
 def test_show_and_ls(say: Say) -> None:
     out, err, code = say("show", "stock_movement")
     head = "stock_movement.v1  shop.StockMovement.v1  on shop.stock-movements\nversions: v1\n"

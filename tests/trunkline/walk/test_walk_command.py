@@ -45,7 +45,9 @@ def test_an_answer_is_judged() -> None:
 def test_what_is_piped_in_is_walked_and_what_is_wrong_is_told_as_the_sender_would_be() -> None:
     told = walk("storefront", "-", stdin=b'{"basket_id": "7"}').output
     assert "rejected  422 The event is not valid" in told
-    assert "household_id: Field required" in told
+    assert "Wrong or missing: household_id, store_id, sold_at, lines. household_id: Field required; " in told
+    told = walk("storefront", "-", stdin=b"[]").output
+    assert "Wrong or missing: the body. the body: Input should be an object" in told
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,13 @@ def test_what_is_piped_in_is_walked_and_what_is_wrong_is_told_as_the_sender_woul
         (("nobody",), "there is no source nobody"),
         (("storefront", "nothing"), "there is no example nothing"),
         (("storefront", "--answer", "warehouse"), "write SINK=STATUS"),
+        (("storefront", "--answer", "warehose=422"), "the sinks are warehouse, marketing."),
+        (("storefront", "--answer", "warehouse/book=422"), "the sinks are warehouse, marketing."),
+        (("storefront", "--answer", "warehouse=42"), "a status is a number from 100 to 599"),
+        (("storefront", "--answer", "warehouse=1000"), "a status is a number from 100 to 599"),
+        (("storefront", "--answer", "warehouse=²"), "a status is a number from 100 to 599"),
+        (("storefront", "--diff", ""), "--diff is empty: name the git revision"),
+        (("storefront", "--all"), "add --diff REV"),
         (("storefront", "--tables", "nowhere.json"), "nowhere.json: No such file"),
         (("storefront", "--diff", "HEAD", "--answer", "warehouse=200"), "do not go together"),
         (("shop.sales", "one.json", "--last", "3"), "leave one.json out"),
@@ -65,6 +74,10 @@ def test_wrong_use_is_told(arguments: tuple[str, ...], said: str) -> None:
     result = walk(*arguments)
     assert isinstance(result.exception, UsageError)
     assert said in str(result.exception)
+
+
+def test_no_events_are_no_walk() -> None:
+    assert walk("shop.sales", "--last", "0").exit_code == 2
 
 
 def test_rows_that_do_not_fit_are_told(tmp_path: Path) -> None:
