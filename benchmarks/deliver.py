@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import report
+from benchmarks.deliver_stage import Contender, DeliverStage, Paced
 from benchmarks.events import HOT, KEYS, evenly, with_a_hot_one
 from benchmarks.report import Row, row_of
-from benchmarks.stage import BUILD, PEERS, Contender, FailedError, Paced, Stage, build_java, build_peers
+from benchmarks.stage import BUILD, PEERS, FailedError, build_java, build_peers
 from benchmarks.target import Report
 
 EVENTS = 160_000
@@ -90,7 +91,7 @@ class Turn:
 class Bench:
     """The turns that were taken, and what each has shown."""
 
-    stage: Stage
+    stage: DeliverStage
     rounds: int
     seen: dict[tuple[str, Contender], list[Report]] = field(default_factory=lambda: defaultdict(list))
 
@@ -207,7 +208,7 @@ def main(
         if not short:
             build_java("camel")
             build_peers()
-        with Stage() as stage:
+        with DeliverStage() as stage:
             bench = Bench(stage, rounds)
             (quick if short else whole)(bench)
     except FailedError as error:

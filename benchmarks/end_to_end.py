@@ -24,8 +24,9 @@ import typer
 from pyreqwest.client import ClientBuilder
 
 from benchmarks import results
+from benchmarks.deliver_stage import DeliverStage
 from benchmarks.report import QUIET, out, talk, versions
-from benchmarks.stage import BUILD, FailedError, Stage, log_of, started
+from benchmarks.stage import BUILD, FailedError, log_of, started
 from benchmarks.target import Report
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
@@ -41,7 +42,7 @@ Broker, worker, target and sender share the machine. *p50* and *p99* run from si
 *post* is the gateway's answer alone."""
 
 
-def measure(stage: Stage) -> tuple[Report, list[float]]:
+def measure(stage: DeliverStage) -> tuple[Report, list[float]]:
     """Post at the rate while the worker runs; give what the target saw, and how long each POST took.
 
     Raises:
@@ -136,7 +137,7 @@ def main(*, rounds: Annotated[int, typer.Option(min=1, help="How often it is mea
     os.environ["TILL_SECRET"] = SECRET
     found: list[tuple[Report, list[float]]] = []
     try:
-        with Stage() as stage:
+        with DeliverStage() as stage:
             stage.writer.fill_products(PRODUCTS, schema_id=3)
             found = [measure(stage) for _ in range(rounds)]
     except FailedError as error:

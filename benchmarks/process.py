@@ -35,7 +35,7 @@ from benchmarks.process_cases import (
     Case,
     Contender,
 )
-from benchmarks.process_stage import Seen, Stage
+from benchmarks.process_stage import ProcessStage, Seen
 from benchmarks.report import Bar, conclude, kept, out, talk, versions
 from benchmarks.stage import BUILD, FailedError, build_peers
 
@@ -66,7 +66,7 @@ class Row:
 class Bench:
     """The turns that were taken, and what each has shown."""
 
-    stage: Stage
+    stage: ProcessStage
     rounds: int
     seen: dict[tuple[str, Contender], list[Seen]] = field(default_factory=lambda: defaultdict(list))
 
@@ -213,7 +213,7 @@ def main(
     try:
         if not short:
             build_peers()
-        with Stage() as stage:
+        with ProcessStage() as stage:
             bench = Bench(stage, rounds)
             cases = [SMALL] if short else [SMALL, LARGE, MANY]
             for case in cases:

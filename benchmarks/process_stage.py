@@ -15,15 +15,12 @@ from confluent_kafka import KafkaException, TopicPartition, admin
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import processes
-from benchmarks.events import Writer
 from benchmarks.process_cases import Case, Contender
-from benchmarks.stage import BUILD, FailedError, begun, log_of, started
+from benchmarks.stage import BUILD, START_SECONDS, FailedError, Stage, log_of, started
 from benchmarks.topology import PARTITIONS, products
 from benchmarks.written import Arrivals, committed
-from trunkline.dev.broker import LocalKafka
 
 ROWS = 100_000
-START_SECONDS = 60.0
 STILL_SECONDS = 15.0
 """How long nothing may come before what has not come is lost."""
 WARM_SECONDS = 8.0
@@ -50,27 +47,19 @@ class Seen:
     p99_ms: float | None = None
 
 
-class Stage:
-    """The broker, a context manager; everything lies in build/bench."""
-
-    def __init__(self) -> None:
-        self._kafka = LocalKafka(BUILD / "broker")
-        self._ours = contextlib.ExitStack()
+class ProcessStage(Stage):
+    """The table that contenders join with besides, and who watches what they write."""
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the broker and fill the table.
 
         Raises:
             FailedError: another benchmark runs here.
         """
-        self.bootstrap = begun(self._kafka, self._ours)
-        self.writer = Writer(self.bootstrap)
+        super().__enter__()
         self._admin = self._ask_anew()
         self.writer.fill_products(ROWS)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ours.close()
 
     def run(self, contender: Contender, case: Case) -> Seen:
         """Let a contender process a topic from its beginning and give what came of it.

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.stage import BUILD, PINNED, ROOT, Contender
+from benchmarks.deliver_stage import Contender
+from benchmarks.stage import BUILD, PINNED, ROOT
 from benchmarks.target import Report
 
 out = Console(highlight=False, emoji=False, width=150)

@@ -1,5 +1,6 @@
 """`trunkline sink check`: what a sink sends, against the vendor's own description of the API."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,22 @@ from trunkline.flow import openapi
 from trunkline.flow.declare import Bus
 from trunkline.flow.inputs import TABLES, examples, walked
 from trunkline.flow.openapi import Break, Document, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found of the requests that a sink sends for the examples; without a newer document nothing is broken."""
+
+    sink: str
+    requests: int
+    document: Document
+    newer: Document | None
+    wrong: list[Finding]
+    """What the document does not allow."""
+    broken: list[Finding]
+    """What it allows and the newer one would not."""
+    taken: list[Break]
+    """What the newer one takes away."""
 
 
 def check(
@@ -51,11 +68,11 @@ def check(
     broken = [] if new is None else [one for one in openapi.findings(new, calls) if one not in wrong]
     taken = [] if new is None else openapi.breaks(old, new, calls)
     [speaks] = {one.speaks for one in bus.sinks if one.name == name}
+    checked = Checked(name, len(calls), old, new, wrong, broken, taken)
     if as_json:
-        print_json(as_data(name, old, new, len(calls), wrong, broken, taken))
+        print_json(as_data(checked))
     else:
-        hide = told.Hiding(found)
-        tell(name, speaks, old, new, len(calls), wrong, broken, taken, hide)
+        tell(checked, speaks, told.Hiding(found))
     if wrong or broken or taken:
         raise typer.Exit(1)
 
@@ -72,18 +89,9 @@ def sink_in(bus: Bus, name: str) -> str:
     return found[name]
 
 
-def tell(
-    name: str,
-    speaks: str,
-    old: Document,
-    new: Document | None,
-    count: int,
-    wrong: list[Finding],
-    broken: list[Finding],
-    taken: list[Break],
-    hide: told.Hiding,
-) -> None:
+def tell(checked: Checked, speaks: str, hide: told.Hiding) -> None:
     """Print what was found for a person."""
+    name, old, new = checked.sink, checked.document, checked.newer
     if speaks and speaks != old.version:
         out.print(
             f"! {name} speaks {speaks}; {old.name} describes {old.version or 'no version'}",
@@ -91,8 +99,8 @@ def tell(
             markup=False,
         )
     for title, found in (
-        (f"{old.name} does not allow", wrong),
-        (f"{new.name if new else ''} would not allow any more", broken),
+        (f"{old.name} does not allow", checked.wrong),
+        (f"{new.name if new else ''} would not allow any more", checked.broken),
     ):
         if found:
             out.print(title, style="bold", markup=False)
@@ -100,18 +108,20 @@ def tell(
             shown = hide(one[0].input, f"{one[0].request}  {one[0].at} {one[0].told}")
             more = f" and {len(one) - 1} more" if len(one) > 1 else ""
             out.print(safe(f"  - {shown}  ({one[0].input}{more})"), style="red", markup=False)
-    if taken:
+    if checked.taken:
         out.print(f"{new.name if new else ''} takes away", style="bold", markup=False)
-    for each in taken:
+    for each in checked.taken:
         said = "sent by an example" if each.sent else "no example has it"
         out.print(
             safe(f"  - {each.operation}  {each.at} {each.told}  ({said})"),
             style="red" if each.sent else "yellow",
             markup=False,
         )
-    requests = f"{count} request{'' if count == 1 else 's'}"
-    verdict = f"{len(wrong)} not allowed" if wrong else "all allowed"
-    later = "" if new is None else f"; by {new.name} {len(broken)} would not be, {len(taken)} taken away"
+    requests = f"{checked.requests} request{'' if checked.requests == 1 else 's'}"
+    verdict = f"{len(checked.wrong)} not allowed" if checked.wrong else "all allowed"
+    later = (
+        "" if new is None else f"; by {new.name} {len(checked.broken)} would not be, {len(checked.taken)} taken away"
+    )
     out.print(f"{name}: {requests} against {old.name} {old.version}: {verdict}{later}", style="bold", markup=False)
 
 
@@ -123,22 +133,15 @@ def grouped(found: list[Finding]) -> list[list[Finding]]:
     return list(places.values())
 
 
-def as_data(
-    name: str,
-    old: Document,
-    new: Document | None,
-    count: int,
-    wrong: list[Finding],
-    broken: list[Finding],
-    taken: list[Break],
-) -> dict[str, Any]:
+def as_data(checked: Checked) -> dict[str, Any]:
     """Give what was found for programs."""
+    old, new = checked.document, checked.newer
     return {
-        "sink": name,
-        "requests": count,
+        "sink": checked.sink,
+        "requests": checked.requests,
         "document": {"name": old.name, "version": old.version},
         "newer": None if new is None else {"name": new.name, "version": new.version},
-        "not_allowed": [vars(one) for one in wrong],
-        "would_not_be_allowed": [vars(one) for one in broken],
-        "taken_away": [vars(one) for one in taken],
+        "not_allowed": [vars(one) for one in checked.wrong],
+        "would_not_be_allowed": [vars(one) for one in checked.broken],
+        "taken_away": [vars(one) for one in checked.taken],
     }

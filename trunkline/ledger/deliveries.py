@@ -170,15 +170,18 @@ RUNS = """CASE
 KINDS = "integer bytea integer integer bytea integer bigint bytea integer bigint text float8 text"
 """Of the columns that are written."""
 
-RECORD = """
+WRITE = """
 WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
     AS (:rows)
 INSERT INTO :deliveries AS deliveries
     (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
 SELECT * FROM given WHERE true
-ON CONFLICT (day, id) DO UPDATE SET
+ON CONFLICT (day, id) DO UPDATE SET"""
+"""The beginning of every statement that writes rows; what follows says what becomes of one that is there."""
+
+RECORD = f"""{WRITE}
     state = excluded.state, at = excluded.at, deadline = NULL, before = NULL,
-    run = CASE WHEN excluded.run IS NULL THEN deliveries.run ELSE :runs END,
+    run = CASE WHEN excluded.run IS NULL THEN deliveries.run ELSE {RUNS} END,
     -- Whose call was given up stays, so that what it says later is known to come too late.
     owner = CASE WHEN deliveries.owner <> coalesce(excluded.owner, '') THEN deliveries.owner END,
     -- The same outcome written again, because the answer to the first commit was lost, counts once.
@@ -192,7 +195,7 @@ WHERE deliveries.state <> 1 AND (
     ))
 )
 RETURNING state, sink, day
-""".replace(":runs", RUNS)
+"""
 
 
 class Recorded(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import KINDS, RUNS, Place, Row, State, look_up, may_reopen, open_days, run_of
+from trunkline.ledger.deliveries import KINDS, RUNS, WRITE, Place, Row, State, look_up, may_reopen, open_days, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,25 +185,14 @@ WHERE (day, id) IN (SELECT day, id FROM given) AND owner IN (SELECT owner FROM g
     AND state = 3 AND before IS NULL
 """
 
-ANNOUNCE = """
-WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
-    AS (:rows)
-INSERT INTO :deliveries AS deliveries
-    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
-SELECT * FROM given WHERE true
-ON CONFLICT (day, id) DO UPDATE SET at = excluded.at, deadline = excluded.deadline
+ANNOUNCE = f"""{WRITE}
+    at = excluded.at, deadline = excluded.deadline
 WHERE deliveries.state = 3 AND deliveries.owner = excluded.owner
 """
 
-REOPEN = """
-WITH given (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
-    AS (:rows)
-INSERT INTO :deliveries AS deliveries
-    (day, id, sink, state, key, partition, "offset", payload, attempts, at, owner, deadline, run)
-SELECT * FROM given WHERE true
-ON CONFLICT (day, id) DO UPDATE SET
+REOPEN = f"""{WRITE}
     state = 3, at = excluded.at, owner = excluded.owner, deadline = excluded.deadline,
     before = CASE WHEN deliveries.state = 3 THEN deliveries.before ELSE deliveries.state END,
-    run = CASE WHEN deliveries.state = 3 THEN deliveries.run ELSE :runs END
+    run = CASE WHEN deliveries.state = 3 THEN deliveries.run ELSE {RUNS} END
 WHERE (deliveries.state = 3 AND deliveries.owner = excluded.owner) OR deliveries.state IN (2, 4, 5)
-""".replace(":runs", RUNS)
+"""

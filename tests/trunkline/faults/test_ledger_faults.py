@@ -46,17 +46,6 @@ def recorded(ledger: Ledger, count: int) -> set[int]:
     return {int.from_bytes(one.id, "big") for one in found}
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LocalPostgres]:
-    """Give a PostgreSQL that a test may kill."""
-    server = LocalPostgres(tmp_path / "postgres")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
 async def until_told(writer: Writer, number: int) -> None:
     """Record an event as the engine does: again, until the ledger has it."""
     while True:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
-from tests.trunkline.integration.test_operate import Project
+from tests.trunkline.integration.project import Project
 from tests.trunkline.support import Stage, deliver_bus, header, note, read, wait_for
 from trunkline import Bus
 from trunkline.dev.target.behaviour import Behaviour
@@ -101,14 +100,6 @@ def office(stage: Stage) -> Iterator[Office]:
     bus = stage.make(deliver_bus(stage.prefix))
     with closing(Sender(stage.bootstrap)) as sender:
         yield Office(bus, stage.bootstrap, sender)
-
-
-@pytest.fixture
-def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path, bootstrap)
-    made("topics", "apply")
-    with closing(made.sender):
-        yield made
 
 
 def ids(answer: Answer) -> set[str]:

@@ -1,5 +1,4 @@
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,12 +33,6 @@ def small_bus(*, partitions: int = 2, key: str | None = "id", prefix: str = "") 
     prefix = prefix or f"c{uuid.uuid4().hex[:8]}"
     topic = Topic(f"{prefix}.lines", dict, key=key, partitions=partitions)
     return Bus(prefix, [Deliver(topic, to=Store(Target("store", env("STORE_URL"))))])
-
-
-@pytest.fixture
-def control(bootstrap: str) -> Iterator[Control]:
-    with Control(bootstrap) as control:
-        yield control
 
 
 @pytest.fixture

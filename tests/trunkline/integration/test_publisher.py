@@ -1,5 +1,4 @@
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,12 +24,6 @@ def nothing(_event: Event[Any], _rows: Any) -> Drop:
 
 def row(sku: str, **more: Any) -> dict[str, Any]:
     return {"sku": sku, "department": "GROCERY", "brand": "Private", "category": None, "size": "1 L", **more}
-
-
-@pytest.fixture
-def control(bootstrap: str) -> Iterator[Control]:
-    with Control(bootstrap) as control:
-        yield control
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -17,7 +16,7 @@ from confluent_kafka import TopicPartition as Place
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from tests.trunkline.integration.test_operate import Project, order
+from tests.trunkline.integration.project import Project, order
 from tests.trunkline.support import Shelf, Stage, header, note, notes, stamped
 from trunkline import Bus, Deliver, Target, deadletter, env
 from trunkline.avro.codec import HEAD
@@ -348,14 +347,6 @@ def test_while_somebody_works_nothing_is_rebuilt(loss: Loss) -> None:
         loss.rebuild()
     with loss.ledger() as db:
         assert identity.read(db) is None
-
-
-@pytest.fixture
-def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path, bootstrap)
-    made("topics", "apply")
-    with closing(made.sender):
-        yield made
 
 
 def test_a_ledger_is_made_again_and_shown_from_the_command_line(project: Project) -> None:

@@ -1,15 +1,13 @@
 """How flows stand: what was deleted unread or soon will be, what waits for a person, who stands still and why."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from tests.trunkline.integration.test_operate import Project
+from tests.trunkline.integration.project import Project
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
@@ -17,14 +15,6 @@ from trunkline.kafka.orders import Announcement, Command, Full, Passed, Worker
 from trunkline.ledger.deliveries import State
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path, bootstrap)
-    made("topics", "apply")
-    with closing(made.sender):
-        yield made
 
 
 @pytest.mark.faults(group="process")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.trunkline.integration.test_operate import Project
+from tests.trunkline.integration.project import Project
 from tests.trunkline.walk.desk import change, commit, git
 from trunkline.event import Event, to_headers
 from trunkline.kafka.control import Control

@@ -6,13 +6,10 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx
-import pytest
 
 from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.support import ROOT, wait_for
@@ -114,16 +111,6 @@ def rebuild(case: Case) -> bool:
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 or "there are workers" in done.stderr, done.stderr
     return done.returncode == 0
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LocalPostgres]:
-    server = LocalPostgres(tmp_path / "postgres")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> None:

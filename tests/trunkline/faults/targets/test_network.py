@@ -11,10 +11,10 @@ import pytest
 import trustme
 
 from tests.trunkline import support
+from tests.trunkline.faults.targets.load import Load
 from tests.trunkline.faults.targets.wire import Wire
-from tests.trunkline.support import QUICK, Running, Shelf, Stage, note, notes, say, wait_for
+from tests.trunkline.support import QUICK, Running, Shelf, Stage, notes, say, wait_for
 from trunkline import Bus, Deliver, Retry, Target, env
-from trunkline.errors import Unavailable
 from trunkline.flow.declare import Breaker, Tls
 from trunkline.http.guard import Address
 from trunkline.http.transport import Transport
@@ -27,13 +27,12 @@ PAST = datetime(2020, 1, 1, tzinfo=UTC)
 NAME = "localhost"
 
 
-class Case:
+class Case(Load):
     """A bus whose target is behind a wire."""
 
     def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.stage = stage
+        super().__init__(stage)
         self.upstream = int(stage.target.url.rpartition(":")[2])
-        self.events = 0
         self._monkeypatch = monkeypatch
 
     def make(self, port: int, *, tls: Tls | None = None, breaker: Breaker | None = None, retry: Retry = QUICK) -> None:
@@ -44,27 +43,6 @@ class Case:
             Bus(self.stage.prefix, [Deliver(notes(self.stage.prefix, 3), to=Shelf(target), retry=retry)])
         )
         [self.flow] = self.bus.delivering
-
-    def write(self, rounds: int = 10, keys: int = 50) -> None:
-        boxes = [f"k{self.events}-{key}" for key in range(keys)]
-        self.stage.write(self.bus, [note(number, box) for number in range(rounds) for box in boxes])
-        self.events += rounds * keys
-
-    def finished(self) -> bool:
-        try:
-            return self.stage.committed(self.bus, self.flow) == self.stage.ends(self.bus.topics[0].name)
-        except Unavailable:
-            return False
-
-    def until_finished(self) -> None:
-        wait_for(self.finished, seconds=60, why=self.stage.rows)
-
-    def settle(self) -> None:
-        """Fail unless every event had its one effect and none became a dead letter."""
-        effects = self.stage.effects()
-        assert len(effects) == self.events
-        assert set(effects.values()) == {1}
-        assert self.stage.letters(self.flow) == []
 
 
 @pytest.fixture

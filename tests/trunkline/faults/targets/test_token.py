@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.shared import free_port
-from tests.trunkline.support import HASTY, QUICK, Running, Shelf, Stage, note, notes, say, wait_for
+from tests.trunkline.faults.targets.load import Load
+from tests.trunkline.support import HASTY, QUICK, Running, Shelf, Stage, notes, say, wait_for
 from trunkline import Bus, ClientCredentials, Deliver, Retry, Secret, Target, env
-from trunkline.errors import Unavailable
 
 pytestmark = pytest.mark.faults(group="targets")
 
@@ -123,13 +123,12 @@ def bus_of(prefix: str, retry: Retry) -> Bus:
     return Bus(prefix, [Deliver(notes(prefix, 3), to=Shelf(Target("shelf", env("SHELF_URL"), auth=auth)), retry=retry)])
 
 
-class Case:
+class Case(Load):
     """A bus whose target is behind a gate."""
 
     def __init__(self, stage: Stage, gate: Gate) -> None:
-        self.stage = stage
+        super().__init__(stage)
         self.gate = gate
-        self.events = 0
         self._began = time.monotonic()
 
     def make(self, retry: Retry = QUICK) -> Bus:
@@ -137,29 +136,15 @@ class Case:
         [self.flow] = self.bus.delivering
         return self.bus
 
-    def write(self, rounds: int, keys: int) -> None:
-        boxes = [f"k{self.events}-{key}" for key in range(keys)]
-        self.stage.write(self.bus, [note(number, box) for number in range(rounds) for box in boxes])
-        self.events += rounds * keys
+    def why(self) -> object:
+        return vars(self.gate), super().why()
 
-    def finished(self) -> bool:
-        try:
-            return self.stage.committed(self.bus, self.flow) == self.stage.ends(self.bus.topics[0].name)
-        except Unavailable:
-            return False
-
-    def until_finished(self) -> None:
-        wait_for(self.finished, seconds=60, why=lambda: (vars(self.gate), self.stage.rows()))
-
-    def settle(self, running: Running) -> None:
-        """Fail unless every event had its one effect, in order, and nobody was told a secret."""
+    def settle_with(self, running: Running) -> None:
+        """Fail unless every event had its one effect and nobody was told a secret."""
         gate = self.gate
         took = time.monotonic() - self._began
         say(f"\n{self.events} events, {gate.calls} calls, {gate.refused} x 401, {gate.fetches} tokens; {took:.1f} s")
-        effects = self.stage.effects()
-        assert len(effects) == self.events
-        assert set(effects.values()) == {1}
-        assert self.stage.letters(self.flow) == []
+        self.settle()
         told = repr(running.seen)
         assert not [token for token in (*gate.tokens, "a-client-secret") if token in told]
 
@@ -180,7 +165,7 @@ def test_one_token_is_enough(case: Case) -> None:
     case.write(10, 50)
     with case.stage.running(case.bus) as running:
         case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
     assert (case.gate.fetches, case.gate.refused) == (1, 0)
 
 
@@ -191,7 +176,7 @@ def test_tokens_that_expire_as_they_said(case: Case) -> None:
         while case.gate.fetches < 4:
             case.write(5, 4)
             case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
 
 
 def test_tokens_that_expire_earlier_than_they_said(case: Case) -> None:
@@ -201,7 +186,7 @@ def test_tokens_that_expire_earlier_than_they_said(case: Case) -> None:
         while case.gate.fetches < 4:
             case.write(5, 20)
             case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
     assert case.gate.refused >= case.gate.fetches - 1 >= 3
 
 
@@ -214,7 +199,7 @@ def test_a_storm_of_401_is_one_renewal(case: Case) -> None:
         case.gate.revoke()
         case.gate.open()
         case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
     assert case.gate.refused == AT_ONCE
     assert case.gate.fetches == 2
 
@@ -233,7 +218,7 @@ def test_an_endpoint_that_is_down_from_the_start(case: Case, monkeypatch: pytest
         assert case.stage.letters(case.flow) == []
         case.gate.answer = case.gate.give
         case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
 
 
 def test_an_endpoint_that_goes_down_while_tokens_expire(case: Case) -> None:
@@ -250,7 +235,7 @@ def test_an_endpoint_that_goes_down_while_tokens_expire(case: Case) -> None:
         assert case.stage.letters(case.flow) == []
         case.gate.answer = case.gate.give
         case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
 
 
 def test_a_client_that_is_refused_halts_and_names_the_setting(case: Case) -> None:
@@ -269,4 +254,4 @@ def test_a_client_that_is_refused_halts_and_names_the_setting(case: Case) -> Non
     case.gate.answer = case.gate.give
     with case.stage.running(case.bus) as running:
         case.until_finished()
-    case.settle(running)
+    case.settle_with(running)
