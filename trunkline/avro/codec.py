@@ -12,7 +12,8 @@ from fastavro.schema import SchemaParseException
 from trunkline.avro.defaults import with_defaults
 from trunkline.avro.files import canonical, fingerprint
 from trunkline.avro.limits import definition_of, refuse_hostile
-from trunkline.avro.logical import exact
+from trunkline.avro.logical import NAMED, exact
+from trunkline.avro.misfits import misfit
 from trunkline.errors import Permanent, Poison, UnknownSchema, UsageError
 
 MAGIC = 0
@@ -52,14 +53,16 @@ class Codec:
         """Write a value.
 
         Raises:
-            Permanent: the value has a field the schema has not, lacks one without a default, or one of a wrong type.
+            Permanent: the value has a field the schema has not, lacks one without a default, or one of a wrong type;
+                it is told where, and not which value.
         """
         out = io.BytesIO()
         out.write(head_of(schema_id))
         try:
             fastavro.schemaless_writer(out, self._writes, value, strict_allow_default=True)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
-            raise Permanent(f"the record does not fit its schema: {error}") from None
+            why = misfit(self._writes, value, self._writes.get(NAMED, {})) or type(error).__name__
+            raise Permanent(f"the record does not fit its schema: {why}") from None
         return out.getvalue()
 
     def decode(self, body: bytes, reader: "Codec | None" = None) -> dict[str, Any]:

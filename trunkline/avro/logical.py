@@ -62,7 +62,9 @@ def whole(bits: int) -> Writer:
     def write(value: Any, schema: Schema) -> Any:
         if type(value) is int and least <= value < beyond:
             return value
-        told = f"{value} has more than {bits} bits" if type(value) is int else f"a {type(value).__name__} is no integer"
+        told = (
+            f"an integer of more than {bits} bits" if type(value) is int else f"a {type(value).__name__} is no integer"
+        )
         return misfit(schema, told)
 
     return write

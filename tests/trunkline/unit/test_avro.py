@@ -190,8 +190,38 @@ def test_no_bytes_break_the_decoder(body: bytes) -> None:
     ids=str,
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(Permanent, match="does not fit its schema"):
+    [field] = change
+    with pytest.raises(
+        Permanent, match=rf"does not fit its schema: {field}(\[0\])?(\.\w+)?: (a|an|no|missing|3 bytes)\b"
+    ):
         CODEC.encode({**ONE, **change}, 1)
+
+
+CARD = "4111-1111"
+PAIR = {"type": "record", "name": "Pair", "fields": [{"name": "left", "type": "int"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "told"),
+    [
+        (["null", "long"], CARD, "card: a str is no null or long"),
+        (["null", PAIR], {"left": CARD}, "card.left: a str is no integer"),
+        (["null", PAIR], {CARD: 1}, "card.left: missing, and it has no default"),
+        ({"type": "enum", "name": "State", "symbols": ["NEW", "OLD"]}, CARD, "card: a str that is none of NEW, OLD"),
+        ({"type": "array", "items": {"type": "array", "items": PAIR}}, [[], [{"left": CARD}]],
+         "card[1][0].left: a str is no integer"),
+        ({"type": "map", "values": PAIR}, {CARD: {"left": "x"}}, "card[…].left: a str is no integer"),
+        ({"type": "fixed", "name": "Two", "size": 2}, CARD.encode(), "card: 9 bytes where there are 2"),
+        ("long", 4111_1111 << 64, "card: an integer of more than 64 bits"),
+        ("string", f"{CARD}\ud800", "card: a text with half of a surrogate pair"),
+        (PAIR, CARD, "card: a str is no record"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_by_its_path_and_without_its_value(kind: Any, value: Any, told: str) -> None:
+    codec = Codec(json.dumps({"type": "record", "name": "R", "fields": [{"name": "card", "type": kind}]}))
+    with pytest.raises(Permanent) as refused:
+        codec.encode({"card": value}, 1)
+    assert str(refused.value) == f"the record does not fit its schema: {told}"
 
 
 def test_a_field_without_default_must_be_there_and_one_with_default_need_not() -> None:
