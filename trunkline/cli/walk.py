@@ -13,7 +13,7 @@ import typer
 from trunkline.adapters import Response
 from trunkline.avro.codec import split
 from trunkline.cli import told
-from trunkline.cli.project import bootstrap, load_bus, out, print_json
+from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
 from trunkline.cli.revision import Beside, checked_out
 from trunkline.cli.send import source_of
 from trunkline.cli.tail import newest
@@ -72,6 +72,11 @@ def walk(
         raise UsageError(f"--last walks events of a topic; leave {file} out.")
     given = real(bus, source, last) if last else requests(bus, source, file, many=bool(diff))
     job = given | {"tables": rows_in(tables, real=bool(last))}
+    if last and not job["inputs"]:
+        empty = f"{source} has no records" if source else "no topic that a source publishes to has records"
+        if diff:
+            raise UsageError(f"{empty}: there is nothing to compare. Without --last the examples are compared.")
+        talk.print(f"{empty}.", markup=False)
     if diff:
         compared(diff, bus, job, source, every=every, as_json=as_json)
         return

@@ -39,6 +39,12 @@ def project(bootstrap: str, tmp_path: Path) -> Project:
 def test_real_events_and_rows_are_walked_by_both_versions(project: Project) -> None:
     topic = f"{project.prefix}.orders"
     source, at = f"{project.prefix}/till", datetime(2026, 7, 1, tzinfo=UTC)
+    nothing = project.run("walk", topic, "--last", "3")
+    assert (nothing.code, nothing.stdout, nothing.stderr) == (0, "", f"{topic} has no records.\n")
+    for command, empty in ((("walk", topic), topic), (("walk",), "no topic that a source publishes to")):
+        told = project(*command, "--diff", "HEAD", "--last", "3", code=2)
+        assert told.startswith(f"trunkline: {empty} has ")
+        assert "records: there is nothing to compare." in told
     with closing(project.sender):
         project.send(f"{project.prefix}.rates", project.value(3), ())
         for number in range(4):
