@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import told
-from trunkline.cli.project import load_bus, out, print_json
-from trunkline.cli.show import safe
+from trunkline.cli.project import load_bus, out, print_json, safe
 from trunkline.cli.walk import rows_in
 from trunkline.errors import UsageError
 from trunkline.flow import openapi

@@ -20,8 +20,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Span, Text
 
-from trunkline.cli.project import load_bus, out, print_json, talk
-from trunkline.cli.show import safe
+from trunkline.cli.project import load_bus, out, print_json, safe, talk
 from trunkline.dev import demo
 from trunkline.dev.report import Report, Story, screen, told, with_replay
 from trunkline.dev.scenario import Scenario

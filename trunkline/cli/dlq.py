@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import replay
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
-from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table, safe
+from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, safe, talk
+from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
 from trunkline.kafka.control import Control

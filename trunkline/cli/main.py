@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from trunkline import __version__
-from trunkline.cli.project import read_env, talk
+from trunkline.cli.project import read_env, safe, talk
 from trunkline.errors import TopologyError, TrunklineError, UsageError
 from trunkline.redact import redact
 
@@ -105,11 +105,12 @@ def app() -> None:
     try:
         commands()
     except TopologyError as error:
-        talk.print(redact(str(error)), markup=False)
+        for line in redact(str(error)).splitlines():
+            talk.print(safe(line), markup=False)
         sys.exit(2)
     except UsageError as error:
-        talk.print(redact(f"trunkline: {error}"), markup=False)
+        talk.print(safe(redact(f"trunkline: {error}")), markup=False)
         sys.exit(2)
     except TrunklineError as error:
-        talk.print(redact(f"trunkline: {error}"), markup=False)
+        talk.print(safe(redact(f"trunkline: {error}")), markup=False)
         sys.exit(1)

@@ -17,10 +17,15 @@ from trunkline.ledger import reach
 from trunkline.ledger.database import Connection
 from trunkline.settings import Settings
 
-__all__ = ["bootstrap", "load_bus", "looking", "out", "print_json", "read_env", "talk"]
+__all__ = ["bootstrap", "load_bus", "looking", "out", "print_json", "read_env", "safe", "talk"]
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def safe(text: str) -> str:
+    """Make text from outside harmless to a terminal: one line, nothing that moves the cursor or hides."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def read_env(path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trunkline.avro.codec import split
-from trunkline.cli.project import out
+from trunkline.cli.project import out, safe
 from trunkline.errors import Poison, UsageError
 from trunkline.event import Headers
 from trunkline.flow import declare
@@ -24,11 +24,6 @@ from trunkline.redact import hashed, mask, redact_data
 
 SHOWN = 32
 """Bytes shown of a value that cannot be decoded."""
-
-
-def safe(text: str) -> str:
-    """Make text from outside harmless to a terminal: one line, nothing that moves the cursor or hides."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

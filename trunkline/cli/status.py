@@ -81,6 +81,8 @@ def alarms(one: Standing) -> Iterator[str]:
         )
     for told in one.notices:
         yield f"the target {told}."
+    for told in one.targets:
+        yield f"the target {told}: its events wait and lose nothing. See `trunkline target ls`."
     for told in one.unused:
         yield f"it leaves {told}: what one leaves is nobody else's. Give each the weight that it needs."
     for reason in one.halted:
@@ -92,7 +94,7 @@ def alarms(one: Standing) -> Iterator[str]:
 def state(one: Standing) -> str:
     """Say in a few words what a flow does, and what to do when it does nothing."""
     if one.missing:
-        return f"{len(one.missing)} topics missing: trunkline topics apply"
+        return f"{len(one.missing)} topic{'' if len(one.missing) == 1 else 's'} missing: trunkline topics apply"
     if one.workers is None:
         return "-"
     if not one.started:

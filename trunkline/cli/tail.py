@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, out, talk
-from trunkline.cli.show import Curtain, curtain_of, hex_start, line, moment, safe
+from trunkline.cli.project import bootstrap, load_bus, out, safe, talk
+from trunkline.cli.show import Curtain, curtain_of, hex_start, line, moment
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.registry import registry_of

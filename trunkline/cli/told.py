@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.text import Text
 
+from trunkline.cli.project import safe
 from trunkline.cli.revision import Revision
-from trunkline.cli.show import line, safe
+from trunkline.cli.show import line
 from trunkline.flow.differences import ABSENT, Change, Difference, Fate, Pair, anywhere, by_shape, tree_changes
 from trunkline.flow.journeys import Data
 from trunkline.redact import SENSITIVE, Finder, redact

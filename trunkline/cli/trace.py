@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json
-from trunkline.cli.show import curtain_of, moment, safe
+from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, safe
+from trunkline.cli.show import curtain_of, moment
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka.audit import Entry
@@ -31,6 +31,8 @@ def trace(
 
     Contents are shown by their digest alone.
     """
+    if not event:
+        raise UsageError("say which event: its id is empty.")
     bus, settings = load_bus(), load()
     with Control(bootstrap(settings)) as control, looking(settings) as db:
         if db is None:

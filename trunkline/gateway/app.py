@@ -118,6 +118,7 @@ def build(
             known = ", ".join(sorted(publishers)) or "none"
             return problem(404, "No such source", f"Nobody here is called {name}; the sources are: {known}.")
         try:
+            refuse_encoded(request)
             body = await read(request)
             headers = dict(request.headers.items())
             publisher.source.verify.check(headers, body)
@@ -182,6 +183,17 @@ def refuse(request: Request, error: Exception) -> Response:
 def fail(_: Request, error: Exception) -> Response:
     """Answer for a bug of ours or of a source, without its words: they may hold what is not for the sender."""
     return problem(500, "A bug on our side", f"{type(error).__name__}; nothing was acknowledged. See the worker's log.")
+
+
+def refuse_encoded(request: Request) -> None:
+    """Let a body pass that comes as it is.
+
+    Raises:
+        Rejected: 415, it is compressed: what is signed would be other bytes than what is read.
+    """
+    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        why = f"Its Content-Encoding is {coding[:40]}; send it as it is. Nothing was published."
+        raise Rejected(415, "The body is compressed", why)
 
 
 async def read(request: Request) -> bytes:

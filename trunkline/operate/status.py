@@ -71,6 +71,8 @@ class Standing:
     """Why it stands still, where a worker has halted it."""
     notices: tuple[str, ...] = ()
     """What the targets that it calls announce of their APIs."""
+    targets: tuple[str, ...] = ()
+    """How the targets stand that it calls and that are not simply called: who has paused one, or that it is down."""
     unused: tuple[str, ...] = ()
     """What it leaves of the limits of targets, where another flow has used its share up (D13)."""
     held_up: tuple[Full, ...] = ()
@@ -80,8 +82,9 @@ class Standing:
 def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, now: datetime) -> list[Standing]:
     """Ask how every flow stands, the worst first; `held` is what the control topic says."""
     known = control.topics()
-    unused = targets.unused(targets.standings(bus, held, now))
-    found = []
+    called = targets.standings(bus, held, now)
+    unused, troubled = targets.unused(called), targets.troubled(called)
+    found: list[Standing] = []
     for name, flow in bus.named():
         if missing := tuple(topic for topic in used(flow) if topic not in known):
             found.append(Standing(name, kind_of(flow), topic_of(flow), missing=missing))
@@ -96,7 +99,7 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 standing = reading(bus, name, flow, control, held, now)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
-    found = [replace(one, unused=unused.get(one.flow, ())) for one in found]
+    found = [replace(one, unused=unused.get(one.flow, ()), targets=troubled.get(one.flow, ())) for one in found]
     return sorted(found, key=badness, reverse=True)
 
 

@@ -103,6 +103,20 @@ def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
     return found
 
 
+def troubled(found: Iterable[Standing]) -> dict[str, tuple[str, ...]]:
+    """Say by flow which of the targets that it calls are paused, or not simply called by every worker."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        name, live = one.target.name, f"{one.workers} worker{'' if one.workers == 1 else 's'}"
+        if (who := one.paused) is not None:
+            words = [f"{name} is paused by {who.who}{f' ({who.why})' if who.why else ''}"]
+        else:
+            words = [f"{name} is {word} at {number} of {live}" for word, number in one.told.items()]
+        for flow in one.shares if words else ():
+            said.setdefault(flow, []).extend(words)
+    return {flow: tuple(words) for flow, words in said.items()}
+
+
 def unused(found: Iterable[Standing]) -> dict[str, tuple[str, ...]]:
     """Say by flow what it leaves of limits while another flow of the same target has used its share up (D13)."""
     said: dict[str, list[str]] = {}

@@ -12,7 +12,17 @@ from trunkline.errors import Rejected, UsageError
 from trunkline.settings import Secret
 
 UNSIGNED = "The signature is missing or wrong; nothing was published."
+NO_TEXT = "The signature is over text in UTF-8, and the body is none: it is compressed, or of another charset"
 NOT_SIGNED = "The signature is missing or wrong, or its time is more than five minutes off; nothing was published."
+
+
+def is_text(body: bytes) -> bool:
+    """Say whether a body is UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +43,21 @@ class StandardWebhooks:
         Raises:
             Rejected: 401, whatever is wrong with the proof.
         """
+        if not is_text(body):
+            raise Rejected(401, "The request is not signed by a sender we know", f"{NO_TEXT}; nothing was published.")
         try:
             self._webhook().verify(body, dict(headers), json_parse=False)
         except (WebhookVerificationError, ValueError):
             raise Rejected(401, "The request is not signed by a sender we know", NOT_SIGNED) from None
 
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:
-        """Give the three headers that a sender adds now."""
+        """Give the three headers that a sender adds now.
+
+        Raises:
+            UsageError: the body is no text in UTF-8.
+        """
+        if not is_text(body):
+            raise UsageError(f"{NO_TEXT}.")
         now = datetime.now(UTC)
         return {
             "webhook-id": message_id,

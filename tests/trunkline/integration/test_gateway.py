@@ -1,6 +1,7 @@
 """POST to topic with a real port and a real broker: what is refused, what is answered, what is published once."""
 
 import asyncio
+import gzip
 import http.client
 import json
 import time
@@ -164,7 +165,7 @@ BAD: dict[str, tuple[Any, int, list[str]]] = {
     "no JSON": (b"{", 400, []),
     "nothing": (b"", 400, []),
     "invalid escape": (rb'{"note_id": "\ud800"}', 400, []),
-    "another type": ([1, 2], 422, [""]),
+    "another type": ([1, 2], 422, ["the body"]),
     "a missing field": (without("number"), 422, ["number"]),
     "two wrong fields": (named(number="1", text=None), 422, ["number", "text"]),
     "a fraction": (named(number=1.5), 422, ["number"]),
@@ -236,9 +237,19 @@ def test_a_signature_of_another_time_is_refused(gate: Gate, seconds: int) -> Non
 
 def test_a_body_that_is_no_text_is_refused(gate: Gate) -> None:
     counted = gate.counted()
-    refused(gate.http.post(DESK, content=b"\xff\xfe", headers=signed(OK)), 401)
+    problem = refused(gate.http.post(DESK, content=b"\xff\xfe", headers=signed(OK)), 401)
+    assert "over text in UTF-8, and the body is none" in problem["detail"]
     refused(gate.http.post(DESK, content=OK + b" ", headers=signed(OK)), 401)
     assert gate.counted() - counted == {"received": 2, "rejected": 2}
+
+
+def test_a_compressed_body_is_told_to_come_as_it_is(gate: Gate) -> None:
+    counted = gate.counted()
+    for coding, content in (("gzip", gzip.compress(OK)), ("gzip", gzip.compress(OK)[:20]), ("br", OK)):
+        answer = gate.http.post(DESK, content=content, headers={"content-encoding": coding})
+        assert refused(answer, 415)["detail"].startswith(f"Its Content-Encoding is {coding}; send it as it is.")
+    assert gate.counted() - counted == {"received": 3, "rejected": 3}
+    assert gate.http.post(DESK, content=OK, headers={"content-encoding": "identity"}).status_code == 401
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["with its length", "in chunks"])

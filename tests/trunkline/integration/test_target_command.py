@@ -8,6 +8,7 @@ import pytest
 
 from tests.trunkline.integration.test_delivering import finished
 from tests.trunkline.support import Stage, deliver_bus, note, wait_for
+from trunkline.cli.status import alarms
 from trunkline.cli.target import state_of, unused
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.engine.targets import order_name
@@ -17,7 +18,7 @@ from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Command
-from trunkline.operate import targets
+from trunkline.operate import status, targets
 from trunkline.operate.control import Desk, topic_of
 
 
@@ -38,12 +39,20 @@ def test_a_paused_target_is_not_called_until_it_is_resumed(stage: Stage) -> None
         wait_for(lambda: running.counted(next(iter(bus.delivering)))["read"] == 2)
         [standing] = standings_of(bus, stage, control)
         assert standing.paused is not None
+        [flow] = bus.delivering
+        assert targets.troubled([standing]) == {flow: ("shelf is paused by ops@here (maintenance)",)}
+        held = orders.current(stage.bootstrap, topic_of(bus, control))
+        [told] = [one for one in status.standings(bus, control, None, held, datetime.now(UTC)) if one.flow == flow]
+        assert told.targets == ("shelf is paused by ops@here (maintenance)",)
+        [line] = alarms(told)
+        assert line.startswith("the target shelf is paused by ops@here (maintenance): its events wait")
         assert (standing.paused.why, standing.shares) == ("maintenance", {next(iter(bus.delivering)): 1.0})
         assert stage.attempts() == []
         assert targets.resume(desk, "shelf", command()).complete
         wait_for(finished(stage, bus))
         [standing] = standings_of(bus, stage, control)
         assert standing.paused is None
+        assert targets.troubled([standing]) == {}
     assert set(stage.effects().values()) == {1}
 
 
@@ -90,6 +99,8 @@ def test_a_target_that_is_down_is_said_to_be(stage: Stage) -> None:
             wait_for(lambda: standings_of(bus, stage, control)[0].told in ({"down": 1}, {"probing": 1}), seconds=30)
             [down] = standings_of(bus, stage, control)
             assert state_of(down) in {"down at 1 of 1 worker", "probing at 1 of 1 worker"}
+            [words] = targets.troubled([down]).values()
+            assert words[0] in {f"shelf is {word} at 1 of 1 worker" for word in ("down", "probing")}
             stage.target.control.heal(stage.prefix)
             wait_for(lambda: not standings_of(bus, stage, control)[0].told, seconds=30)
             assert state_of(standings_of(bus, stage, control)[0]) == "may be called"
