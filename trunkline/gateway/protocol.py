@@ -1,0 +1,63 @@
+"""How requests are read: by llhttp, as Node.js does, and never more beside a body than `LARGEST`."""
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from trunkline.gateway.problems import problem
+
+LARGEST = 16 * 1024
+"""Bytes in one piece of a request that are no body: its line and headers, what stands between chunks, its trailer."""
+
+
+class Bounded(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself keeps a head however long it grows and takes a trailer for more of it."""
+
+    _beside = 0
+    _heading = False
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come, and refuse a request with too much beside its body."""
+        for at in range(0, len(data), LARGEST):
+            piece = data[at : at + LARGEST]
+            self._beside += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._beside > LARGEST:
+                why = f"More than {LARGEST} bytes of it are no body. Nothing was published; send fewer headers."
+                self._refuse(431, "The head is too large", why)
+                return
+
+    def on_message_begin(self) -> None:
+        """Begin with a request."""
+        self._heading = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a field of a trailer is none (RFC 9110 §6.5.1)."""
+        if self._heading:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin with a body."""
+        self._beside, self._heading = 0, False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take some of a body."""
+        self._beside = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._beside = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(400, "This is no HTTP request", f"{msg} Nothing was published.")
+
+    def _refuse(self, status: int, title: str, detail: str) -> None:
+        answer = problem(status, title, detail)
+        head = [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+        self.transport.write(b"".join([STATUS_LINE[status], *head, b"connection: close\r\n\r\n", answer.body]))
+        self.transport.close()
