@@ -21,9 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Span, Text
 
 from trunkline.cli.project import load_bus, out, print_json, safe, talk
-from trunkline.dev import demo
-from trunkline.dev.report import Report, Story, screen, told, with_replay
-from trunkline.dev.scenario import Scenario
+from trunkline.dev.demo.place import create_topics, free_port, fresh, place
+from trunkline.dev.demo.report import Report, with_replay
+from trunkline.dev.demo.run import Run, Stage
+from trunkline.dev.demo.scenario import Scenario, check, find, refused
+from trunkline.dev.demo.screen import Story, screen, told
+from trunkline.dev.demo.targets import address_of, aim, announced, start_target, targets
+from trunkline.dev.demo.worker import alive, as_environment, command, joined, working
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.running import TargetControl
 from trunkline.errors import Unavailable, UsageError
@@ -58,8 +62,8 @@ def run(
     """
     began = time.time() - time.process_time()  # what was loaded until now took that long
     bus, settings = load_bus(), load()
-    found = demo.find(scenario)
-    demo.check(bus, found)
+    found = find(scenario)
+    check(bus, found)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     balanced = False
@@ -87,42 +91,42 @@ class Play:
         self._bus = bus
         self._scenario = scenario
         self._folder = folder
-        demo.fresh(folder)
+        fresh(folder)
         with step("broker") as bar:
-            settings, bootstrap = stack.enter_context(demo.place(bus, settings, folder, bar.say))
+            settings, bootstrap = stack.enter_context(place(bus, settings, folder, bar.say))
             bar.note = bootstrap
         with step("target") as bar:
-            target = stack.enter_context(demo.start_target(bus, folder))
-            stack.enter_context(demo.announced(bus, settings, target.url))
+            target = stack.enter_context(start_target(bus, folder))
+            stack.enter_context(announced(bus, settings, target.url))
             bar.note = target.url
         self._control = target.control
         with step("topics") as bar:
-            bar.note = f"{demo.create_topics(bus, settings, bootstrap)} created"
+            bar.note = f"{create_topics(bus, settings, bootstrap)} created"
         for name, rows in scenario.rows().items():
             self._fill(name, list(rows), bootstrap)
         host = settings.gateway.host
-        port = demo.free_port(host, settings.gateway.port)
+        port = free_port(host, settings.gateway.port)
         if settings.gateway.port not in (0, port):
             talk.print(f"Port {settings.gateway.port} is taken: the gateway has {port}.")
         settings = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"port": port})})
         gateway = f"http://{host}:{port}"
         moved = {
             one.url.name: url
-            for one in demo.targets(bus).values()
-            if (url := demo.address_of(one, target.url)) != one.url.read().rstrip("/")
+            for one in targets(bus).values()
+            if (url := address_of(one, target.url)) != one.url.read().rstrip("/")
         }
         if moved:
             talk.print(f"The addresses {', '.join(moved)} cannot be used here: the target has {target.url}.")
-        self._environment = {**demo.as_environment(settings), **moved}
+        self._environment = {**as_environment(settings), **moved}
         self._environment_file = environment_file(ctx, folder, self._environment)
         log = folder / "worker.log"
         with step("worker") as bar:
-            worker = stack.enter_context(demo.working(self._environment, gateway, log))
-            demo.joined(bus, bootstrap)
+            worker = stack.enter_context(working(self._environment, gateway, log))
+            joined(bus, bootstrap)
             bar.note = gateway
-        stage = demo.Stage(settings, bootstrap, gateway, folder / "target.db", worker, log)
+        stage = Stage(settings, bootstrap, gateway, folder / "target.db", worker, log)
         self._stage = stage
-        self._run = stack.enter_context(demo.Run(bus, scenario, stage))
+        self._run = stack.enter_context(Run(bus, scenario, stage))
 
     def run(self, events: int, rate: float, began: float) -> bool:
         """Play both acts and show what came of them; say whether everything balanced."""
@@ -134,7 +138,7 @@ class Play:
         took = time.time() - began
         self._write("report-replay.json", second, {"both_acts": took})
         incident = self._scenario.incident
-        many = len(demo.refused(self._scenario, self._bus, events, self._run.posted))
+        many = len(refused(self._scenario, self._bus, events, self._run.posted))
         story = Story(
             incident=f"{incident.sink} refused {many} of {incident.events} more events: {incident.detail}",
             rate=rate,
@@ -159,7 +163,7 @@ class Play:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._stage.worker.wait(FOREVER)
-                demo.alive(self._stage.worker, self._stage.gateway, self._stage.log)
+                alive(self._stage.worker, self._stage.gateway, self._stage.log)
 
     def _fill(self, name: str, rows: Sequence[Any], bootstrap: str) -> None:
         """Fill a table as an upstream service would."""
@@ -188,11 +192,11 @@ class Play:
     def _replay(self, events: int) -> Report:
         """Break, post more, look at the dead letters, heal, replay; with the commands that a person would type."""
         incident = self._scenario.incident
-        refused = demo.refused(self._scenario, self._bus, events, events + incident.events)
+        facts = refused(self._scenario, self._bus, events, events + incident.events)
         broken = ["--match", incident.match, "--status", str(incident.status), "--detail", incident.detail]
         self._type("demo", "break", incident.sink, *broken)
         talk.print()
-        dead = self._act("act two", incident.events, 0, refused)
+        dead = self._act("act two", incident.events, 0, facts)
         self._type("dlq", "show", incident.sink, paragraphs=1)
         self._type("demo", "heal", incident.sink)
         before = self._run.apis()
@@ -200,7 +204,7 @@ class Play:
         talk.print()
         with step("act two, counted again") as bar:
             last = self._run.report([], bar.tell)
-            report = with_replay(last, dead, incident.sink, len(refused), before, self._run.apis())
+            report = with_replay(last, dead, incident.sink, len(facts), before, self._run.apis())
             bar.note = report.verdict
         return report
 
@@ -208,7 +212,7 @@ class Play:
         """Run a command as a person would, and show what it prints; of long answers the first paragraphs."""
         talk.print(f"\n$ {shlex.join(['trunkline', *arguments])}", style="bold", markup=False)
         done = subprocess.run(  # noqa: S603 - ourselves
-            demo.command(*arguments),
+            command(*arguments),
             env={**os.environ, **self._environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -309,7 +313,7 @@ def break_(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Let the target of a sink misbehave from now on, until `demo heal`."""
-    address, api = demo.aim(load_bus(), load(), name)
+    address, api = aim(load_bus(), load(), name)
     if status is None and not (hang or reset or latency):
         status = REFUSED
     words: dict[str, Any] = {} if detail is None else {"detail": detail}
@@ -347,7 +351,7 @@ def heal(
     name: Name, *, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """End everything that is wrong with the target of a sink; requests that it holds are cut."""
-    address, api = demo.aim(load_bus(), load(), name)
+    address, api = aim(load_bus(), load(), name)
     with reaching(address) as control:
         ended = control.heal(api)
     if as_json:

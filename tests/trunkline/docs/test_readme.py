@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from trunkline.dev.report import screen
+from trunkline.dev.demo.screen import screen
 
 README = Path("README.md")
 RECORDED = re.compile(r"<!-- recorded: (?P<path>\S+) -->\n```text\n(?P<body>.*?)```\n", re.DOTALL)

@@ -18,10 +18,12 @@ from tests.shared import free_port
 from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
 from trunkline.adapters import WebhookRequest
 from trunkline.cli import demo as command
-from trunkline.dev import demo
-from trunkline.dev.report import Evidence, Report, Story, judge, screen, told, with_replay
-from trunkline.dev.scenario import Fact
-from trunkline.dev.witness import Api, Effect, Metrics, Seen
+from trunkline.dev.demo import place, posting, scenario, targets, worker
+from trunkline.dev.demo.judge import Evidence, judge
+from trunkline.dev.demo.report import Report, with_replay
+from trunkline.dev.demo.scenario import Fact
+from trunkline.dev.demo.screen import Story, screen, told
+from trunkline.dev.demo.witness import Api, Effect, Metrics, Seen
 from trunkline.errors import UsageError
 from trunkline.settings import Gateway, Ledger, Settings
 from trunkline.sinks import HttpSink
@@ -562,7 +564,7 @@ def test_the_exit_code_says_whether_everything_balanced(
 
     monkeypatch.setattr(command, "Play", Staged)
     monkeypatch.setattr(command, "load_bus", lambda: BUS)
-    monkeypatch.setattr(demo, "find", lambda _: Play())
+    monkeypatch.setattr(command, "find", lambda _: Play())
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert CliRunner().invoke(command.app, ["run", "any:thing", "--out", str(tmp_path)]).exit_code == code
 
@@ -572,22 +574,22 @@ def test_the_exit_code_says_whether_everything_balanced(
 
 def test_a_scenario_that_is_not_there_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"the scenario nowhere:x cannot be loaded: No module named 'nowhere'\."):
-        demo.find("nowhere:x")
+        scenario.find("nowhere:x")
     with pytest.raises(UsageError, match=r"the scenario json:x cannot be loaded: module 'json' has no attribute 'x'\."):
-        demo.find("json:x")
+        scenario.find("json:x")
     with pytest.raises(UsageError, match=r"json names no scenario\. Write it as module:name\."):
-        demo.find("json")
+        scenario.find("json")
 
 
 def test_a_scenario_of_another_topology_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the scenario's source till is not one of: desk\."):
-        demo.check(BUS, Play(source="till"))
+        scenario.check(BUS, Play(source="till"))
     with pytest.raises(UsageError, match=r"the scenario's sink truck is not one of: carrier, writer\."):
-        demo.check(BUS, Play(incident=Incident(sink="truck")))
+        scenario.check(BUS, Play(incident=Incident(sink="truck")))
 
 
 def test_what_an_incident_strikes_comes_of_the_new_events() -> None:
-    assert demo.refused(Play(), BUS, 3, 4) == [("2", "b")]
+    assert scenario.refused(Play(), BUS, 3, 4) == [("2", "b")]
 
 
 def test_a_sink_or_target_is_found_at_its_address_or_at_the_demos(
@@ -596,39 +598,39 @@ def test_a_sink_or_target_is_found_at_its_address_or_at_the_demos(
     monkeypatch.setenv("DEPOT_URL", "https://depot.example/v2/things")
     monkeypatch.setenv("POST_URL", "http://127.0.0.1:8702")
     settings = Settings(state=tmp_path)
-    assert demo.aim(BUS, settings, "carrier") == ("https://depot.example", "v2")
-    assert demo.aim(BUS, settings, "post") == ("http://127.0.0.1:8702", "post")
-    with demo.announced(BUS, settings, "http://127.0.0.1:9"):
-        assert demo.aim(BUS, settings, "depot") == ("http://127.0.0.1:9", "v2")
-        assert demo.aim(BUS, settings, "writer") == ("http://127.0.0.1:9", "post")
-    assert demo.aim(BUS, settings, "depot") == ("https://depot.example", "v2")
+    assert targets.aim(BUS, settings, "carrier") == ("https://depot.example", "v2")
+    assert targets.aim(BUS, settings, "post") == ("http://127.0.0.1:8702", "post")
+    with targets.announced(BUS, settings, "http://127.0.0.1:9"):
+        assert targets.aim(BUS, settings, "depot") == ("http://127.0.0.1:9", "v2")
+        assert targets.aim(BUS, settings, "writer") == ("http://127.0.0.1:9", "post")
+    assert targets.aim(BUS, settings, "depot") == ("https://depot.example", "v2")
     with pytest.raises(UsageError, match=r"there is no sink or target truck\. There are: carrier, writer, depot, post"):
-        demo.aim(BUS, settings, "truck")
+        targets.aim(BUS, settings, "truck")
 
 
 def test_only_a_folder_of_a_demo_is_emptied(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     for _ in range(2):
-        demo.fresh(folder)
+        place.fresh(folder)
         assert [path.name for path in folder.iterdir()] == [".demo"]
         (folder / "report.json").touch()
     (tmp_path / "mine").touch()
     with pytest.raises(UsageError, match=r"holds something else, and would be emptied\. Take another folder: --out\."):
-        demo.fresh(tmp_path)
+        place.fresh(tmp_path)
     assert (tmp_path / "mine").exists()
 
 
 def test_a_taken_port_gives_another() -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):
-        assert demo.free_port("127.0.0.1", port) != port
-    assert demo.free_port("127.0.0.1", port) == port
+        assert place.free_port("127.0.0.1", port) != port
+    assert place.free_port("127.0.0.1", port) == port
 
 
 def test_only_settings_that_differ_become_variables(tmp_path: Path) -> None:
-    assert demo.as_environment(Settings()) == {}
+    assert worker.as_environment(Settings()) == {}
     settings = Settings(state=tmp_path, ledger=Ledger(path=tmp_path / "l.db"), gateway=Gateway(port=9))
-    assert demo.as_environment(settings) == {
+    assert worker.as_environment(settings) == {
         "TRUNKLINE_STATE": str(tmp_path),
         "TRUNKLINE_LEDGER__PATH": str(tmp_path / "l.db"),
         "TRUNKLINE_GATEWAY__PORT": "9",
@@ -685,12 +687,12 @@ class Shut:
         return {"webhook-id": number}
 
 
-@pytest.mark.parametrize(("closes", "left"), [(1, 0), (demo.POSTS, 1)])
+@pytest.mark.parametrize(("closes", "left"), [(1, 0), (posting.POSTS, 1)])
 def test_what_has_no_answer_is_posted_again_under_its_id(
     closes: int, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that closes in a sender's face says nothing of the event: it is posted again, and counted."""
-    monkeypatch.setattr(demo, "PAUSE", 0)
+    monkeypatch.setattr(posting, "PAUSE", 0)
     said: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -707,7 +709,7 @@ def test_what_has_no_answer_is_posted_again_under_its_id(
     async def post() -> Counter[str]:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             gateway = "http://{}:{}".format(*server.sockets[0].getsockname())
-            return await demo.post(gateway, sources, [[demo.Posted("desk", b"{}")]], 0, answers, lambda _: None)
+            return await posting.post(gateway, sources, [[posting.Posted("desk", b"{}")]], 0, answers, lambda _: None)
 
     unanswered = asyncio.run(post())
     assert unanswered == {"ConnectError": closes}

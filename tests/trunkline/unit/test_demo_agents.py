@@ -9,8 +9,8 @@ import pytest
 
 from tests.trunkline.unit.test_demo import Desk, Expected, Play, seen
 from trunkline import Agent, Bus, Event, Publish, Stream, Topic
-from trunkline.dev.report import Evidence, judge
-from trunkline.dev.witness import Metrics, Seen
+from trunkline.dev.demo.judge import Evidence, judge
+from trunkline.dev.demo.witness import Metrics, Seen
 
 
 async def late(stream: Stream[Any], _window: timedelta) -> AsyncIterator[Event[Any]]:

@@ -1,13 +1,26 @@
-"""What a run came to: every hop's numbers, each from whoever can know it, and every difference named. Pure."""
+"""What the witnesses and the bus say of every hop, compared. Pure."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from trunkline.dev.scenario import Expected, Fact, Scenario
-from trunkline.dev.witness import Api, Metrics, Seen
+from trunkline.dev.demo.report import (
+    INPUT,
+    LEDGER,
+    METRICS,
+    PROMISE,
+    SENDER,
+    SUM,
+    TARGET,
+    TOPICS,
+    Claim,
+    Hop,
+    Report,
+    equation,
+)
+from trunkline.dev.demo.scenario import Expected, Fact, Scenario
+from trunkline.dev.demo.witness import Api, Metrics, Seen
 from trunkline.flow.declare import (
     Agent,
     Bus,
@@ -20,17 +33,6 @@ from trunkline.flow.declare import (
     replay_of,
     source_of,
 )
-
-INPUT = "the input file"
-SENDER = "the sender"
-TOPICS = "the topics"
-TARGET = "the target"
-METRICS = "the bus's metrics"
-LEDGER = "the bus's ledger"
-PROMISE = "the promise"
-SUM = "the sum of its parts"
-
-EFFECTS = ("effects", "duplicates", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,185 +54,9 @@ class Evidence:
     ledger: Mapping[str, Mapping[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One number of one hop, and who says what it is."""
-
-    hop: str
-    what: str
-    said: Mapping[str, int]
-
-    @property
-    def holds(self) -> bool:
-        """Whether all say the same."""
-        return len(set(self.said.values())) == 1
-
-    def __str__(self) -> str:
-        return f"{self.hop}, {self.what}: " + ", ".join(f"{count:,} by {who}" for who, count in self.said.items())
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One line of the screen."""
-
-    name: str
-    counts: str
-    holds: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The numbers of one run; those of a hop come from the witnesses, never from the bus alone."""
-
-    input: Mapping[str, int]
-    sources: Mapping[str, Mapping[str, int]]
-    flows: Mapping[str, Mapping[str, Any]]
-    sinks: Mapping[str, Mapping[str, int]]
-    milliseconds: tuple[float, ...]
-    """From the source's topic to the target, of every effect that was no dead letter before, in rising order."""
-    claims: tuple[Claim, ...]
-    hops: tuple[Hop, ...]
-    replay: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def differences(self) -> list[str]:
-        """Every claim on which somebody disagrees, one line each."""
-        return [str(claim) for claim in self.claims if not claim.holds]
-
-    @property
-    def balanced(self) -> bool:
-        """Whether all witnesses and the bus agree on every number."""
-        return not self.differences
-
-    @property
-    def verdict(self) -> str:
-        """Say in a word whether it balanced."""
-        many = len(self.differences)
-        return "balanced" if not many else f"{many} difference{'s' if many > 1 else ''}"
-
-    def latency(self, share: float) -> float | None:
-        """Give the milliseconds within which this share of the effects happened."""
-        if not self.milliseconds:
-            return None
-        return round(self.milliseconds[max(0, math.ceil(share * len(self.milliseconds)) - 1)], 1)
-
-    def as_data(self) -> dict[str, Any]:
-        """Give the report for programs."""
-        return {
-            "input": dict(self.input),
-            "sources": {name: dict(counts) for name, counts in self.sources.items()},
-            "flows": {name: dict(counts) for name, counts in self.flows.items()},
-            "sinks": {name: dict(counts) for name, counts in self.sinks.items()},
-            "latency_ms": {"p50": self.latency(0.5), "p99": self.latency(0.99)},
-            "balanced": self.balanced,
-            "differences": self.differences,
-            **({"replay": dict(self.replay)} if self.replay else {}),
-        }
-
-
 def judge(bus: Bus, scenario: Scenario, evidence: Evidence) -> Report:
     """Compare what the witnesses and the bus say of every hop."""
     return Judge(bus, scenario, evidence).report()
-
-
-def with_replay(
-    last: Report, broken: Report, sink: str, dead: int, before: Mapping[str, Api], after: Mapping[str, Api]
-) -> Report:
-    """Add to the last report what was seen while the target was broken, and what the replay did.
-
-    `dead` is how many events the input says must have been dead; `before` and `after` are what targets had then.
-    """
-    done = len(after[sink].effects) - len(before[sink].effects)
-    elsewhere = {name: api.attempts - before[name].attempts for name, api in after.items() if name != sink}
-    was_dead, lacking = broken.sinks[sink]["dead"], last.sinks[sink]["dead"]
-    claims = [
-        Claim("replay", "dead before", {INPUT: dead, TOPICS: was_dead}),
-        Claim("replay", f"effects at {sink}", {INPUT: dead, TARGET: done}),
-        *(Claim("replay", f"calls of {name}", {PROMISE: 0, TARGET: calls}) for name, calls in elsewhere.items()),
-    ]
-    counts = {"dead": was_dead, "delivered": done, "still_dead": lacking}
-    earlier = (replace(claim, hop=f"while {sink} was broken, {claim.hop}") for claim in broken.claims)
-    hop = Hop(
-        f"dead letters → {sink}",
-        equation(counts, "dead", ("delivered", "still_dead")),
-        all(claim.holds for claim in claims),
-    )
-    return replace(
-        last,
-        claims=(*earlier, *last.claims, *claims),
-        hops=(*last.hops, hop),
-        replay={"sink": sink, **counts, "calls_elsewhere": elsewhere},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """What the last screen tells besides the reports."""
-
-    incident: str
-    rate: float
-    first_seconds: float | None
-    seconds: float
-    folder: str
-    stays: bool
-    """Whether the bus stays up."""
-    commands: Sequence[tuple[str, str]]
-    """What to type next, and what it does."""
-
-
-def told(first: Report, second: Report, story: Story) -> dict[str, Any]:
-    """Give what the last screen tells, as JSON has it: a recorded one can be drawn again."""
-    return {
-        "events": sum(source["received"] for source in first.sources.values()),
-        "act_one": [asdict(hop) for hop in first.hops],
-        "act_two": asdict(second.hops[-1]),
-        "calls_elsewhere": dict(second.replay["calls_elsewhere"]),
-        "effects": {name: sum(sink[name] for sink in second.sinks.values()) for name in EFFECTS},
-        "latency_ms": {"p50": first.latency(0.5), "p99": first.latency(0.99)},
-        "reports": {
-            file: {"balanced": report.balanced, "verdict": report.verdict, "differences": report.differences}
-            for file, report in {"report.json": first, "report-replay.json": second}.items()
-        },
-        **asdict(story),
-    }
-
-
-def screen(told: Mapping[str, Any]) -> list[str]:
-    """Write the last screen: every hop on a line that begins with ✓ or ✗, every difference, and what to type next."""
-    width = max(len(hop["name"]) for hop in (*told["act_one"], told["act_two"]))
-    elsewhere = ", ".join(
-        f"{name} received {'nothing' if not calls else f'{calls:,}'}" for name, calls in told["calls_elsewhere"].items()
-    )
-    pace = f"at {told['rate']:g} events a second" if told["rate"] else "at full speed"
-    lines = [
-        f"Act one: {told['events']:,} events",
-        *(line(hop, width) for hop in told["act_one"]),
-        "",
-        f"Act two: {told['incident']}",
-        line(told["act_two"], width),
-        *([f"  {elsewhere} meanwhile"] if elsewhere else []),
-        "",
-        "{effects:,} effects at the targets, {duplicates:,} duplicates, {lost:,} lost".format(**told["effects"]),
-        "latency p50 {p50} ms, p99 {p99} ms".format(**told["latency_ms"])
-        + f" {pace}, from the source's topic to the target",
-        f"first delivered after {seconds(told['first_seconds'])}, both acts after {seconds(told['seconds'])}",
-    ]
-    for file, report in told["reports"].items():
-        lines.append(f"{'✓' if report['balanced'] else '✗'} {told['folder']}/{file}: {report['verdict']}")
-        lines += [f"✗   {difference}" for difference in report["differences"]]
-    width = max(len(command) for command, _ in told["commands"])
-    lines += ["", "Next, in another terminal:" if told["stays"] else "Run on a terminal, the bus stays up for these:"]
-    return lines + [f"  {command:<{width}}  {why}" for command, why in told["commands"]]
-
-
-def line(hop: Mapping[str, Any], width: int) -> str:
-    """Write one hop."""
-    return f"{'✓' if hop['holds'] else '✗'} {hop['name']:<{width}}  {hop['counts']}"
-
-
-def seconds(count: float | None) -> str:
-    """Write a duration; a dash for what never came."""
-    return "-" if count is None else f"{count:.1f} s"
 
 
 class Judge:
@@ -341,19 +167,11 @@ class Judge:
         outcomes = ("routed", "filtered", "unrouted", "dead", "in_flight")
         self._add(hop, f"{flow.topic.name} → {short}", equation(counts, "read", outcomes))
         for topic, records in written.items():
-            emitted = [
-                Claim(
-                    name,
-                    f"emitted to {topic}",
-                    {
-                        INPUT: len(self._seen.expected.facts.get(topic, ())),
-                        TOPICS: distinct(records),
-                        METRICS: self._seen.metrics.count("process_emitted", flow=name, topic=topic),
-                    },
-                ),
-                *self._content(name, topic, records),
-            ]
-            self._add(emitted, f"{short} → {topic}", f"{distinct(records):,} emitted" if records else "")
+            self._add(
+                self._emitted(name, topic, records),
+                f"{short} → {topic}",
+                f"{distinct(records):,} emitted" if records else "",
+            )
         return counts
 
     def _agent(self, name: str, flow: Agent) -> dict[str, Any]:
@@ -378,20 +196,12 @@ class Judge:
         ]
         short = name.removeprefix(f"{flow.topic.name}.")
         self._add(hop, f"{joined} → {short}", equation(counts, "read", ("taken", "dead", "in_flight")))
-        emitted = [
-            Claim(
-                name,
-                f"emitted to {topic}",
-                {
-                    INPUT: len(self._seen.expected.facts.get(topic, ())),
-                    TOPICS: distinct(written),
-                    METRICS: self._seen.metrics.count("process_emitted", flow=name, topic=topic),
-                },
-            ),
-            *self._content(name, topic, written),
-        ]
         due = len(self._seen.expected.facts.get(topic, ()))
-        self._add(emitted, f"{short} → {topic}", f"{distinct(written):,} emitted of {due:,} due" if written else "")
+        self._add(
+            self._emitted(name, topic, written),
+            f"{short} → {topic}",
+            f"{distinct(written):,} emitted of {due:,} due" if written else "",
+        )
         return counts
 
     def _sink(self, flow_name: str, flow: Deliver) -> dict[str, int]:
@@ -463,6 +273,15 @@ class Judge:
         self._add(hop, f"{topic} → {name}", equation(counts, "read", (*outcomes, "lost")))
         return counts
 
+    def _emitted(self, name: str, topic: str, records: Sequence[Seen]) -> list[Claim]:
+        """Compare what a flow has written to a topic with what the input and the flow itself say."""
+        counts = {
+            INPUT: len(self._seen.expected.facts.get(topic, ())),
+            TOPICS: distinct(records),
+            METRICS: self._seen.metrics.count("process_emitted", flow=name, topic=topic),
+        }
+        return [Claim(name, f"emitted to {topic}", counts), *self._content(name, topic, records)]
+
     def _content(self, hop: str, topic: str, records: Sequence[Seen]) -> Iterator[Claim]:
         """Compare what the records of a topic say with what the input says."""
         wanted = Counter(self._seen.expected.facts.get(topic, ()))
@@ -499,11 +318,3 @@ def answers_known() -> tuple[str, ...]:
 def distinct(records: Sequence[Seen]) -> int:
     """Count events, each once."""
     return len({one.id for one in records})
-
-
-def equation(counts: Mapping[str, Any], total: str, parts: Sequence[str]) -> str:
-    """Write a balance, leaving out what is zero; nothing when everything is."""
-    present = [f"{counts[part]:,} {part.replace('_', ' ')}" for part in parts if counts[part]]
-    if not present and not counts[total]:
-        return ""
-    return f"{counts[total]:,} {total} = {' + '.join(present) or '0'}"

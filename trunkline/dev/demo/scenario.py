@@ -4,8 +4,13 @@ A scenario shares no code with the bus: what it expects is worked out from the i
 facts, tuples of text that say what a record is about in the project's own terms.
 """
 
+import importlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
+
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Bus
 
 Fact = tuple[str, ...]
 """What a record says, short. The first part is the id of the source's event that it came of."""
@@ -106,3 +111,40 @@ class Scenario(Protocol):
     def got(self, sink: str, path: str, body: str) -> Fact:
         """Say what an effect at the sink's target is; equal to what `asked` says of its record."""
         ...
+
+
+def find(name: str) -> Scenario:
+    """Import a scenario by `module:name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    module, colon, attribute = name.partition(":")
+    try:
+        if colon:
+            found: Scenario = getattr(importlib.import_module(module), attribute)
+            return found
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"the scenario {name} cannot be loaded: {error}.") from error
+    raise UsageError(f"{name} names no scenario. Write it as module:name.")
+
+
+def check(bus: Bus, scenario: Scenario) -> None:
+    """Compare the names of a scenario with those of the topology.
+
+    Raises:
+        UsageError: it names something that the bus has not.
+    """
+    sinks = [sink.name for sink in bus.sinks]
+    if scenario.source not in bus.publishing:  # those of `following` are looked up when they are posted
+        raise UsageError(f"the scenario's source {scenario.source} is not one of: {', '.join(bus.publishing)}.")
+    if scenario.incident.sink not in sinks:
+        raise UsageError(f"the scenario's sink {scenario.incident.sink} is not one of: {', '.join(sinks)}.")
+
+
+def refused(scenario: Scenario, bus: Bus, before: int, after: int) -> list[Fact]:
+    """Give the facts of the sink's records that the incident strikes: what comes of the events between two counts."""
+    incident = scenario.incident
+    [topic] = [flow.topic.name for flow in bus.delivering.values() if flow.to.name == incident.sink]
+    early, late = (Counter(scenario.expected(count).facts.get(topic, ())) for count in (before, after))
+    return [fact for fact in (late - early).elements() if incident.strikes(fact)]
