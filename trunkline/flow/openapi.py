@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,14 +193,15 @@ def read(path: Path) -> Document:
         raise UsageError(f"{path}: {error.strerror if isinstance(error, OSError) else 'no text'}.") from None
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         [yaml] = needed("yaml")
         try:
             content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             content = json.loads(json.dumps(content, default=str))  # keys and dates as JSON would have them
         except (yaml.YAMLError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} is neither JSON nor YAML: {' '.join(str(error).split())[:200]}.") from None
-    return Document(content, path.name)
+    with understood(path.name, "its version, servers and components"):
+        return Document(content, path.name)
 
 
 def needed(*names: str) -> list[Any]:
@@ -227,13 +229,39 @@ def escaped(name: str) -> str:
 # One request.
 
 
+@contextmanager
+def understood(name: str, where: str) -> Iterator[None]:
+    """Read a part of a document that may be anything.
+
+    Raises:
+        UsageError: it is not what OpenAPI says that it is.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the readers and validators raise that were given something else
+        why = first_line(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{name} is no OpenAPI document where it tells of {where} ({why}). Mend it there.") from error
+
+
+def first_line(text: str) -> str:
+    """Give the first line of a text."""
+    return text.splitlines()[0]
+
+
 def findings(document: Document, calls: Iterable[tuple[str, Data]]) -> list[Finding]:
-    """Validate requests, each with the name of its input: everything that the document does not allow."""
-    return [
-        Finding(line_of(call["request"]), name, at, told)
-        for name, call in calls
-        for at, told in faults_of(document, call["request"])
-    ]
+    """Validate requests, each with the name of its input: everything that the document does not allow.
+
+    Raises:
+        UsageError: a reference leads nowhere, or what the document says of a request cannot be understood.
+    """
+    found = []
+    for name, call in calls:
+        line = line_of(call["request"])
+        with understood(document.name, line):
+            found += [Finding(line, name, at, told) for at, told in faults_of(document, call["request"])]
+    return found
 
 
 def line_of(request: Data) -> str:
@@ -426,7 +454,17 @@ class Break:
 
 
 def breaks(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> list[Break]:
-    """Find what a newer document takes away where these requests go, whether or not one of them has it."""
+    """Find what a newer document takes away where these requests go, whether or not one of them has it.
+
+    Raises:
+        UsageError: a reference leads nowhere, or what one of them says there cannot be understood.
+    """
+    with understood(f"{old.name} or {new.name}", "what the sink calls"):
+        return list(taken(old, new, calls))
+
+
+def taken(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> dict[Break, None]:
+    """Find what a newer document takes away, each once."""
     found: dict[Break, None] = {}
     by_operation: dict[tuple[str, str], list[tuple[Operation, Operation, Data]]] = {}
     for _, call in calls:
@@ -446,7 +484,7 @@ def breaks(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> l
         bodies = [value_of(old, was, request["body"]) for _, _, request in alike if request["body"] is not None]
         for at, told in narrowed(old, was, new, now, "", set()):
             found[Break(name, f"body {at}".strip(), told, sent=any(has(body, at) for body in bodies))] = None
-    return list(found)
+    return found
 
 
 def kind_of_body(request: Data) -> str:

@@ -150,6 +150,40 @@ def test_what_is_no_document_is_wrong_use(tmp_path: Path, text: str, said: str) 
         read(tmp_path / "api.json")
 
 
+BODY = {"application/json": {"schema": {"type": "object", "properties": {"delta": {"type": "integer"}}}}}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"parameters": ["x"]},
+        {"parameters": [{"in": "query"}]},
+        {"requestBody": "x"},
+        {"requestBody": {"content": [1]}},
+        {"requestBody": {"content": {"application/json": {"schema": []}}}},
+        *(
+            {"requestBody": {"content": {"application/json": {"schema": {"properties": {"delta": wrong}}}}}}
+            for wrong in ({"maximum": "x"}, {"enum": 3}, {"type": "nonsense"}, {"multipleOf": 0}, {"allOf": 3})
+        ),
+    ],
+    ids=str,
+)
+def test_a_document_that_is_wrong_where_the_sink_calls_is_named_and_not_a_bug_of_ours(operation: Any) -> None:
+    good: Data = {"openapi": "3.1.0", "paths": {"/a": {"post": {"requestBody": {"content": BODY}}}}}
+    old, new = Document(good, "old"), Document({**good, "paths": {"/a": {"post": operation}}}, "new")
+    calls = [("one.json", {"request": request({"delta": 1}, method="POST", path="/a")})]
+    assert findings(old, calls) == []
+    with pytest.raises(UsageError, match="new is no OpenAPI document where it tells of "):
+        findings(new, calls)
+
+
+@pytest.mark.parametrize("text", ['{"openapi": "3.1.0", "paths": {}, "servers": "x", "components": []}', "[" * 100_000])
+def test_what_cannot_be_understood_at_all_is_wrong_use(tmp_path: Path, text: str) -> None:
+    (tmp_path / "api.json").write_text(text)
+    with pytest.raises(UsageError, match=r"^\S*api\.json is n"):
+        findings(read(tmp_path / "api.json"), [("one.json", {"request": request({}, path="/a")})])
+
+
 @pytest.mark.parametrize("reference", ["other.yaml#/x", "#/components/schemas/None", "#/paths/~1a/post/requestBody"])
 def test_a_reference_that_leads_nowhere_is_told(reference: str) -> None:
     content = {"openapi": "3.1.0", "paths": {"/a": {"post": {"requestBody": {"$ref": reference}}}}}
@@ -177,3 +211,13 @@ def test_a_sink_that_no_example_reaches_cannot_be_checked(tmp_path: Path) -> Non
     result = check("marketing", "--openapi", str(OLD), "--tables", str(tmp_path / "none.json"))
     assert "no example makes marketing send anything" in str(result.exception)
     assert "there is no sink nobody" in str(check("nobody", "--openapi", str(OLD)).exception)
+
+
+def test_a_newer_document_that_is_wrong_is_named_where_only_the_comparison_reads_it() -> None:
+    good: Data = {"openapi": "3.1.0", "paths": {"/a": {"post": {"requestBody": {"content": BODY}}}}}
+    wrong: Data = {"properties": {"delta": {"type": "integer"}, "other": 3}, "required": 3}
+    content = {"application/json": {"schema": wrong}}
+    new = {**good, "paths": {"/a": {"post": {"requestBody": {"content": content}}}}}
+    calls = [("one.json", {"request": request({"delta": 1}, method="POST", path="/a")})]
+    with pytest.raises(UsageError, match="old or new is no OpenAPI document where it tells of what the sink calls "):
+        breaks(Document(good, "old"), Document(new, "new"), calls)
