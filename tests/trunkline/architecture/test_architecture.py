@@ -129,3 +129,11 @@ def test_there_are_nouns_to_look_for() -> None:
 )
 def test_the_library_names_no_business(path: Path) -> None:
     assert words(path.read_text()) & nouns() == set()
+
+
+@pytest.mark.xdist_group("kept")
+def test_tests_of_one_group_are_run_by_one_process(request: pytest.FixtureRequest) -> None:
+    """Else each process makes anew what they share: clusters, gateways, what a type checker has read."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("all tests are run by one process")
+    assert request.node.nodeid.endswith("@kept"), "pytest has changed how it names tests, and pytest-xdist has not"
