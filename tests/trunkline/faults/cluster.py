@@ -154,7 +154,11 @@ class Cluster:
 
     def _partitions(self, topic: str) -> list[Any]:
         asked = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes if node.running and not node.frozen)
-        with suppress(KafkaError), closing(KafkaAdminClient(bootstrap_servers=asked)) as admin:
+        # They may still name a frozen one, which is asked no longer than this.
+        with (
+            suppress(KafkaError),
+            closing(KafkaAdminClient(bootstrap_servers=asked, request_timeout_ms=2_000)) as admin,
+        ):
             [found] = admin.describe_topics([topic])
             return list(found["partitions"])
         return []
