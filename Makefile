@@ -4,7 +4,7 @@ BIN := .venv/bin
 GROUP ?= main
 unexport PYTHONDONTWRITEBYTECODE  # a run of the tests starts hundreds of processes: they share what one has compiled
 
-.PHONY: demo test check faults mutants soak bench-deliver bench-process bench-e2e bench-ledger bench-tables bench-transport lock clean
+.PHONY: demo test compiled check faults mutants soak bench-deliver bench-process bench-e2e bench-ledger bench-tables bench-transport lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trunkline needs Python 3.11 or newer as python3." >&2; exit 2; }
@@ -18,8 +18,12 @@ unexport PYTHONDONTWRITEBYTECODE  # a run of the tests starts hundreds of proces
 demo: .venv/ready  ## the main job on real input: sales in, stock movements and campaign signals out
 	@$(BIN)/trunkline --env dev.env demo run producers.examples.complete_journey:scenario
 
-test: .venv/ready check  ## everything that must hold, on a real broker, in less than five minutes
+test: .venv/ready  ## everything that must hold, on a real broker, in less than five minutes
+	@$(MAKE) --no-print-directory --jobs 2 check compiled
 	@$(BIN)/pytest -n 6 --dist loadgroup -m "not faults"
+
+compiled: .venv/ready  # by one, while the other core checks, and not by each of six that start together
+	-@$(BIN)/pytest --collect-only -qq >/dev/null
 
 check: .venv/ready  ## what can be said without running anything
 	@$(BIN)/ruff check .

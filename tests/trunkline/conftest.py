@@ -1,5 +1,6 @@
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.trunkline import postgres as database
 from tests.trunkline.support import Stage
 from trunkline.dev.target.running import RunningTarget, start
+from trunkline.kafka.events import Sender
 
 ledger = database.ledger
 postgres = database.postgres
@@ -20,12 +22,23 @@ def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningT
         yield running, database
 
 
+@pytest.fixture(scope="session")
+def sender(bootstrap: str) -> Iterator[Sender]:
+    """Give what writes for every stage."""
+    with closing(Sender(bootstrap)) as sender:
+        yield sender
+
+
 @pytest.fixture
 def stage(
-    bootstrap: str, witness: tuple[RunningTarget, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bootstrap: str,
+    sender: Sender,
+    witness: tuple[RunningTarget, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
     running, database = witness
-    stage = Stage(f"t{uuid.uuid4().hex[:8]}", bootstrap, tmp_path, running, database)
+    stage = Stage(f"t{uuid.uuid4().hex[:8]}", bootstrap, tmp_path, running, database, senders={bootstrap: sender})
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
     yield stage

@@ -96,6 +96,26 @@ class Done(NamedTuple):
     stderr: str
 
 
+def run(folder: Path, *arguments: str, **environment: str) -> Done:
+    """Run a command in this process, as if it were one of its own in a project's folder."""
+    stdout, stderr, code = StringIO(), StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["trunkline", *arguments])
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        for name in ("topology", "schemas"):
+            patch.delitem(sys.modules, name, raising=False)
+        try:
+            app()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        for name in ("topology", "schemas"):
+            sys.modules.pop(name, None)
+    return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
 @dataclass
 class Project:
     """A project's folder, and what a test writes onto its topics."""
@@ -121,25 +141,9 @@ class Project:
         assert done.code == code, done
         return done.stderr if code == 2 else done.stdout
 
-    def run(self, *arguments: str, **environment: str) -> "Done":
-        """Run a command in this process, as if it were one of its own in the project's folder."""
-        variables = {"TRUNKLINE_KAFKA__BOOTSTRAP": self.bootstrap, **environment}
-        stdout, stderr, code = StringIO(), StringIO(), 0
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", ["trunkline", *arguments])
-            patch.setattr(sys, "path", [str(self.folder), *sys.path])
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            for name in ("topology", "schemas"):
-                patch.delitem(sys.modules, name, raising=False)
-            try:
-                app()
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else 0
-            for name in ("topology", "schemas"):
-                sys.modules.pop(name, None)
-        return Done(code, stdout.getvalue(), stderr.getvalue())
+    def run(self, *arguments: str, **environment: str) -> Done:
+        """Run a command in the project's folder."""
+        return run(self.folder, *arguments, **{"TRUNKLINE_KAFKA__BOOTSTRAP": self.bootstrap, **environment})
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command in a process of its own."""

@@ -1,24 +1,21 @@
 """A target that says again what it was sent: nobody finds it in a letter, a log, the ledger or on a screen."""
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.trunkline.integration.project import run
 from tests.trunkline.people import PersonMovedV1
-from tests.trunkline.support import ROOT, Stage, header, wait_for
-from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
+from tests.trunkline.support import Stage, header, wait_for
+from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env, redact
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of
 from trunkline.kafka.events import BY_KEY
@@ -114,24 +111,22 @@ def write(stage: Stage, bus: Bus, towns: list[str]) -> None:
     stage.send(records)
 
 
-def command(stage: Stage, *arguments: str) -> str:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("trunkline")), *arguments],
-        cwd=stage.folder,
-        env={
-            **os.environ,
-            **stage.environment,
-            "PYTHONPATH": str(ROOT),
-            "TRUNKLINE_KAFKA__BOOTSTRAP": stage.bootstrap,
-            "TRUNKLINE_LEDGER__PATH": str(stage.ledger),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+@pytest.fixture
+def command(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Give a way to run a command that knows nothing of what was run before, as in a process of its own."""
+    (stage.folder / "topology.py").write_text(
+        f"from tests.trunkline.integration.test_redaction import people_bus\n\nbus = people_bus({stage.prefix!r})\n"
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+
+    def command(*arguments: str) -> str:
+        monkeypatch.setattr(redact, "_secrets", set())
+        redact._finder.cache_clear()
+        where = {"TRUNKLINE_KAFKA__BOOTSTRAP": stage.bootstrap, "TRUNKLINE_LEDGER__PATH": str(stage.ledger)}
+        done = run(stage.folder, *arguments, **where)
+        assert done.code == 0, done
+        return done.stdout + done.stderr
+
+    return command
 
 
 def clean(said: str) -> None:
@@ -139,7 +134,8 @@ def clean(said: str) -> None:
     assert not found, said
 
 
-def test_what_is_secret_or_sensitive_is_nowhere_to_be_found(stage: Stage, office: None) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("office")
+def test_what_is_secret_or_sensitive_is_nowhere_to_be_found(stage: Stage, command: Callable[..., str]) -> None:
     bus = stage.make(people_bus(stage.prefix))
     write(stage, bus, ["Hull", "Nowhere"])
     [step], [sink] = bus.processing, bus.delivering
@@ -156,17 +152,14 @@ def test_what_is_secret_or_sensitive_is_nowhere_to_be_found(stage: Stage, office
     with closing(sqlite3.connect(stage.ledger)) as ledger:
         clean("\n".join(ledger.iterdump()))
 
-    (stage.folder / "topology.py").write_text(
-        f"from tests.trunkline.integration.test_redaction import people_bus\n\nbus = people_bus({stage.prefix!r})\n"
-    )
     shown = [
-        command(stage, "tail", bus.topics[0].name),
-        command(stage, "tail", bus.topics[1].name, "--json"),
-        command(stage, "tail", dead_letters_of(sink), "--json"),
-        command(stage, "dlq", "ls", sink),
-        command(stage, "dlq", "ls", sink, "--json"),
-        command(stage, "dlq", "show", sink),
-        command(stage, "dlq", "show", step, "--json"),
+        command("tail", bus.topics[0].name),
+        command("tail", bus.topics[1].name, "--json"),
+        command("tail", dead_letters_of(sink), "--json"),
+        command("dlq", "ls", sink),
+        command("dlq", "ls", sink, "--json"),
+        command("dlq", "show", sink),
+        command("dlq", "show", step, "--json"),
     ]
     for said in shown:
         clean(said)
