@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from testcontainers.core.container import DockerContainer
 
 from tests.shared import running
@@ -16,6 +17,8 @@ from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka, answers
 
 gc.disable()  # what is collected stays: no search through it finds anything, and each takes a third of a second
+settings.register_profile("patient", deadline=None)  # a slow machine is no defect
+settings.load_profile("patient")
 
 
 def pytest_collection_finish() -> None:
