@@ -26,6 +26,10 @@ class Cadence:
         """
         return now >= self._next and (full or (now >= self._rested and not more))
 
+    def wait(self, now: float) -> float:
+        """Give the seconds until a transaction may begin that is not full."""
+        return max(0.0, self._rested - now, self._next - now)
+
     def ended(self, now: float) -> None:
         """Take note that a transaction has been committed."""
         self._outdated = 0

@@ -164,7 +164,7 @@ class Session:
         """Get some records, and wait for them the less the more else there is to do."""
         most = min(CHUNK, BATCH - len(self._gathered))
         if self._gathered and not self._more:  # these wait for the end of the transaction under way, not for more
-            self._let_pass(SHORT)
+            self._let_pass(SHORT if self._under_way is not None else min(SHORT, self._cadence.wait(clock())))
         seconds = 0.0 if self._gathered or self._more else IDLE
         self._member.pause(())
         self._more = self._take(most, seconds) == most
