@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import pytest
 import uvicorn
@@ -21,13 +22,13 @@ class Desk:
     """A server that says how long a body was; `broken` counts the requests that ended before their body did."""
 
     def __init__(self) -> None:
-        self.broken = 0
-        self.headers = 0
+        self.broken = self.headers = self.taken = 0
         app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"])])
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded)
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST)
         self.server = uvicorn.Server(config)
 
     async def take(self, request: Request) -> Response:
+        self.taken += 1
         try:
             return Response(f"{len(await request.body())}")
         except ClientDisconnect:
@@ -37,21 +38,36 @@ class Desk:
             self.headers = len(request.headers)
 
     def say(self, *pieces: bytes) -> tuple[int, bytes]:
-        """Send pieces as long as the server reads, and give status and body of what it answers before it closes."""
-        address = self.server.servers[0].sockets[0].getsockname()
-        with socket.create_connection(address, timeout=20) as connection:
-            heard = connection.makefile("rb")
+        """Send pieces as long as the server reads, and give status and body of what it answers first."""
+        with self.connected() as connection:
             for piece in pieces:
                 try:
                     connection.sendall(piece)
                 except OSError:  # it has closed
                     break
-            status = int(heard.readline().split()[1])
-            length = 0
-            while (line := heard.readline().lower()) != b"\r\n":
-                if line.startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
-            return status, heard.read(length)
+            return heard(connection.makefile("rb"))
+
+    def say_all(self, *requests: bytes) -> list[tuple[int, bytes]]:
+        """Send requests over one connection, each after the answer to the last."""
+        answers = []
+        with self.connected() as connection:
+            for request in requests:
+                connection.sendall(request)
+                answers.append(heard(connection.makefile("rb")))
+        return answers
+
+    def connected(self) -> socket.socket:
+        return socket.create_connection(self.server.servers[0].sockets[0].getsockname(), timeout=20)
+
+
+def heard(answer: BinaryIO) -> tuple[int, bytes]:
+    """Read status and body of an answer."""
+    status = int(answer.readline().split()[1])
+    length = 0
+    while (line := answer.readline().lower()) != b"\r\n":
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return status, answer.read(length)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +129,35 @@ def test_what_follows_a_head_is_bounded_too(desk: Desk, before: bytes, again: by
     assert status == 431
     wait_for(lambda: desk.broken == broken + 1)
     assert desk.headers == 2  # none of a trailer's reaches the app
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [OFFER + b"content-length: 3\r\n\r\nabc"],
+        [OFFER + b"content-length: 3\r\n\r\n", b"a", b"bc"],
+        [OFFER[:30], OFFER[30:], b"content-length: 3\r\n\r\nabc"],
+        [OFFER + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+        [OFFER + b"content-length: 3\r\nx: ", b"y" * 10_000, b"\r\n\r\nabc"],
+    ],
+    ids=["at once", "a body later", "in two", "chunks", "a long head"],
+)
+def test_who_offers_another_protocol_is_answered_in_this_one(desk: Desk, pieces: list[bytes]) -> None:
+    assert desk.say(HEAD + pieces[0], *pieces[1:]) == (200, b"3")
+
+
+def test_an_offer_on_a_connection_in_use_is_read_once(desk: Desk) -> None:
+    plain = HEAD + b"content-length: 2\r\n\r\nab"
+    offering = HEAD + OFFER + b"content-length: 3\r\n\r\nabc"
+    assert desk.say_all(plain, offering, plain) == [(200, b"2"), (200, b"3"), (200, b"2")]
+    taken = desk.taken
+    assert desk.say(plain + offering)[0] == 400  # behind a request that has no answer yet
+    assert desk.taken - taken <= 1
+    status, _ = desk.say(HEAD + OFFER + b"content-length: 3\r\n" + b"x: y\r\n" * LARGEST)
+    assert status in (400, 431)
 
 
 @pytest.mark.parametrize(
