@@ -40,7 +40,7 @@ mutants: .venv/ready  ## planted defects, each caught by the fault case that is 
 soak: .venv/ready  ## a million schedules of faults through the engine's decisions: docs/soak.md has the result
 	@$(BIN)/python -m tests.trunkline.simulator --first 1000000 --schedules 1000000 --cores 2 --soak docs/soak.md
 
-bench-deliver: .venv/ready  ## delivering beside its peers, in three quarters of an hour: build/bench/deliver.json, benchmarks/RESULTS.md
+bench-deliver: .venv/ready  ## delivering beside its peers, in half an hour: build/bench/deliver.json, benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.deliver
 
 bench-process: .venv/ready  ## processing beside its peers, in half an hour: build/bench/process.json, benchmarks/RESULTS.md
