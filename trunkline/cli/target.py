@@ -59,7 +59,9 @@ def show(target: Name, *, as_json: Json = False) -> None:
     for name, value in data.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())  # noqa: PLW2901 - as it is printed
-        out.print(f"{name.replace('_', ' ')}: {'-' if value in (None, '', []) else value}", markup=False, highlight=False)
+        out.print(
+            f"{name.replace('_', ' ')}: {'-' if value in (None, '', []) else value}", markup=False, highlight=False
+        )
 
 
 def look() -> list[Standing]:

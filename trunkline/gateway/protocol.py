@@ -40,7 +40,8 @@ class Bounded(HttpToolsProtocol):
                 if self.cycle is self._before:
                     self._hand_over(data[at + LARGEST :])
                 else:
-                    self._refuse(400, "This is not read", "It offers another protocol, and came before the last answer.")
+                    why = "It offers another protocol, and came before the last answer."
+                    self._refuse(400, "This is not read", f"{why} Nothing was published.")
                 return
             if self._beside > LARGEST:
                 why = f"More than {LARGEST} bytes of it are no body. Nothing was published; send fewer headers."

@@ -24,7 +24,9 @@ class Desk:
     def __init__(self) -> None:
         self.broken = self.headers = self.taken = 0
         app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"])])
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST)
+        config = uvicorn.Config(
+            app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST
+        )
         self.server = uvicorn.Server(config)
 
     async def take(self, request: Request) -> Response:
