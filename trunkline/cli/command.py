@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trunkline.cli.project import bootstrap, out, print_json, talk
-from trunkline.cli.show import moment
+from trunkline.cli.show import many, moment
 from trunkline.flow.declare import Bus
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
@@ -50,10 +50,10 @@ def give(
         use = "runs" if kind == "sink" else "calls"
         out.print(f"{name}: {now} as soon as a worker {use} it; none does at present.", markup=False)
     else:
-        out.print(f"{name}: {now} at {many(len(answer.obeying))}.", markup=False)
+        out.print(f"{name}: {now} at {many(len(answer.obeying), 'worker')}.", markup=False)
     if not answer.complete:
         names = ", ".join(f"{one.worker.id} (last heard of {moment(one.at)})" for one in answer.silent)
-        more = f"{many(answer.unknown)} that never said a word" if answer.unknown else ""
+        more = f"{many(answer.unknown, 'worker')} that never said a word" if answer.unknown else ""
         talk.print(
             f"trunkline: the command stands, but after {wait:g} s it is not obeyed by "
             f"{' and '.join(part for part in (names, more) if part)}. A worker that has ended without a word is "
@@ -61,11 +61,6 @@ def give(
             markup=False,
         )
         raise typer.Exit(1)
-
-
-def many(count: int) -> str:
-    """Count workers."""
-    return f"{count} worker{'' if count == 1 else 's'}"
 
 
 def as_data(answer: Answer) -> dict[str, Any]:

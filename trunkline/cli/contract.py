@@ -8,6 +8,7 @@ import typer
 
 from trunkline.cli import told
 from trunkline.cli.project import load_bus, out, print_json, safe
+from trunkline.cli.show import many
 from trunkline.cli.walk import rows_in
 from trunkline.errors import UsageError
 from trunkline.flow import openapi
@@ -116,7 +117,7 @@ def tell(checked: Checked, speaks: str, hide: told.Hiding) -> None:
             style="red" if each.sent else "yellow",
             markup=False,
         )
-    requests = f"{checked.requests} request{'' if checked.requests == 1 else 's'}"
+    requests = many(checked.requests, "request")
     verdict = f"{len(checked.wrong)} not allowed" if checked.wrong else "all allowed"
     later = (
         "" if new is None else f"; by {new.name} {len(checked.broken)} would not be, {len(checked.taken)} taken away"

@@ -24,7 +24,7 @@ from trunkline.cli.declared import Json
 from trunkline.cli.loading import load_unchecked
 from trunkline.cli.project import bootstrap, load_bus, print_json, talk
 from trunkline.cli.revision import git
-from trunkline.cli.show import print_table
+from trunkline.cli.show import many, print_table
 from trunkline.cli.walk import rows_in
 from trunkline.errors import Fault, TrunklineError, UsageError
 from trunkline.flow.declare import Bus, Lookup, Table, Topic, schemas_of
@@ -73,7 +73,7 @@ def types(
     if is_stale:
         path.write_text(text)
     state = "written from" if is_stale else "up to date with"
-    talk.print(f"{path}: {state} {len(found)} schema file{'' if len(found) == 1 else 's'}.", markup=False)
+    talk.print(f"{path}: {state} {many(len(found), 'schema file')}.", markup=False)
 
 
 @app.command()
@@ -270,7 +270,7 @@ def tell(faults: Sequence[Fault], proposed: Sequence[Proposal], notes: Sequence[
             talk.print(f"note: {note}", markup=False)
         for fault in faults:
             typer.echo(str(fault))
-        count = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "ok"
+        count = many(len(faults), "fault") if faults else "ok"
         typer.echo(f"{count}: {', '.join(names) if names else 'nothing'} proposed")
     if faults or lacking:
         raise typer.Exit(1)

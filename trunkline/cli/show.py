@@ -26,6 +26,11 @@ SHOWN = 32
 """Bytes shown of a value that cannot be decoded."""
 
 
+def many(count: int, noun: str) -> str:
+    """Count things."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under their headings: folded to the width of a terminal, on one line each anywhere else."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import contract
-from trunkline.cli.command import Json, Wait, Why, give, many
+from trunkline.cli.command import Json, Wait, Why, give
 from trunkline.cli.project import bootstrap, load_bus, print_json, talk
-from trunkline.cli.show import moment, print_table
+from trunkline.cli.show import many, moment, print_table
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Command, Full
@@ -97,7 +97,7 @@ def state(one: Standing) -> str:
     if one.paused is not None:
         words.append(f"paused by {one.paused.who} since {moment(one.paused.at)}")
     if one.halted:
-        words.append(f"halted at {len(one.halted)} of {many(len(one.workers))}")
+        words.append(f"halted at {len(one.halted)} of {many(len(one.workers), 'worker')}")
     return ", ".join(words) or ("running" if one.workers else "no worker")
 
 

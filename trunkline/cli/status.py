@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
-from trunkline.cli.show import moment, print_table, span
+from trunkline.cli.show import many, moment, print_table, span
 from trunkline.cli.sink import holder
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
@@ -94,7 +94,7 @@ def alarms(one: Standing) -> Iterator[str]:
 def state(one: Standing) -> str:
     """Say in a few words what a flow does, and what to do when it does nothing."""
     if one.missing:
-        return f"{len(one.missing)} topic{'' if len(one.missing) == 1 else 's'} missing: trunkline topics apply"
+        return f"{many(len(one.missing), 'topic')} missing: trunkline topics apply"
     if one.workers is None:
         return "-"
     if not one.started:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.command import Json, Wait, Why, give, many
+from trunkline.cli.command import Json, Wait, Why, give
 from trunkline.cli.project import bootstrap, load_bus, out, print_json
-from trunkline.cli.show import moment, print_table
+from trunkline.cli.show import many, moment, print_table
 from trunkline.flow.declare import Target
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
@@ -90,7 +90,7 @@ def state_of(one: Standing) -> str:
         return f"paused by {one.paused.who} since {moment(one.paused.at)}"
     if not one.workers:
         return "called by no worker"
-    told = ", ".join(f"{word} at {number} of {many(one.workers)}" for word, number in one.told.items())
+    told = ", ".join(f"{word} at {number} of {many(one.workers, 'worker')}" for word, number in one.told.items())
     return told or "may be called"
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trunkline.cli.project import safe
 from trunkline.cli.revision import Revision
-from trunkline.cli.show import line
+from trunkline.cli.show import line, many
 from trunkline.flow.differences import ABSENT, Change, Difference, Fate, Pair, anywhere, by_shape, tree_changes
 from trunkline.flow.journeys import Data
 from trunkline.redact import SENSITIVE, Finder, redact
@@ -159,7 +159,7 @@ def route(hop: Data) -> Iterator[Text]:
         yield Text.assemble(f"    {hop['route']}  ", (f"dead: {failed(hop['failed'])}", REMOVED))
         return
     count = len(hop["records"])
-    told = f"{count} record{'' if count == 1 else 's'}" if count else "takes nothing"
+    told = many(count, "record") if count else "takes nothing"
     yield Text.assemble(f"    {hop['route']} → ", (hop["topic"], "cyan"), f"  {told}")
     if hop["why"]:
         yield Text(f"      {safe(hop['why'])}")
@@ -242,7 +242,7 @@ def dangers(found: Difference, hide: Hiding) -> Iterator[Text]:
     requests = [pair for pair in found.requests if pair.again]
     if not requests:
         return
-    count = f"{len(requests)} request{'' if len(requests) == 1 else 's'}"
+    count = many(len(requests), "request")
     yield Text(f"\nDANGER: a target would not know {count} for what it has already", DANGER)
     yield Text(
         "  An event that is delivered again, by a replay or a sender that repeats itself, would have its effect twice."
@@ -368,10 +368,10 @@ def change_parts(change: Change, *, mark: bool = True) -> Iterator[str | tuple[s
 
 def summary(found: Difference) -> str:
     """Add it up in one line."""
-    inputs = f"{found.inputs} input{'' if found.inputs == 1 else 's'}"
+    inputs = many(found.inputs, "input")
     if not found:
         alike = sum(found.same.values())
-        return f"nothing changes: {alike} request{'' if alike == 1 else 's'} of {inputs} are the same"
+        return f"nothing changes: {many(alike, 'request')} of {inputs} are the same"
     parts = []
     for noun, pairs in (("request", found.requests), ("record", found.records)):
         if pairs:

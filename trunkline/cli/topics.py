@@ -6,7 +6,7 @@ from typing import Annotated, Any, assert_never
 import typer
 
 from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
-from trunkline.cli.show import print_table
+from trunkline.cli.show import many, print_table
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import Change, Create, Differ, Grow, Refuse, names, plan
 from trunkline.operate.leaving import left
@@ -69,11 +69,6 @@ def what(change: Change) -> str:
             return "refused"
         case _:
             assert_never(change)
-
-
-def many(count: int, noun: str) -> str:
-    """Count things."""
-    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def kept(change: Create) -> str:

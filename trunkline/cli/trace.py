@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, safe
-from trunkline.cli.show import curtain_of, moment
+from trunkline.cli.show import curtain_of, many, moment
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka.audit import Entry
@@ -92,7 +92,7 @@ def told_step(step: Step, event: str, bus: Bus) -> Iterator[str]:
             filtered = ": filtered, or no route took it" if step.kind == "process" else " so far"
             none = "" if count or dead else filtered
             none = none if step.settled else ""
-            yield f"{step.flow}: done, {count} event{'' if count == 1 else 's'} made of it{dead}{none}"
+            yield f"{step.flow}: done, {many(count, 'event')} made of it{dead}{none}"
     yield from (f"  {line}" for letter in step.letters for line in told_letter(letter))
     yield from (f"  {moment(entry.at)}  {said_of_outcome(entry)}" for entry in step.outcomes)
     if step.letters and (not step.outcomes or step.outcomes[-1].state == State.DEAD.name):
@@ -114,7 +114,7 @@ def told_delivery(delivery: Delivery, event: str) -> Iterator[str]:
 
 def standing(delivery: Delivery, event: str) -> str:
     """Say in words where an event stands at a sink, and what to do if anything is."""
-    tries = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
+    tries = many(delivery.attempts, "attempt")
     match delivery.stands:
         case "delivered" | "superseded" | "discarded" | "being called":
             said = f"{delivery.stands} at {moment(delivery.since)}, {tries}"

@@ -13,7 +13,7 @@ from trunkline.adapters import Item, WebhookRequest
 from trunkline.avro.compat import plain, short
 from trunkline.event import Drop, Event, Moment
 from trunkline.flow.composite import Composite
-from trunkline.flow.declare import Agent, Bus, Deliver, Lookup, Process, Table, Topic, parts_of
+from trunkline.flow.declare import Agent, Bus, Deliver, Lookup, Process, Table, Topic, inputs_of, parts_of
 from trunkline.flow.journey import Journey
 from trunkline.flow.proposals import Gone
 from trunkline.flow.readers import Reading
@@ -133,8 +133,7 @@ def exercised(
         table.name: {key: told.watch(table, row, gone) for key, row in rows.get(table, {}).items()}
         for table in bus.tables
     }
-    agents = [flow for flow in bus.flows if isinstance(flow, Agent)]
-    streams: dict[Agent, list[Event[Any]]] = {agent: [] for agent in agents}
+    streams: dict[Agent, list[Event[Any]]] = {flow: [] for flow in bus.flows if isinstance(flow, Agent)}
     for name, flow in bus.publishing.items():
         for request in inputs.get(name, ()):
             with suppress(Exception):  # whatever the source makes of it: what is not read cannot be told
@@ -146,13 +145,13 @@ def exercised(
                             seen = event.having(told.watch(reader.topic, event.data, gone))
                             given(bus, reader, seen, watched)
                 for agent, stream in streams.items():
-                    for topic in (agent.topic, *([agent.join] if agent.join else ())):
+                    for topic in inputs_of(agent):
                         for event in journey.events.get(topic.name, ()):
                             stream.append(event.having(told.watch(topic, event.data, gone)))
-    for agent in agents:
+    for agent, stream in streams.items():
         told.line = agent.where
         with suppress(Exception):
-            asyncio.run(asyncio.wait_for(listened(agent, streams[agent]), PATIENCE))
+            asyncio.run(asyncio.wait_for(listened(agent, stream), PATIENCE))
     return list(told.found.values())
 
 

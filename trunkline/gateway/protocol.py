@@ -1,11 +1,11 @@
-"""How requests are read: by llhttp, as Node.js does, and never more beside a body than `LARGEST`."""
+"""How requests are read: by llhttp, as Node.js does, and never more beside a body than `LARGEST_HEAD`."""
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trunkline.gateway.problems import problem
 
-LARGEST = 16 * 1024
+LARGEST_HEAD = 16 * 1024
 """Bytes in one piece of a request that are no body: its line and headers, what stands between chunks, its trailer."""
 
 
@@ -26,8 +26,8 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, and refuse a request with too much beside its body."""
-        for at in range(0, len(data), LARGEST):
-            piece = data[at : at + LARGEST]
+        for at in range(0, len(data), LARGEST_HEAD):
+            piece = data[at : at + LARGEST_HEAD]
             self._beside += len(piece)
             if self._heading:
                 self._head += piece
@@ -38,13 +38,13 @@ class Bounded(HttpToolsProtocol):
                 return
             if self._offers:
                 if self.cycle is self._before:
-                    self._hand_over(data[at + LARGEST :])
+                    self._hand_over(data[at + LARGEST_HEAD :])
                 else:
                     why = "It offers another protocol, and came before the last answer."
                     self._refuse(400, "This is not read", f"{why} Nothing was published.")
                 return
-            if self._beside > LARGEST:
-                why = f"More than {LARGEST} bytes of it are no body. Nothing was published; send fewer headers."
+            if self._beside > LARGEST_HEAD:
+                why = f"More than {LARGEST_HEAD} bytes of it are no body. Nothing was published; send fewer headers."
                 self._refuse(431, "The head is too large", why)
                 return
 

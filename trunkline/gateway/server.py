@@ -18,7 +18,7 @@ from trunkline.engine.worker import Worker
 from trunkline.flow.declare import Bus
 from trunkline.gateway.app import Condition, Door, build
 from trunkline.gateway.ports import bind
-from trunkline.gateway.protocol import LARGEST, Bounded
+from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
 from trunkline.observe import Every, Metrics, Observer
 from trunkline.redact import redact
 from trunkline.settings import Settings
@@ -82,7 +82,7 @@ async def serve(
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
             http=Bounded,
-            h11_max_incomplete_event_size=LARGEST,
+            h11_max_incomplete_event_size=LARGEST_HEAD,
         )
     )
     url = "http://{}:{}".format(*ports[0].getsockname()[:2])

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.trunkline.support import wait_for
-from trunkline.gateway.protocol import LARGEST, Bounded
+from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
 
 HEAD = b"POST /in/desk HTTP/1.1\r\nhost: gateway\r\n"
 
@@ -25,7 +25,7 @@ class Desk:
         self.broken = self.headers = self.taken = 0
         app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"])])
         config = uvicorn.Config(
-            app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST
+            app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST_HEAD
         )
         self.server = uvicorn.Server(config)
 
@@ -96,19 +96,19 @@ def test_a_body_is_read_however_it_comes(desk: Desk) -> None:
     assert desk.say(HEAD + b"content-length: 1000000\r\n\r\n" + body) == (200, b"1000000")
     slow = [HEAD, b"content-length: 3\r\n", b"\r\n", b"a", b"bc"]
     assert desk.say(*slow) == (200, b"3")
-    chunks = b"".join(b"1\r\nx\r\n" for _ in range(LARGEST))
+    chunks = b"".join(b"1\r\nx\r\n" for _ in range(LARGEST_HEAD))
     assert desk.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n") == (200, b"16384")
 
 
 def test_a_head_of_the_largest_size_is_read(desk: Desk) -> None:
     rest = b"content-length: 1\r\nx: %s\r\n\r\n"
-    room = LARGEST - len(HEAD) - len(rest % b"")
+    room = LARGEST_HEAD - len(HEAD) - len(rest % b"")
     assert desk.say(HEAD + rest % (b"y" * room) + b"z") == (200, b"1")
 
 
 @pytest.mark.parametrize(
     "more",
-    [b"x: " + b"y" * LARGEST, b"x: y\r\n" * LARGEST, b"x" * 2 * LARGEST],
+    [b"x: " + b"y" * LARGEST_HEAD, b"x: y\r\n" * LARGEST_HEAD, b"x" * 2 * LARGEST_HEAD],
     ids=["a value", "many", "a name"],
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["at once", "bit by bit"])
@@ -127,7 +127,7 @@ def test_a_head_that_grows_is_refused(desk: Desk, more: bytes, whole: bool) -> N
 )
 def test_what_follows_a_head_is_bounded_too(desk: Desk, before: bytes, again: bytes) -> None:
     broken = desk.broken
-    status, _ = desk.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + before, *([again] * LARGEST))
+    status, _ = desk.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + before, *([again] * LARGEST_HEAD))
     assert status == 431
     wait_for(lambda: desk.broken == broken + 1)
     assert desk.headers == 2  # none of a trailer's reaches the app
@@ -158,7 +158,7 @@ def test_an_offer_on_a_connection_in_use_is_read_once(desk: Desk) -> None:
     taken = desk.taken
     assert desk.say(plain + offering)[0] == 400  # behind a request that has no answer yet
     assert desk.taken - taken <= 1
-    status, _ = desk.say(HEAD + OFFER + b"content-length: 3\r\n" + b"x: y\r\n" * LARGEST)
+    status, _ = desk.say(HEAD + OFFER + b"content-length: 3\r\n" + b"x: y\r\n" * LARGEST_HEAD)
     assert status in (400, 431)
 
 
