@@ -152,6 +152,11 @@ class Deliverer:
         """Why the flow stands still; empty while it runs."""
         return redact(self.core.halted)
 
+    @property
+    def thread(self) -> int | None:
+        """The kernel's id of the thread that fetches, while there is one."""
+        return None if self._intake is None else self._intake.thread
+
     async def start(self) -> None:
         """Join the group and begin."""
         number = await self._writer.write(lambda db: deliveries.number_of(db, self._known_as))

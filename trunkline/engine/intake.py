@@ -132,6 +132,11 @@ class Intake:
         self.met: Mapping[Slot, int] = {}
         """Where partitions began, or met their end last; may be read from any thread."""
 
+    @property
+    def thread(self) -> int | None:
+        """The kernel's id of the thread that fetches, once it has begun."""
+        return self._thread.native_id
+
     def start(self) -> None:
         """Join the group and begin."""
         self._thread.start()

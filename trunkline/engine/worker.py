@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
+from trunkline.engine.affinity import Affinity, keep_affinity
 from trunkline.engine.agents import Timekeeper, window_of
 from trunkline.engine.deliver import WIDTH, Deliverer
 from trunkline.engine.process import Processor
@@ -164,6 +165,10 @@ class Worker:
             runner.start()
         for deliverer in self._deliverers:
             await deliverer.start()
+        affinity = Affinity(
+            self._settings.worker.slot, lambda: [one.thread for one in self._deliverers if one.thread is not None]
+        )
+        self._gathering = self._loop.create_task(keep_affinity(affinity))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -177,6 +182,7 @@ class Worker:
         for processor in self._processors:
             await processor.close()
         self._sweeping.cancel()
+        self._gathering.cancel()
         await asyncio.to_thread(self._control.stop)
         for reader in self._tables.values():
             await asyncio.to_thread(reader.stop)
