@@ -80,6 +80,11 @@ class Affinity:
         for thread in threads:
             bring(thread, [self.processor] if self.bound and thread in together else self.allowed)
 
+    def release(self) -> None:
+        """Let every thread run anywhere again: whoever ends a worker goes on, and starts others."""
+        for task in TASKS.iterdir():
+            bring(int(task.name), self.allowed)
+
 
 def name_of(task: Path) -> str:
     """Give the name by which the kernel knows a thread; empty when it has ended."""
@@ -117,6 +122,9 @@ def bring(thread: int, processors: Collection[int]) -> None:
 async def keep_affinity(affinity: Affinity) -> None:
     """Look again and again until cancelled; nothing where there is no choice, or where the kernel says nothing."""
     with suppress(OSError):
-        while len(affinity.allowed) > 1:
-            affinity.look(EVERY, random())  # noqa: S311 - keeps two processes apart, no secret
-            await asyncio.sleep(EVERY)
+        try:
+            while len(affinity.allowed) > 1:
+                affinity.look(EVERY, random())  # noqa: S311 - keeps two processes apart, no secret
+                await asyncio.sleep(EVERY)
+        finally:
+            affinity.release()

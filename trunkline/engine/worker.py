@@ -168,7 +168,7 @@ class Worker:
         affinity = Affinity(
             self._settings.worker.slot, lambda: [one.thread for one in self._deliverers if one.thread is not None]
         )
-        self._gathering = self._loop.create_task(keep_affinity(affinity))
+        self._binding = self._loop.create_task(keep_affinity(affinity))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -182,7 +182,7 @@ class Worker:
         for processor in self._processors:
             await processor.close()
         self._sweeping.cancel()
-        self._gathering.cancel()
+        self._binding.cancel()
         await asyncio.to_thread(self._control.stop)
         for reader in self._tables.values():
             await asyncio.to_thread(reader.stop)

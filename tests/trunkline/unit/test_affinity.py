@@ -118,6 +118,27 @@ def test_they_leave_a_processor_that_others_use(monkeypatch: pytest.MonkeyPatch)
         assert may_run_on(fetching.id) == {affinity.processor}
 
 
+def test_nothing_stays_bound_when_a_worker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    everywhere = may_run_on(0)
+    with burning() as fetching:
+        affinity = Affinity(0, lambda: [fetching.id])
+        affinity.look(0.1, 0.9)
+        fetching.burn()
+        affinity.look(0.1, 0.9)
+        assert may_run_on(fetching.id) == may_run_on(0) == {affinity.processor}
+        monkeypatch.setattr(affinity, "look", lambda *_: None)
+
+        async def end() -> None:
+            keeping = asyncio.create_task(keep_affinity(affinity))
+            await asyncio.sleep(0)
+            keeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await keeping
+
+        asyncio.run(end())
+        assert may_run_on(fetching.id) == may_run_on(0) == everywhere
+
+
 def test_processes_of_one_host_begin_at_different_processors() -> None:
     assert Affinity(0, list).processor != Affinity(1, list).processor
 
