@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from trunkline.errors import Permanent, Rejected, Unavailable
 from trunkline.event import Event, Headers, to_headers
 from trunkline.flow.declare import Bus, Publish
 from trunkline.flow.transform import stamp
-from trunkline.kafka.events import Sender
+from trunkline.kafka.events import Sender, Written
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, size_of
 from trunkline.ledger import claims
@@ -83,18 +84,19 @@ class Publisher:
             raise
         self._count("received", count=len(prepared))
         answers = await self._claim(prepared)
-        results = await asyncio.gather(
-            *(self._send(item, answer) for item, answer in zip(prepared, answers, strict=True)), return_exceptions=True
-        )
+        sent = [
+            None if answer == "published" else self._sender.send(self._flow.to.name, item.key, item.value, item.headers)
+            for item, answer in zip(prepared, answers, strict=True)
+        ]
         accepted = []
-        failure: BaseException | None = None
-        for result in results:
-            if isinstance(result, Accepted):
-                accepted.append(result)
-                self._count(result.outcome)
-            else:
-                failure = result
-                self._count("rejected", detail=str(result))
+        failure: Exception | None = None
+        for item, future in zip(prepared, sent, strict=True):
+            try:
+                accepted.append(await self._acknowledged(item, future))
+                self._count(accepted[-1].outcome)
+            except (Rejected, Unavailable) as error:
+                failure = error
+                self._count("rejected", detail=str(error))
         if failure is not None:
             raise failure  # the sender posts the request again; what was published is a duplicate then
         return accepted
@@ -162,10 +164,10 @@ class Publisher:
             )
         raise Unavailable(f"event {wrong.event.id} is being published for another request; post it again")
 
-    async def _send(self, item: Prepared, answer: claims.Answer) -> Accepted:
-        if answer == "published":
+    async def _acknowledged(self, item: Prepared, future: "Future[Written] | None") -> Accepted:
+        """Wait until an event is on its topic; where nothing was sent it had been before."""
+        if future is None:
             return Accepted(item.event.id, "duplicate")
-        future = self._sender.send(self._flow.to.name, item.key, item.value, item.headers)
         try:
             written = await asyncio.wrap_future(future)
         except Permanent as error:
@@ -174,8 +176,9 @@ class Publisher:
         except Unavailable:
             await self._release([item.claim])
             raise
-        # Not waited for: the event is on the topic. A copy that comes now finds this write done, or its claim pending.
-        self._writer.write(lambda db: claims.publish(db, item.claim)).add_done_callback(asyncio.Future.exception)
+        # Not waited for: the event is on the topic. A copy that comes here now is looked at after this; one that comes
+        # to another process finds this done, or its claim pending.
+        self._writer.later(lambda db: claims.publish(db, item.claim))
         if item.span is not None:
             item.span.end()
         return Accepted(item.event.id, "published", self._flow.to.name, written.partition, written.offset)

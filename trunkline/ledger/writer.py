@@ -1,7 +1,8 @@
 """One thread that writes for a whole process, many writes to a commit.
 
 The next commit takes whatever came while the last one ran, so no timer delays a single write and many share one sync
-to disk (D3). Reads happen on the reader's own connection.
+to disk (D3). What nobody waits for goes with the next commit that somebody does wait for. Reads happen on the reader's
+own connection.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 GROUP = 500
 """Writes that share one commit at most."""
+LATER = 0.02
+"""Seconds that a write waits for another's commit which nobody waits for."""
 
 Work = Callable[[Connection], Any]
 
@@ -37,6 +41,8 @@ class Writer:
         self._commits = 0
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._later: deque[Work] = deque()
+        self._due: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -50,12 +56,29 @@ class Writer:
         self._queue.put((work, future))
         return future
 
+    def later(self, work: Work) -> None:
+        """Run `work` inside the next group commit, before what is written from now on, or in one after `LATER` seconds.
+
+        Nobody hears what has become of it; when the process ends without `close`, nothing may have.
+        """
+        self._later.append(work)
+        if self._due is None:
+            self._due = self._loop.call_later(LATER, self._write_late)
+
     async def close(self) -> None:
         """Commit what is queued and stop."""
+        if self._due is not None:
+            self._due.cancel()
+            self._write_late()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         with self._db, suppress(Failure):
             self._db.run("DELETE FROM writers WHERE id = ?", self._id)
+
+    def _write_late(self) -> None:
+        self._due = None
+        if self._later:  # nobody else has written meanwhile
+            self.write(lambda _: None).add_done_callback(asyncio.Future.exception)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -66,8 +89,9 @@ class Writer:
                     stopping = True
                     break
                 group.append(item)
-            results = self._commit([work for work, _ in group])
-            self._loop.call_soon_threadsafe(settle, [future for _, future in group], results)
+            late = [self._later.popleft() for _ in range(len(self._later))]
+            results = self._commit([*late, *[work for work, _ in group]])
+            self._loop.call_soon_threadsafe(settle, [future for _, future in group], results[len(late) :])
             if stopping:
                 return
 

@@ -54,6 +54,39 @@ def test_what_a_future_gave_is_durable_and_complete(ledger: Ledger) -> None:
         assert db.run("SELECT count(*) FROM writers") == [(0,)]
 
 
+def test_what_nobody_waits_for_goes_with_the_next_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.ledger.writer.LATER", 3600.0)
+
+    def there(db: Connection) -> tuple[int, list[Any]]:
+        return len(deliveries.look_up(db, map(place, range(9)))), db.run("SELECT commits FROM writers")
+
+    async def work(writer: Writer) -> tuple[int, list[Any]]:
+        for number in range(5):
+            writer.later(lambda db, number=number: deliveries.record(db, [done(number)]))  # type: ignore[misc]
+        writer.later(lambda db: db.run("INSERT INTO sinks (name) VALUES (NULL)"))  # at fault, and alone in it
+        with pytest.raises(Exception, match=r"(?i)null"):
+            await writer.write(lambda db: db.run("INSERT INTO sinks (name) VALUES (NULL)"))
+        seen = await writer.write(there)
+        writer.later(lambda db: deliveries.record(db, [done(5)]))
+        return seen
+
+    assert writing(ledger, work) == (5, [(6,)]), "each alone, since some were at fault: five, and the look"
+    with ledger.connect() as db:
+        assert there(db) == (6, []), "what was left went with the end"
+
+
+def test_what_nobody_waits_for_goes_by_itself(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.ledger.writer.LATER", 0.0)
+
+    async def work(writer: Writer) -> None:
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        writer.later(lambda _: loop.call_soon_threadsafe(gone.set))
+        await asyncio.wait_for(gone.wait(), 30)
+
+    writing(ledger, work)
+
+
 def test_a_write_at_fault_harms_no_other(ledger: Ledger) -> None:
     def wrong(db: Connection) -> None:
         deliveries.record(db, [done(999)])
