@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from trunkline import settings
-from trunkline.cli.project import talk
+from trunkline.cli.project import load_bus, talk
 from trunkline.cli.supervisor import Process, supervise
 from trunkline.errors import UsageError
 from trunkline.gateway.ports import bind
@@ -38,6 +38,8 @@ def run(
     config = settings.load()
     if start is not None:
         moment(start)
+    if flows:
+        load_bus().chosen(flows)
     sys.exit(oversee(config, [*([] if start is None else ["--start", start]), *(flows or [])]))
 
 

@@ -1,5 +1,7 @@
 """Sinks: pause one, let it go on, skip one of its events, and see how all of them stand."""
 
+from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -7,17 +9,24 @@ import typer
 
 from trunkline.cli import contract
 from trunkline.cli.command import Json, Wait, Why, give
-from trunkline.cli.project import bootstrap, load_bus, print_json, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
 from trunkline.cli.show import many, moment, print_table
+from trunkline.errors import Unavailable, UsageError
+from trunkline.flow.declare import Bus
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Command, Full
-from trunkline.operate.control import Answer, Desk, Standing, sink_of, standings, topic_of
+from trunkline.operate.control import Answer, Desk, Standing, flows_of, sink_of, standings, topic_of
+from trunkline.operate.trace import Stands, Tracer
 from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")]
+
+
+ENDED: Collection[Stands] = ("delivered", "dead", "superseded", "discarded")
+"""How an event stands that no skipping reaches any more."""
 
 
 app.command("check")(contract.check)
@@ -52,7 +61,30 @@ def skip(
         return desk.skip(name, event, command)
 
     bus = load_bus()
-    give(bus, "sink", sink_of(bus, sink), f"skipping {event}", order, why=why, wait=wait, as_json=as_json)
+    identity = sink_of(bus, sink)
+    give(bus, "sink", identity, f"skipping {event}", order, why=why, wait=wait, as_json=as_json)
+    with suppress(UsageError, Unavailable):  # the command stands, whatever is known of the event
+        if (known := told_of(bus, identity, event)) is not None:
+            talk.print(f"trunkline: {known}", markup=False)
+
+
+def told_of(bus: Bus, sink: str, event: str) -> str | None:
+    """Say why skipping an event may come to nothing; None where it waits for the sink, or nobody can tell.
+
+    Raises:
+        UsageError, Unavailable: broker or ledger do not answer.
+    """
+    settings = load()
+    with Control(bootstrap(settings)) as control, looking(settings) as db:
+        if db is None:
+            return None
+        found = [delivery for one in Tracer(bus, control, db).trace(event) for delivery in one.node.deliveries]
+    here = [one for one in found if one.flow in flows_of(bus, sink)]
+    if not here:
+        return f"no event {event} has come to {sink} so far; should one come, it is skipped. Is the id right?"
+    if all(one.stands in ENDED for one in here):
+        return f"event {event} is {here[0].stands} at {sink} already: nothing is skipped."
+    return None
 
 
 @app.command("ls")

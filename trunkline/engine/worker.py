@@ -12,7 +12,6 @@ from trunkline.engine.publish import Publisher
 from trunkline.engine.tables import TableReader
 from trunkline.engine.targets import Targets
 from trunkline.engine.watchdog import Heart
-from trunkline.errors import UsageError
 from trunkline.flow.declare import (
     Agent,
     Bus,
@@ -50,10 +49,7 @@ class Worker:
         Raises:
             UsageError: a flow is not in the topology.
         """
-        known = dict(bus.named())
-        if unknown := [name for name in flows if name not in known]:
-            raise UsageError(f"there is no flow {unknown[0]}. The flows are: {', '.join(known)}.")
-        self._flows = [flow for name, flow in known.items() if not flows or name in flows]
+        self._flows = bus.chosen(flows)
         self._bus = bus
         self._settings = settings
         self._bootstrap = bootstrap

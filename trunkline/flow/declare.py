@@ -5,15 +5,17 @@ each with the line that made it.
 """
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from trunkline.adapters import Sink, Source
 from trunkline.avro.files import Schema, schema_of
+from trunkline.errors import UsageError
 from trunkline.event import Drop, Event, Stream
 from trunkline.flow.credentials import Credentials
 from trunkline.settings import Env, Secret
@@ -346,6 +348,20 @@ class Bus(Declared):
     def named(self) -> Iterator[tuple[str, Flow]]:
         """Yield every flow with its name."""
         return ((flow_name(flow), flow) for flow in self.flows)
+
+    def chosen(self, names: Collection[str]) -> list[Flow]:
+        """Give the flows with these names, in the order of the topology; all of them when none is given.
+
+        Raises:
+            UsageError: one of them is not in the topology.
+        """
+        known = dict(self.named())
+        for name in names:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"The flows are: {', '.join(known)}."
+                raise UsageError(f"there is no flow {name}. {hint}")
+        return [flow for name, flow in known.items() if not names or name in names]
 
     @property
     def publishing(self) -> dict[str, Publish]:

@@ -102,7 +102,8 @@ def select(dead: Sequence[Dead], events: Collection[str], keys: Collection[str])
     absent = [f"event {event}" for event in events if all(one.event.id != event for one in chosen)]
     absent += [f"key {key}" for key in keys if not any(has_key(one, [key]) for one in chosen)]
     if absent:
-        raise UsageError(f"no dead letter has {', '.join(absent)}. `trunkline dlq ls SINK` lists them.")
+        there = f"`trunkline dlq ls` of the same name lists all {len(dead)}" if dead else "there is none at all"
+        raise UsageError(f"no dead letter has {', '.join(absent)}; {there}.")
     return chosen
 
 

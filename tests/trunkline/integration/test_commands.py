@@ -1,17 +1,18 @@
 """Commands for sinks, on a real broker; most workers here do nothing but obey, and kafka-python is the witness."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
 
-from tests.trunkline.integration.project import Project
+from tests.trunkline.integration.project import Project, order
 from tests.trunkline.support import Stage, deliver_bus, header, note, read, wait_for
 from trunkline import Bus
 from trunkline.dev.target.behaviour import Behaviour
@@ -267,6 +268,37 @@ def test_sinks_are_paused_and_resumed_from_the_command_line(project: Project) ->
     assert project("sink", "resume", "store").startswith("store: running as soon as")
     [stood] = project.json("sink", "ls")
     assert (stood["state"], stood["paused"], stood["skips"]) == ("no worker", None, ["k1"])
+
+
+def test_skipping_says_when_there_may_be_nothing_to_skip(project: Project) -> None:
+    project.fail("open", state=None)  # its record is on the topic, and no outcome known
+    with closing(
+        Consumer({"bootstrap.servers": project.bootstrap, "group.id": f"{project.prefix}.{project.flow}"})
+    ) as member:
+        member.commit(offsets=[TopicPartition(project.good, number, 0) for number in (0, 1)], asynchronous=False)
+    source = f"{project.prefix}/{project.prefix}.orders.checked"
+    with File(project.ledger).connect() as db:
+        project.record(db, replace(order("had"), source=source), State.DONE, project.value(1))
+    assert project.run("sink", "skip", "store", "open").stderr == ""
+    said = project.run("sink", "skip", "store", "opne")
+    assert (said.code, said.stderr) == (
+        0,
+        "trunkline: no event opne has come to store so far; should one come, it is skipped. Is the id right?\n",
+    )
+    had = project.run("sink", "skip", "store", "had").stderr
+    assert had == "trunkline: event had is delivered at store already: nothing is skipped.\n"
+    assert project.json("sink", "ls")[0]["skips"] == ["had", "open", "opne"]
+
+
+def test_a_flow_that_is_not_there_is_named_before_a_port_is_taken(project: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert project("run", project.flow[:-1], code=2, TRUNKLINE_GATEWAY__PORT=port) == (
+            f"trunkline: there is no flow {project.flow[:-1]}. Did you mean {project.flow}?\n"
+        )
+        assert f"port {port}" in project("run", project.flow, code=2, TRUNKLINE_GATEWAY__PORT=port)
 
 
 def test_who_does_not_obey_is_named_on_the_command_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
