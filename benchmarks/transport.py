@@ -40,11 +40,12 @@ from pyreqwest.client import Client, ClientBuilder
 from benchmarks import results
 from benchmarks.topology import sales
 from trunkline import ApiKey, Bus, Deliver, Event, Limit, Secret, Target
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.engine import spans
 from trunkline.engine.targets import Targets
 from trunkline.flow.declare import Tls
 from trunkline.kafka import events
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 from trunkline.settings import Env
 from trunkline.sinks import HttpSink
 

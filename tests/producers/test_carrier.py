@@ -7,10 +7,10 @@ import pytest
 from producers.carrier import Carrier
 from topology import bus, carrier
 from trunkline import Rejected, Secret
-from trunkline.adapters import WebhookRequest
 from trunkline.flow.walk import EXAMPLES
 from trunkline.sources import SignedBody
 from trunkline.testing import walk
+from trunkline.webhooks import WebhookRequest
 
 DOCUMENTED = (b'{"key": "value"}', "1eed4b3d41f4653ac64fd56f1bf1cbfd349e4482cbc11dff7134bd93e5da4b0a")
 """Body and signature of the vendor's own page on webhooks; the secret there is `secretkey`."""

@@ -9,11 +9,13 @@ from typing import Any
 from schemas import HouseholdV1, ProductV1
 from topology import bus, households, products, storefront
 from trunkline import Permanent, Table
-from trunkline.adapters import Request, Response, WebhookRequest
 from trunkline.avro.files import released
 from trunkline.avro.types import module
 from trunkline.flow.check import faults
 from trunkline.flow.walk import EXAMPLES, walk
+from trunkline.requests import Request
+from trunkline.responses import Response
+from trunkline.webhooks import WebhookRequest
 
 ROOT = Path(__file__).parents[2]
 

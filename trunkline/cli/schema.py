@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.adapters import WebhookRequest
 from trunkline.avro.codec import Codec
 from trunkline.avro.compat import MODES, clashes
 from trunkline.avro.differences import differences
@@ -45,6 +44,7 @@ from trunkline.flow.readers import (
 from trunkline.flow.walk import EXAMPLES, kind_of
 from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
+from trunkline.webhooks import WebhookRequest
 
 SCHEMAS = Path("schemas")
 CACHE = Path(".mypy_cache/trunkline")

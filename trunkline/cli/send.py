@@ -9,11 +9,12 @@ import httpx
 import typer
 
 from trunkline import settings
-from trunkline.adapters import Source, WebhookRequest
+from trunkline.adapters import Source
 from trunkline.cli.project import load_bus, out, print_json, talk
 from trunkline.errors import Rejected, Unavailable, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.flow.walk import example, kind_of
+from trunkline.webhooks import WebhookRequest
 
 
 def send(

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.adapters import Response
 from trunkline.avro.codec import split
 from trunkline.cli import told
 from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
@@ -25,6 +24,7 @@ from trunkline.flow.journeys import Data
 from trunkline.flow.walk import EXAMPLES, example
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.registry import Schemas, registry_of
+from trunkline.responses import Response
 from trunkline.settings import load
 
 STATUS = re.compile("[1-5][0-9]{2}")

@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 
-from trunkline.adapters import Response
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.event import Event
 from trunkline.http import transport
+from trunkline.responses import Response
 from trunkline.sinks.http import Calls, HttpSink, Written
 from trunkline.verdict import Verdict, of_exception
 

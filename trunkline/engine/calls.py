@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from trunkline.adapters import Item, Response, judged
+from trunkline.adapters import Item, judged
 from trunkline.engine import calling, spans
 from trunkline.engine.composer import Composer
 from trunkline.engine.delivery import Delivery
@@ -17,6 +17,7 @@ from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
 from trunkline.ledger.attempts import Attempt
 from trunkline.observe import What
 from trunkline.redact import hashed
+from trunkline.responses import Response
 from trunkline.sinks.http import Deletes, HttpSink, Written
 from trunkline.verdict import Delivered, Verdict, of_exception
 

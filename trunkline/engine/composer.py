@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trunkline.adapters import Request, Response
 from trunkline.engine import spans
 from trunkline.engine.composite import Attempt
 from trunkline.engine.delivery import Delivery
@@ -21,6 +20,8 @@ from trunkline.kafka.registry import Format
 from trunkline.ledger import calls
 from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer, What
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.sinks.composite import CompositeSink
 from trunkline.verdict import Verdict, of_exception
 

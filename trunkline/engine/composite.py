@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
-from trunkline.adapters import Request, Response
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unavailable, Unknown
 from trunkline.event import Event
 from trunkline.flow.composite import (
@@ -35,6 +34,8 @@ from trunkline.flow.composite import (
     undoes,
     write,
 )
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.verdict import Delivered, Superseded, Verdict, of_exception
 
 UNSENT = (None, 429)

@@ -16,14 +16,16 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from trunkline.adapters import Idempotency, Request, Response, expand, fields_of, read_json
 from trunkline.engine.cache import Cache
 from trunkline.engine.targets import Gate, Targets
 from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, Unknown
 from trunkline.flow.declare import Lookup, Process, flow_name, lookups_of
 from trunkline.flow.rows import Remote, Row, Rows
+from trunkline.formats.shapes import fields_of, read_json
 from trunkline.kafka import events
 from trunkline.observe import Observed, Observer
+from trunkline.requests import Idempotency, Request, expand
+from trunkline.responses import Response
 from trunkline.verdict import Retry, backoff, judge
 
 WIDTH = 64

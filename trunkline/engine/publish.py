@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from trunkline.adapters import WebhookRequest
 from trunkline.avro.codec import HEAD
 from trunkline.engine import spans
 from trunkline.errors import Permanent, Rejected, Unavailable
@@ -25,6 +24,7 @@ from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import payload_of
 from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer
+from trunkline.webhooks import WebhookRequest
 
 AHEAD = timedelta(days=1)
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)

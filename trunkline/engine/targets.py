@@ -16,7 +16,6 @@ from typing import Any, Self
 
 import httpx
 
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.engine.breaker import ANY, CLOSED, OPEN, Circuit
 from trunkline.engine.limits import SAYING, Limiter, Throttle
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
@@ -31,6 +30,8 @@ from trunkline.http.transport import Transport
 from trunkline.kafka import events
 from trunkline.kafka.orders import Command, Orders
 from trunkline.observe import Observed, Observer
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 from trunkline.verdict import Verdict
 
 NOTHING: Mapping[str, str] = MappingProxyType({})

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, Protocol, assert_never, runtime_checkable
 
-from trunkline.adapters import Request, Response
 from trunkline.errors import Permanent, Unknown
 from trunkline.event import Event, derived_id
 from trunkline.flow.declare import Bus, Deliver, Target, Topic, source_of
 from trunkline.flow.transform import key_of
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.verdict import Delivered, Verdict
 
 Kept = Mapping[str, Any]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from trunkline.adapters import Item, WebhookRequest
+from trunkline.adapters import Item
 from trunkline.avro.compat import plain, short
 from trunkline.event import Drop, Event, Moment
 from trunkline.flow.composite import Composite
@@ -20,6 +20,7 @@ from trunkline.flow.readers import Reading
 from trunkline.flow.rows import Known
 from trunkline.flow.transform import records_of, step_of
 from trunkline.flow.walk import codec_of, compose, walk
+from trunkline.webhooks import WebhookRequest
 
 AllRows = Mapping[Table | Lookup, Mapping[str, Any]]
 

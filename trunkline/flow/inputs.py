@@ -14,7 +14,6 @@ from typing import Any, get_type_hints
 
 from pydantic import ValidationError
 
-from trunkline.adapters import Response, WebhookRequest, validator
 from trunkline.avro.files import schema_of
 from trunkline.errors import Rejected, TrunklineError
 from trunkline.event import Event, from_headers
@@ -37,6 +36,9 @@ from trunkline.flow.functions import name_of
 from trunkline.flow.journeys import Data, data_of
 from trunkline.flow.walk import EXAMPLES, codec_of, follow, kind_of, walk
 from trunkline.flow.where import Where
+from trunkline.formats.shapes import validator
+from trunkline.responses import Response
+from trunkline.webhooks import WebhookRequest
 
 TABLES = EXAMPLES / "tables.json"
 """Rows that examples are walked with, by table and key."""

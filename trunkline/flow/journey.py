@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trunkline.adapters import Request
 from trunkline.event import Drop, Event
+from trunkline.requests import Request
 from trunkline.verdict import Verdict
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, assert_never
 
-from trunkline.adapters import KINDS, Request
 from trunkline.event import Drop, Event
 from trunkline.flow.composite import Composite, call_of
 from trunkline.flow.credentials import (
@@ -31,6 +30,8 @@ from trunkline.formats import form, xml
 from trunkline.formats.multipart import Part
 from trunkline.formats.plain import text_of
 from trunkline.redact import marked
+from trunkline.requests import Request
+from trunkline.responses import KINDS
 from trunkline.verdict import Delivered, Superseded, Verdict
 
 Data = dict[str, Any]

@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import PydanticUserError
 
-from trunkline.adapters import Idempotency, validator
 from trunkline.errors import Fault
 from trunkline.flow.credentials import (
     Alone,
@@ -45,6 +44,8 @@ from trunkline.flow.declare import (
     inputs_of,
 )
 from trunkline.flow.functions import name_of
+from trunkline.formats.shapes import validator
+from trunkline.requests import Idempotency
 from trunkline.settings import Env, Secret
 from trunkline.verdict import Retry
 

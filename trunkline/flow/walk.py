@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trunkline.adapters import Item, Request, Response, Sink, Source, WebhookRequest, judged
+from trunkline.adapters import Item, Sink, Source, judged
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.errors import Permanent, Poison, TrunklineError, UsageError
 from trunkline.event import Drop, Event, batch_key, idempotency_key
@@ -55,6 +55,8 @@ from trunkline.flow.reading import Saw
 from trunkline.flow.rows import Given, Known, Rows, RowsOf, asked
 from trunkline.flow.transform import event_of, records_of, stamp, step_of
 from trunkline.flow.where import Where
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.verdict import (
     Action,
     Again,
@@ -68,6 +70,7 @@ from trunkline.verdict import (
     decide,
     of_exception,
 )
+from trunkline.webhooks import WebhookRequest
 
 OK = Response(200)
 EXAMPLES = Path("producers/examples")

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from datetime import date, datetime, time
 from decimal import Decimal
 from uuid import UUID
@@ -31,6 +32,8 @@ ENCODINGS = {
     "windows-1252": "windows-1252",
 }
 """The charsets that are read, as targets and as Python name them; the other codecs of Python are no charsets."""
+CHARSET = re.compile(r"""(?i);\s*charset\s*=\s*["']?([\w.:-]+)""")
+"""Where a content type names one."""
 
 
 def text_of(value: object) -> str:

@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trunkline.adapters import WebhookRequest
 from trunkline.engine import spans
 from trunkline.engine.publish import Publisher
 from trunkline.errors import Rejected, Unavailable
 from trunkline.gateway.problems import of_rejected, of_unavailable, problem
 from trunkline.kafka.registry import Schemas, answer
+from trunkline.webhooks import WebhookRequest
 
 LARGEST = 1_048_576
 """Bytes of a posted body."""

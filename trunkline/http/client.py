@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import httpx
 
-from trunkline.adapters import sendable
 from trunkline.errors import Permanent, Unknown
 from trunkline.http.transport import READ, Transport
+from trunkline.requests import sendable
 
 OURS = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "user-agent"})
 """Headers that the transport writes itself."""

@@ -25,7 +25,6 @@ from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from standardwebhooks import Webhook
 
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Halt, Unavailable, Undeliverable, UsageError
 from trunkline.flow.credentials import (
     ApiKey,
@@ -42,6 +41,8 @@ from trunkline.flow.credentials import (
 from trunkline.http.proofs import NOTHING, OPEN, Fixed, NoToken, Proof, Rotating, Signature, Signing
 from trunkline.http.signatures import message_signature, webhook_signature
 from trunkline.redact import forget_secret, keep_secret
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 from trunkline.settings import Env, Secret
 from trunkline.verdict import wished, words
 

@@ -17,7 +17,6 @@ from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response as HttpResponse
 from pyreqwest.response import ResponseBodyReader
 
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Permanent, Retryable, Unknown
 from trunkline.flow.declare import Tls
 from trunkline.http import certificates
@@ -25,6 +24,8 @@ from trunkline.http.guard import Guard, resolve
 from trunkline.http.pool import PATIENCE, Pool, Resolve
 from trunkline.http.proofs import NO_SIGNATURE, NoToken, Proof, Signature
 from trunkline.observe import TRACE
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 
 T = TypeVar("T")
 

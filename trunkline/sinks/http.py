@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from trunkline.adapters import Idempotency, Item, Request, Response
+from trunkline.adapters import Item
 from trunkline.event import Event
 from trunkline.flow.declare import Target
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 from trunkline.verdict import Delivered, Verdict, judge
 
 if TYPE_CHECKING:  # importing a topology loads no HTTP client

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from trunkline.adapters import Verifier, WebhookRequest
+from trunkline.adapters import Verifier
 from trunkline.event import Event
+from trunkline.webhooks import WebhookRequest
 
 
 class Webhook(ABC):

@@ -9,10 +9,10 @@ import pytest
 
 from tests.trunkline.support import WHEN
 from trunkline import Drop, Event, Lookup, minutes
-from trunkline.adapters import Response
 from trunkline.engine.lookups import read, request_of
 from trunkline.errors import Absent
 from trunkline.flow.rows import asked, keys_of
+from trunkline.responses import Response
 
 PAGE = Path("docs/processing.md")
 EXAMPLE = re.compile(r"<!-- example: (?P<name>\w+) -->\n```python\n(?P<body>.*?)```\n", re.DOTALL)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from trunkline import Rejected, Secret
-from trunkline.adapters import WebhookRequest
 from trunkline.gateway.problems import of_rejected
 from trunkline.sources import StandardWebhooks
+from trunkline.webhooks import WebhookRequest
 
 PAGE = Path("docs/sources.md")
 BLOCK = re.compile(r"^```(python|xml|json)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

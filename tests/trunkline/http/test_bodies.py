@@ -26,11 +26,13 @@ from typing_extensions import TypedDict
 from urllib3.filepost import encode_multipart_formdata
 
 from trunkline import Permanent, Retryable, Unknown
-from trunkline.adapters import Request, Response, WebhookRequest
 from trunkline.errors import Rejected, UsageError
 from trunkline.formats.json import Number
 from trunkline.formats.multipart import Part
 from trunkline.formats.xml import Xsd
+from trunkline.requests import Request
+from trunkline.responses import Response
+from trunkline.webhooks import WebhookRequest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SEEN = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)

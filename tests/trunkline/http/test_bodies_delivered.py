@@ -22,12 +22,13 @@ from starlette.routing import Route
 
 from tests.trunkline.support import QUICK, Stage, note, notes, wait_for
 from trunkline import Bus, Deliver, Delivered, Event, Permanent, Target, env
-from trunkline.adapters import Request, Response
 from trunkline.flow.declare import flow_name
 from trunkline.formats.json import Number
 from trunkline.formats.multipart import Part
 from trunkline.formats.xml import Xsd
 from trunkline.ledger.deliveries import State
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.sinks import HttpSink
 from trunkline.verdict import Verdict
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from trunkline.adapters import Response
 from trunkline.errors import Unknown
+from trunkline.responses import Response
 
 MIB = 1024 * 1024
 LAUGHS = b"<!DOCTYPE l [<!ENTITY l0 'lol'>" + b"".join(

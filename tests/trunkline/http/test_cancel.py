@@ -10,9 +10,9 @@ import pytest
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import Way, each_way
 from tests.trunkline.support import wait_for
-from trunkline.adapters import Request
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
 
 CANCELS = 10_000
 AT_ONCE = 100

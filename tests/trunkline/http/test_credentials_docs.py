@@ -15,8 +15,9 @@ from standardwebhooks import Webhook
 from tests.trunkline.http.served import Served, answer
 from tests.trunkline.support import LOOPBACK
 from trunkline import Target
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.http.opening import open_to
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 
 PAGE = Path("docs/targets.md")
 EXAMPLE = re.compile(r"<!-- example: (?P<name>\w+) -->\n```python\n(?P<body>.*?)```\n", re.DOTALL)

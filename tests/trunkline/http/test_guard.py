@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import Way, each_way
-from trunkline.adapters import Request
 from trunkline.errors import Halt
 from trunkline.http.guard import Address, Guard, networks
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
 
 INSIDE = """
     0.0.0.0 0.255.255.255 10.0.0.1 10.255.255.254 100.64.0.1 100.127.255.255 127.0.0.1 127.0.0.2 127.1.2.3

@@ -11,10 +11,10 @@ from tests.trunkline.http.served import Served, answer
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import Shelf
 from trunkline import Bus, Deliver, Target, Topic, env
-from trunkline.adapters import Request
 from trunkline.engine.targets import ANNOUNCED, Targets
 from trunkline.http.notices import Notice, notices_of
 from trunkline.observe import Metrics, Observed
+from trunkline.requests import Request
 
 SUNSET = "Sat, 31 Dec 2018 23:59:59 GMT"
 """The example of RFC 8594 §3; 2018 ended on a Monday."""

@@ -9,12 +9,12 @@ import pytest
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import Way, again, each_way
-from trunkline.adapters import Request
 from trunkline.errors import Halt, Retryable
 from trunkline.http.guard import Address, Guard, networks
 from trunkline.http.pool import TRUST
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
 
 
 class Names:

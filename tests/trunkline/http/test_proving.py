@@ -7,10 +7,11 @@ import pytest
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import KEY, Way, each_way, first
-from trunkline.adapters import Request, Response
 from trunkline.errors import Halt, Retryable
 from trunkline.http.proofs import NOTHING, NoToken, Signature
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
+from trunkline.responses import Response
 
 
 class Tokens:

@@ -18,13 +18,14 @@ import trustme
 from tests.trunkline.http.served import LOOPBACK, Served, answer, left
 from tests.trunkline.http.ways import Way, each_way
 from trunkline import Secret, env
-from trunkline.adapters import Request, Response
 from trunkline.errors import Retryable, Undeliverable, UsageError
 from trunkline.flow.declare import Tls
 from trunkline.http.certificates import read
 from trunkline.http.guard import Address
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
+from trunkline.responses import Response
 
 NAME = "crm.example"
 AUTHORITY = trustme.CA()

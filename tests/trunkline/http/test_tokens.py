@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import pytest
 
 from trunkline import ClientCredentials, RefreshToken, Secret, env
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Halt, Retryable, Unknown
 from trunkline.http import tokens
 from trunkline.http.proofs import NOTHING, NoToken, Proof, Signature
 from trunkline.http.tokens import Grant, Missing, Names, Refused, Token, Tokens, pause, prove, request_of, understood
 from trunkline.redact import redact
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -14,12 +14,12 @@ from tests.shared import running
 from tests.trunkline.servers import WireMock, oauth, wiremock
 from tests.trunkline.support import LOOPBACK
 from trunkline import ClientCredentials, Rotation, Secret, Target, env
-from trunkline.adapters import Request
 from trunkline.errors import Halt
 from trunkline.flow.credentials import Credentials
 from trunkline.http.opening import open_to
 from trunkline.http.proofs import NoToken
 from trunkline.http.transport import Transport
+from trunkline.requests import Request
 
 
 @pytest.fixture(scope="session")

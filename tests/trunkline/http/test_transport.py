@@ -12,11 +12,12 @@ import pytest
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import KEPT_BY, KEY, Way, again, by_httpx, careful_ways, each_way, first
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.errors import Permanent, Retryable, Unknown
 from trunkline.http.client import client_of
 from trunkline.http.proofs import OPEN, Fixed
 from trunkline.http.transport import READ, Transport
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 
 
 def call(

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from trunkline.adapters import Idempotency, Request, Response
 from trunkline.http.client import client_of
 from trunkline.http.transport import READ, Transport
+from trunkline.requests import Idempotency, Request
+from trunkline.responses import Response
 
 KEY = "abcdefghijklmnopqrstuvwxyz234567"
 STANDARD = Idempotency()

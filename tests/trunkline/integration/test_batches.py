@@ -13,8 +13,10 @@ import pytest
 
 from tests.trunkline.support import QUICK, Stage, note, notes, wait_for
 from trunkline import Bus, Deliver, Permanent, Retryable, Target, env
-from trunkline.adapters import Idempotency, Item, Response
+from trunkline.adapters import Item
 from trunkline.ledger.deliveries import State
+from trunkline.requests import Idempotency
+from trunkline.responses import Response
 from trunkline.sinks import HttpSink, Request
 from trunkline.verdict import Delivered, Verdict
 

@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
 from tests.trunkline.support import SECRET, Child, Stage, header, note, publish_bus, wait_for
-from trunkline.adapters import Request
 from trunkline.dev.target.running import RunningTarget
 from trunkline.flow.declare import Bus
+from trunkline.requests import Request
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
 

@@ -10,10 +10,11 @@ import pytest
 
 from tests.trunkline.sinks.test_composite_simulated import EVENT, call
 from trunkline import Target, env
-from trunkline.adapters import Request, Response
 from trunkline.engine.composite import Attempt
 from trunkline.errors import Halt, Retryable, Unavailable, Unknown
 from trunkline.flow.composite import Change, Course, Outcome, State, noted
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.sinks import CompositeSink
 from trunkline.verdict import Delivered
 

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from trunkline import Event, Target, env
-from trunkline.adapters import Request, Response
 from trunkline.engine.composite import Attempt
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.flow.composite import (
@@ -34,6 +33,8 @@ from trunkline.flow.composite import (
     Withdraw,
     noted,
 )
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.sinks import Call, CompositeSink
 from trunkline.verdict import Delivered, Verdict
 

@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 
 from tests.trunkline.http.test_bodies_hostile import MIB, XML
 from trunkline import Rejected
-from trunkline.adapters import Request, WebhookRequest
+from trunkline.requests import Request
+from trunkline.webhooks import WebhookRequest
 
 Line = TypedDict(
     "Line",

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from tests.shared import free_port
 from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env
-from trunkline.adapters import WebhookRequest
 from trunkline.cli import demo as command
 from trunkline.dev.demo import place, posting, scenario, targets, worker
 from trunkline.dev.demo.judge import Evidence, judge
@@ -27,6 +26,7 @@ from trunkline.dev.demo.witness import Api, Effect, Metrics, Seen
 from trunkline.errors import UsageError
 from trunkline.settings import Gateway, Ledger, Settings
 from trunkline.sinks import HttpSink
+from trunkline.webhooks import WebhookRequest
 
 # A bus of two hops and two sinks: each order gives a parcel for each of its items, and a letter.
 

@@ -10,7 +10,6 @@ import pytest
 from typing_extensions import TypedDict
 
 from trunkline import Event, Limit, Lookup, Retry, Target, env, minutes
-from trunkline.adapters import Request, Response
 from trunkline.engine import lookups
 from trunkline.engine.cache import MOST, Cache
 from trunkline.engine.lookups import Asker, Turns, read, request_of
@@ -19,6 +18,8 @@ from trunkline.errors import Halt, Permanent, Retryable, Unknown
 from trunkline.flow.rows import Answers, Known, keys_of
 from trunkline.kafka import events
 from trunkline.observe import Observed
+from trunkline.requests import Request
+from trunkline.responses import Response
 
 
 class Rating(TypedDict):

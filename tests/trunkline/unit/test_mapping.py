@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from tests.trunkline.unit.test_avro import EVERYTHING, longs, parts, texts, times
-from trunkline.adapters import WebhookRequest
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.avro.files import released
 from trunkline.avro.types import module
 from trunkline.formats import json, xml
 from trunkline.formats.plain import text_of
+from trunkline.webhooks import WebhookRequest
 
 DEFINITION = {**EVERYTHING, "fields": [one for one in EVERYTHING["fields"] if one["name"] not in ("raw", "code")]}
 """Bytes have no form in JSON or XML that every reader would take for bytes: a sink says which it wants."""

@@ -12,11 +12,11 @@ import pytest
 
 from tests.trunkline.unit.making import MAIN, REPLAY, delivery
 from trunkline import Target, env
-from trunkline.adapters import Response
 from trunkline.engine.delivery import Delivery
 from trunkline.engine.dispatch import Call, Dispatcher, Later, Letter, Policy, Record
 from trunkline.engine.targets import Access, Gate
 from trunkline.errors import Retryable, Unknown
+from trunkline.responses import Response
 from trunkline.verdict import Delivered, Retry, Verdict
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)

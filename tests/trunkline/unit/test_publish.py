@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from tests.trunkline.unit.schemas import OrderPlacedV1
 from trunkline import Bus, Event, Publish, Topic
-from trunkline.adapters import WebhookRequest
 from trunkline.engine.publish import Publisher
 from trunkline.kafka.events import Sender, Written
 from trunkline.kafka.registry import Format
 from trunkline.ledger.writer import Writer
 from trunkline.observe import NOBODY
 from trunkline.sources import Webhook
+from trunkline.webhooks import WebhookRequest
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 orders = Topic("orders", OrderPlacedV1, key="number")

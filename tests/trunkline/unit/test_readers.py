@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from topology import bus, movements, products
-from trunkline.adapters import WebhookRequest
 from trunkline.flow.exercise import Told, exercised
 from trunkline.flow.proposals import Gone, Proposal, gone_of
 from trunkline.flow.readers import Reading, is_same
+from trunkline.webhooks import WebhookRequest
 
 MOVED = {"sku": "1", "delta": -2, "basket_id": "b", "store_id": "s"}
 

@@ -8,13 +8,13 @@ import pytest
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import Shelf
 from trunkline import ApiKey, Bus, Deliver, Enrich, Limit, Lookup, Process, Secret, Target, Topic, env
-from trunkline.adapters import Response
 from trunkline.cli.status import alarms
 from trunkline.engine.breaker import ANY
 from trunkline.engine.targets import Access, Gate, Targets, is_failure, weights_of
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, UsageError
 from trunkline.operate import status
 from trunkline.operate.targets import Standing, callers, target_of, unused
+from trunkline.responses import Response
 from trunkline.verdict import Delivered, Verdict
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)

@@ -27,14 +27,17 @@ from trunkline import (
     env,
     wait,
 )
-from trunkline.adapters import Item, Request, Response, WebhookRequest
+from trunkline.adapters import Item
 from trunkline.errors import Halt, Retryable, UsageError
 from trunkline.flow.inputs import posted, walked
 from trunkline.flow.journey import Journey, Stepped
 from trunkline.flow.walk import walk
+from trunkline.requests import Request
+from trunkline.responses import Response
 from trunkline.sinks import HttpSink
 from trunkline.sources import Webhook
 from trunkline.verdict import Verdict
+from trunkline.webhooks import WebhookRequest
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 from openapi_core.testing import MockRequest
 
-from trunkline.adapters import Request
 from trunkline.flow.journeys import Data, body_data
 from trunkline.flow.openapi import Document, breaks, faults_of
 from trunkline.formats.multipart import Part
+from trunkline.requests import Request
 
 STRINGS = {"type": "array", "items": {"type": "string"}}
 ANIMALS = {"type": "array", "items": {"type": "string", "xml": {"name": "animal"}}}

@@ -8,10 +8,10 @@ import pytest
 
 from tests.trunkline.support import Attempt, Child, Shelf, Stage, deliver_bus, note, notes, say, wait_for
 from trunkline import Deliver, Event, Limit, Target, env
-from trunkline.adapters import Request
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus, group_of
 from trunkline.kafka.control import Control
+from trunkline.requests import Request
 
 pytestmark = [pytest.mark.faults(group="targets")]
 RATE = 100

@@ -1,0 +1,78 @@
+import json
+from datetime import datetime
+from decimal import Decimal
+
+import pytest
+from typing_extensions import TypedDict
+
+from trunkline import Rejected
+from trunkline.webhooks import WebhookRequest
+
+
+class Line(TypedDict):
+    article: str
+    pieces: int
+    price: Decimal
+
+
+class Order(TypedDict):
+    number: str
+    placed_at: datetime
+    lines: list[Line]
+
+
+RIGHT = {
+    "number": "7",
+    "placed_at": "2026-07-01T12:00:00+02:00",
+    "lines": [{"article": "a", "pieces": 2, "price": "1.50"}],
+}
+
+
+def posted(value: object) -> WebhookRequest:
+    return WebhookRequest({}, json.dumps(value).encode())
+
+
+def test_a_body_of_the_right_shape_is_read() -> None:
+    order = posted({**RIGHT, "unknown": 1}).json(Order)
+    assert order == {
+        "number": "7",
+        "placed_at": datetime.fromisoformat("2026-07-01T12:00:00+02:00"),
+        "lines": [{"article": "a", "pieces": 2, "price": Decimal("1.50")}],
+    }
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"number=7", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_a_400(body: bytes) -> None:
+    with pytest.raises(Rejected) as error:
+        WebhookRequest({}, body).json(Order)
+    assert (error.value.status, error.value.title) == (400, "The body is no JSON")
+
+
+def test_every_wrong_field_is_named_with_its_path() -> None:
+    line = {"article": 1, "pieces": "2", "price": "cheap"}
+    with pytest.raises(Rejected) as error:
+        posted({"number": None, "lines": [*RIGHT["lines"], line]}).json(Order)
+    assert error.value.status == 422
+    assert [path for path, _ in error.value.fields] == [
+        "number",
+        "placed_at",
+        "lines[1].article",
+        "lines[1].pieces",
+        "lines[1].price",
+    ]
+    assert str(error.value) == (
+        "Wrong or missing: number, placed_at, lines[1].article, lines[1].pieces, lines[1].price."
+    )
+
+
+@pytest.mark.parametrize("value", [None, 7, [], "text", True])
+def test_json_of_another_shape_is_a_422(value: object) -> None:
+    with pytest.raises(Rejected) as error:
+        posted(value).json(Order)
+    assert error.value.status == 422
+
+
+def test_what_was_sent_is_not_repeated_to_the_sender() -> None:
+    with pytest.raises(Rejected) as error:
+        posted({**RIGHT, "number": ["hush-hush"]}).json(Order)
+    assert "hush" not in f"{error.value} {error.value.fields}"
