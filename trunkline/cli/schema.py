@@ -42,6 +42,7 @@ from trunkline.flow.readers import (
     sources,
 )
 from trunkline.flow.walk import EXAMPLES, kind_of
+from trunkline.kafka.control import Control
 from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 from trunkline.webhooks import WebhookRequest
@@ -401,9 +402,15 @@ def register(*, as_json: Json = False) -> None:
 
 @contextmanager
 def registry() -> Iterator[Schemas]:
-    """Reach the bus's registry."""
+    """Reach the bus's registry.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
     settings = load()
     address = "" if settings.kafka.registry else bootstrap(settings)
+    if address:
+        Control(address).close()  # asked first, because what reads the registry's topic keeps trying for ten seconds
     found = registry_of(settings.kafka, address, schemas_of(load_bus()))
     try:
         yield found

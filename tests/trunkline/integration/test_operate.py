@@ -44,7 +44,10 @@ def test_topics_are_planned_applied_and_then_as_declared(bootstrap: str, tmp_pat
 def test_without_a_broker_every_command_says_what_to_do(project: Project) -> None:
     none = {"TRUNKLINE_KAFKA__BOOTSTRAP": ""}
     unreachable = {"TRUNKLINE_KAFKA__BOOTSTRAP": "127.0.0.1:1"}
-    for command in (["status"], ["topics", "plan"], ["tail", "x"], ["dlq", "ls"], ["dlq", "replay", "store"]):
+    for command in (
+        *(["status"], ["topics", "plan"], ["tail", "x"], ["dlq", "ls"], ["dlq", "replay", "store"]),
+        *(["schema", "register"], ["schema", "show", "7"]),
+    ):
         assert project(*command, code=2, **none) == (
             "trunkline: no broker: run `trunkline broker up` or set TRUNKLINE_KAFKA__BOOTSTRAP.\n"
         )
