@@ -47,12 +47,12 @@ def notices_of(headers: Mapping[str, str]) -> Iterator[Notice]:
 
 
 def moment_of(said: str) -> datetime | None:
-    """Read a moment: a structured date, or one of HTTP (RFC 9110 §5.6.7) as drafts of RFC 9745 had it too."""
+    """Read a moment, in UTC: a structured date, or one of HTTP (RFC 9110 §5.6.7) as drafts of RFC 9745 had it too."""
     try:
         if (found := SF_DATE.fullmatch(said.strip())) is not None:
             return datetime.fromtimestamp(int(found[1]), UTC)
         at = email.utils.parsedate_to_datetime(said)
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError, OSError):
         return None
 
@@ -60,7 +60,7 @@ def moment_of(said: str) -> datetime | None:
 def written(at: datetime | None, before: str, said: str) -> str:
     """Write the moment, or what else is said; nothing for a bare yes."""
     if at is not None:
-        return f"{before}{at.astimezone(UTC):%Y-%m-%d}"
+        return f"{before}{at:%Y-%m-%d}"
     return "" if said.strip().lower() in ("", "true", "?1", "1") else f" ({plain(said)})"
 
 

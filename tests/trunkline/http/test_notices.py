@@ -31,6 +31,7 @@ SUNSET = "Sat, 31 Dec 2018 23:59:59 GMT"
         ({"deprecation": "soon\x1b[2J"}, ["its API is deprecated (soon\N{REPLACEMENT CHARACTER}[2J)"]),
         ({"sunset": SUNSET}, ["its API ends on 2018-12-31"]),
         ({"sunset": "@99999999999999"}, ["its API ends (@99999999999999)"]),
+        ({"sunset": "Fri, 31 Dec 9999 23:59:59 -0100"}, ["its API ends (Fri, 31 Dec 9999 23:59:59 -0100)"]),
         (
             {"sunset": SUNSET, "link": '<https://a.example/old>; rel="self", <https://a.example/end>;rel="sunset"'},
             ["its API ends on 2018-12-31; see https://a.example/end"],
