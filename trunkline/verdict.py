@@ -156,6 +156,17 @@ def of_exception(error: Exception) -> Verdict:
             return Permanent(f"bug in the adapter: {type(error).__name__}: {error}")
 
 
+def checked(found: object) -> Verdict:
+    """Pass what an adapter gives as its verdict.
+
+    Raises:
+        TypeError: it is none; most often a `return` is missing.
+    """
+    if isinstance(found, Verdict):
+        return found
+    raise TypeError(f"it gives {type(found).__name__} where a verdict is wanted")
+
+
 def decide(
     verdict: Verdict,
     *,

@@ -36,10 +36,12 @@ from trunkline.flow.composite import (
 )
 from trunkline.requests import Request
 from trunkline.responses import Response
-from trunkline.verdict import Delivered, Superseded, Verdict, of_exception
+from trunkline.verdict import Delivered, Superseded, Verdict, checked, of_exception
 
 UNSENT = (None, 429)
 """What a Retryable says when the call certainly had no effect: no connection, or not let in."""
+NOT_LET_IN = (401, 407, 429)
+"""Answers that say the same, whatever the sink makes of them."""
 
 
 class Desk(Protocol):
@@ -147,7 +149,7 @@ class Attempt:
     async def _make(self, step: str) -> None:
         """Make a step and note what came of it; what has no end yet is kept for the attempt's own end."""
         try:
-            verdict, kept = await self._called(step)
+            verdict, kept, unsent = await self._called(step)
             match verdict:
                 case None:
                     return
@@ -156,7 +158,7 @@ class Attempt:
                 case Permanent() | Poison():
                     made = Made(State.FAILED, why=self._desk.told(str(verdict)))
                 case _:
-                    if isinstance(verdict, Halt) or (isinstance(verdict, Retryable) and verdict.status in UNSENT):
+                    if unsent:
                         self._course = await self._desk.note(Withdraw(self._course.round, step))
                     self._tried[step] = verdict
                     return
@@ -164,30 +166,38 @@ class Attempt:
         except Unavailable as error:
             self._tried[step] = error
 
-    async def _called(self, step: str) -> tuple[Verdict | None, Any]:
-        """Begin a step, make its call and judge the answer; None when it needs no call after all."""
+    async def _called(self, step: str) -> tuple[Verdict | None, Any, bool]:
+        """Begin a step, make its call and judge the answer; None when it needs no call after all.
+
+        Give with it what is kept of the answer, and whether the call certainly had no effect, whatever the sink says.
+        """
         course = self._course
+        response = None
         try:
             request = write(self._sink, step, self._event, course.answers)
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
-            return of_exception(error), {}
+            return of_exception(error), {}, False
         again = step in course.made
         self._course = await self._desk.note(Begin(course.round, step))
         if self._course.round != course.round or self._course.state(step) is not State.BEGUN or self._course.closed:
-            return None, {}
+            return None, {}, False
         try:
             async with asyncio.timeout_at(self._until()):
                 response = await self._desk.send(step, course.key(step), request, again=again)
-            verdict = self._sink.verdict(response)
+            verdict = checked(self._sink.verdict(response))
             kept: Any = {}
             if isinstance(verdict, Delivered | Superseded) and not undoes(step):
                 call = next(call for call in self._sink.calls if call.name == call_of(step))
                 kept = kept_of(call, response)
         except TimeoutError:
-            return Unknown("had no answer in time"), {}
+            return Unknown("had no answer in time"), {}, False
         except Unavailable:
             self._course = await self._desk.note(Withdraw(course.round, step))
             raise
         except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-            return of_exception(error), {}
-        return verdict, kept
+            verdict, kept = of_exception(error), {}
+            if verdict is not error and response is not None and response.status < 300:  # a bug refuses nothing
+                verdict = Unknown(f"answered {response.status}, and what that means is not known: {verdict}")
+        if response is not None:
+            return verdict, kept, response.status in NOT_LET_IN
+        return verdict, kept, isinstance(verdict, Halt) or (isinstance(verdict, Retryable) and verdict.status in UNSENT)

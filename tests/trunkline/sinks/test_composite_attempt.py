@@ -133,3 +133,38 @@ def test_an_answer_without_what_is_kept_is_asked_for_again() -> None:
     found = attempt(desk)
     assert isinstance(found, Unknown)
     assert "a answered 200 without id" in str(found)
+
+
+def giving(found: Any) -> type[CompositeSink]:
+    """Make a sink whose verdict on every answer is this, or raises it."""
+
+    def verdict(_self: Pair, _response: Response) -> Any:
+        if isinstance(found, KeyError):
+            raise found
+        return found
+
+    return type("Odd", (Pair,), {"verdict": verdict})
+
+
+@pytest.mark.parametrize(
+    ("sink", "status", "kind", "left"),
+    [
+        (giving(Retryable("it has not ended yet", after=5.0)), 200, Retryable, State.BEGUN),
+        (giving(Retryable("it has not ended yet")), 503, Retryable, State.BEGUN),
+        (giving(Retryable("it has not begun")), 429, Retryable, None),
+        (giving(Halt("it answers oddly")), 200, Halt, State.BEGUN),
+        (giving(None), 200, Unknown, State.BEGUN),
+        (giving(KeyError("state")), 200, Unknown, State.BEGUN),
+        (Pair, 303, Halt, State.BEGUN),
+        (Pair, 401, Halt, None),
+    ],
+)
+def test_a_call_that_was_answered_may_have_had_its_effect_whatever_the_sink_says(
+    sink: type[CompositeSink], status: int, kind: type, left: State | None
+) -> None:
+    """Else nothing would undo it."""
+    desk = Desk({"a": status})
+    assert isinstance(attempt(desk, sink=sink), kind)
+    assert desk.sent == ["a"]
+    assert desk.course is not None
+    assert desk.course.state("a") is left
