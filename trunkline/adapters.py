@@ -13,7 +13,7 @@ from trunkline.errors import Permanent
 from trunkline.event import Event
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
-from trunkline.verdict import Verdict, of_exception
+from trunkline.verdict import Verdict, checked, of_exception
 from trunkline.webhooks import WebhookRequest
 
 D = TypeVar("D", bound=Mapping[str, Any])
@@ -131,7 +131,7 @@ class Sink(Protocol):
 def judged(sink: Sink, response: Response, items: Sequence[Item[Any]]) -> list[Verdict]:
     """Ask a sink for its verdicts, one for each event; its mistakes have a verdict too."""
     try:
-        verdicts = list(sink.verdicts(response, items))
+        verdicts = [checked(verdict) for verdict in sink.verdicts(response, items)]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
         return [of_exception(error)] * len(items)
     if len(verdicts) != len(items):

@@ -12,7 +12,7 @@ from trunkline.event import Event
 from trunkline.http import transport
 from trunkline.responses import Response
 from trunkline.sinks.http import Calls, HttpSink, Written
-from trunkline.verdict import Verdict, of_exception
+from trunkline.verdict import Verdict, checked, of_exception
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,37 @@ class Calling:
         return self.key_for("")
 
 
-async def attempt(sink: HttpSink, deliver: Written, event: Event[Any], call: Calls) -> tuple[Verdict, int | None]:
-    """Let a sink deliver an event; give its verdict, and the status that decided.
+async def attempt(sink: HttpSink, deliver: Written, event: Event[Any], call: Calls) -> tuple[Verdict, Response | None]:
+    """Let a sink deliver an event; give its verdict, and the answer that decided when it is one.
 
     Raises:
         Unavailable: the target stands still, so this counts for nothing.
     """
+    answer = None
     try:
-        async with asyncio.timeout(transport.DEADLINE):
-            found = await deliver.deliver(event, call)
-        if isinstance(found, httpx.Response):
-            return sink.verdict(response_of(found)), found.status_code
+        try:
+            async with asyncio.timeout(transport.DEADLINE):
+                found = await deliver.deliver(event, call)
+        except httpx.HTTPStatusError as error:
+            found = error.response
+        if not isinstance(found, httpx.Response):
+            return checked(found), None
+        answer = response_of(found)
+        return checked(sink.verdict(answer)), answer
     except TimeoutError:
         return Unknown("it had not ended at the deadline"), None
-    except httpx.HTTPStatusError as error:
-        return sink.verdict(response_of(error.response)), error.response.status_code
     except Unavailable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-        return verdict_of(error), None
-    return found, None
+        return verdict_of(error), answer
 
 
 def response_of(answer: httpx.Response) -> Response:
     """Give a client's answer as sinks know one."""
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Response(answer.status_code, headers, answer.content[: transport.KEPT], answer.request.method)
+    body = answer.content[: transport.KEPT]
+    whole = answer.extensions.get("whole", True) and len(body) == len(answer.content)
+    return Response(answer.status_code, headers, body, answer.request.method, whole=whole)
 
 
 def verdict_of(error: Exception) -> Verdict:

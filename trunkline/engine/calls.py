@@ -17,9 +17,8 @@ from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
 from trunkline.ledger.attempts import Attempt
 from trunkline.observe import What
 from trunkline.redact import hashed
-from trunkline.responses import Response
 from trunkline.sinks.http import Deletes, HttpSink, Written
-from trunkline.verdict import Delivered, Verdict, of_exception
+from trunkline.verdict import Delivered, Verdict, checked, of_exception
 
 Way = Callable[[Begun, Sequence[Delivery]], Awaitable[Sequence[Verdict | None]]]
 """Makes one call of what may be called; no verdict where none could be made now."""
@@ -97,7 +96,7 @@ class Calls:
             response = await self._targets.send(
                 sink.target, request, self._key(delivery), sink.idempotency, again=delivery.unanswered
             )
-            verdict = sink.verdict(response)
+            verdict = checked(sink.verdict(response))
         except Unavailable as error:
             spans.ended(span, None, [])
             self._take_back(call, [delivery], error)
@@ -146,12 +145,12 @@ class Calls:
         if "calling" in self._moments:
             self._see("calling", delivery, target=target)
         try:
-            verdict, status = await calling.attempt(sink, deliver, event, call)
+            verdict, response = await calling.attempt(sink, deliver, event, call)
         except Unavailable as error:
             spans.ended(span, None, [])
             self._take_back(begun, [delivery], error)
             return [None]
-        response = None if status is None else Response(status)
+        status = None if response is None else response.status
         self._targets.ended(self._gate, begun, verdict, response)
         spans.ended(span, status, [verdict])
         seconds = time.monotonic() - began

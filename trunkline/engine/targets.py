@@ -32,7 +32,7 @@ from trunkline.kafka.orders import Command, Orders
 from trunkline.observe import Observed, Observer
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
-from trunkline.verdict import Verdict
+from trunkline.verdict import Delivered, Verdict
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SOONEST = 0.002
@@ -452,8 +452,8 @@ def order_name(target: str) -> str:
 
 def is_failure(verdict: Verdict, status: int | None) -> bool | None:
     """Say whether a call failed by the target's fault; None when its end says nothing of that."""
-    if status is None:
-        return True if isinstance(verdict, Retryable | Unknown) else None
+    if status is None:  # a hand-written sink says without an answer that the target has it
+        return True if isinstance(verdict, Retryable | Unknown) else False if isinstance(verdict, Delivered) else None
     return (status >= 500 or status == 408) and isinstance(verdict, Retryable)
 
 

@@ -1,10 +1,12 @@
 """Sinks for one HTTP API: one request per event or per batch of events, or whatever a hand-written one does."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from trunkline.adapters import Item
+from trunkline.errors import Permanent
 from trunkline.event import Event
 from trunkline.flow.declare import Target
 from trunkline.requests import Idempotency, Request
@@ -13,6 +15,9 @@ from trunkline.verdict import Delivered, Verdict, judge
 
 if TYPE_CHECKING:  # importing a topology loads no HTTP client
     import httpx
+
+ENTITY_TAG = re.compile(r'(W/)?"[^"]*"')
+"""A version as HTTP writes it (RFC 9110 §8.8.3)."""
 
 
 class HttpSink:
@@ -127,5 +132,13 @@ def if_match(version: object) -> dict[str, str]:
     """Give the header of a write that counts only while the target holds this version of it (RFC 9110 §13.1.1).
 
     A target that holds another answers 412, which says of a sink with `writes = "latest"` that the event is superseded.
+    A version that is an entity-tag already, as it stood in an `ETag` header, is sent as it is.
+
+    Raises:
+        Permanent: there is no version, or one with a quotation mark in it, which the target could only answer with 412.
     """
-    return {"If-Match": f'"{version}"'}
+    text = "" if version is None else str(version)
+    tag = text if ENTITY_TAG.fullmatch(text) else f'"{text}"'
+    if not text or not ENTITY_TAG.fullmatch(tag):
+        raise Permanent(f"the request cannot be made: {text[:60]!r} is no version that If-Match can name")
+    return {"If-Match": tag}

@@ -15,7 +15,9 @@ from trunkline.errors import Retryable, Unavailable, Unknown
 from trunkline.event import to_headers
 from trunkline.kafka.events import BY_KEY
 from trunkline.ledger.deliveries import State
+from trunkline.responses import Response
 from trunkline.sinks import Calls, HttpSink, Request, if_match
+from trunkline.sinks.http import Written
 from trunkline.verdict import Verdict
 
 
@@ -119,17 +121,11 @@ class Scripted(HttpSink):
         return answer.raise_for_status() if self.found is None else self.found
 
 
-async def check(status: int, found: Any, verdict: type) -> None:
-    sink = Scripted(Target("t", env("T")))
-    sink.found = found
-    async with httpx.AsyncClient(
-        transport=httpx.MockTransport(lambda _: httpx.Response(status)), base_url="http://t"
-    ) as client:
-        made, _ = await attempt(sink, sink, Event("a-1", WHEN, {}), Calling(client, lambda name: f"/{name}"))
-        assert isinstance(made, verdict)
-        sink.found = Unavailable("the target stands still")
-        with pytest.raises(Unavailable):
-            await attempt(sink, sink, Event("a-1", WHEN, {}), Calling(client, lambda name: f"/{name}"))
+async def attempted(sink: HttpSink, answer: httpx.Response) -> tuple[Verdict, Response | None]:
+    """Let a hand-written sink make its attempt at a target that answers so."""
+    assert isinstance(sink, Written)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer), base_url="http://t") as client:
+        return await attempt(sink, sink, Event("a-1", WHEN, {}), Calling(client, lambda name: f"/{name}"))
 
 
 @pytest.mark.parametrize(
@@ -137,4 +133,84 @@ async def check(status: int, found: Any, verdict: type) -> None:
     [(200, None, Delivered), (422, None, Permanent), (500, None, Retryable), (500, Delivered(200), Delivered)],
 )
 def test_an_answer_or_a_verdict(status: int, found: Any, verdict: type) -> None:
-    asyncio.run(check(status, found, verdict))
+    sink = Scripted(Target("t", env("T")))
+    sink.found = found
+    made, answer = asyncio.run(attempted(sink, httpx.Response(status)))
+    assert isinstance(made, verdict)
+    assert (None if answer is None else answer.status) == (None if found else status)
+    sink.found = Unavailable("the target stands still")
+    with pytest.raises(Unavailable):
+        asyncio.run(attempted(sink, httpx.Response(status)))
+
+
+def test_what_the_target_says_beside_the_answer_that_decides_is_heard() -> None:
+    """Its Retry-After above all, which holds for all that call it."""
+    sink = Scripted(Target("t", env("T")))
+    _, answer = asyncio.run(attempted(sink, httpx.Response(429, headers={"Retry-After": "30"}, content=b"x" * 70_000)))
+    assert answer is not None
+    assert answer.headers["retry-after"] == "30"
+    assert (len(answer.body), answer.whole) == (65_536, False)
+
+
+class Mute(HttpSink):
+    """A sink whose author forgot a `return`."""
+
+    name = "mute"
+
+    def request(self, event: Event[NoteWrittenV1]) -> Request:
+        return Request.put("/{box}", path={"box": event.key}, json={"number": event.data["number"]})
+
+    def verdict(self, response: Response) -> Any:
+        super().verdict(response)
+
+
+def test_an_answer_without_a_verdict_is_a_bug_and_no_reason_to_call_again(stage: Stage) -> None:
+    bus = stage.make(Bus(stage.prefix, [Deliver(notes(stage.prefix, 2), to=Mute(Target("b", env("SHELF_URL"))))]))
+    stage.write(bus, [note(1, "a")])
+    with stage.running(bus):
+        wait_for(lambda: sum(stage.rows().values()) == 1, why=stage.rows)
+    assert stage.rows() == {State.DEAD: 1}
+    assert len(stage.attempts()) == 1
+    [flow] = bus.delivering
+    [letter] = stage.letters(flow)
+    assert header(letter, "__connect.errors.exception.message").startswith("bug in the adapter: TypeError: it gives")
+
+
+def test_a_hand_written_sink_that_returns_nothing_has_a_bug() -> None:
+
+    class Silent(HttpSink):
+        name = "silent"
+
+        async def deliver(self, _event: Event[Any], call: Calls) -> None:
+            (await call.http.get("/")).raise_for_status()
+
+    verdict, _ = asyncio.run(attempted(Silent(Target("t", env("T"))), httpx.Response(200)))
+    assert isinstance(verdict, Permanent)
+    assert "bug in the adapter: TypeError: it gives NoneType where a verdict is wanted" in str(verdict)
+
+
+def test_a_verdict_that_cannot_read_the_answer_says_what_that_means() -> None:
+    class Reading(Scripted):
+        def verdict(self, response: Response) -> Verdict:
+            return Permanent(response.json()["code"])
+
+    page = httpx.Response(422, headers={"content-type": "text/html"}, content=b"<html>")
+    verdict, answer = asyncio.run(attempted(Reading(Target("t", env("T"))), page))
+    assert isinstance(verdict, Permanent)
+    assert str(verdict) == "answered 422: <html>"
+    assert answer is not None
+
+
+@pytest.mark.parametrize(
+    ("version", "sent"),
+    [(7, '"7"'), ("33a64", '"33a64"'), ('"33a64"', '"33a64"'), ('W/"33a64"', 'W/"33a64"'), ('""', '""'), ("*", '"*"')],
+)
+def test_a_version_is_sent_as_an_entity_tag_is_written(version: object, sent: str) -> None:
+    assert if_match(version) == {"If-Match": sent}
+
+
+@pytest.mark.parametrize("version", [None, "", 'a"b', '"a", "b"', '"'])
+def test_a_version_that_no_target_can_hold_is_not_sent(version: object) -> None:
+    """It would be answered 412, and count as superseded."""
+    with pytest.raises(Permanent, match="no version that If-Match can name"):
+        if_match(version)

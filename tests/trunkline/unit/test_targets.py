@@ -143,6 +143,7 @@ def test_a_share_of_calls_a_minute_is_told_by_the_minute() -> None:
         (Permanent("no such request can be made"), None, None),
         (Poison("no event"), None, None),
         (Halt("no token"), None, None),
+        (Delivered(200), None, False),
         (Retryable("answered 503"), 503, True),
         (Retryable("answered 408"), 408, True),
         (Retryable("answered 429"), 429, False),
