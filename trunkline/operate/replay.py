@@ -283,9 +283,10 @@ class Replay:
         value = browse.value_of(self._control, dead)
         headers = replayed(dead.record.headers, progress.run)
         topic, partition = replay_of(identity_of(self._flow)), dead.letter.origin.partition
-        self._sender.send(topic, dead.record.key, value, headers, partition=partition).result()
-        progress.unsent.remove(dead)
+        sending = self._sender.send(topic, dead.record.key, value, headers, partition=partition)
+        progress.unsent.remove(dead)  # whatever ends the wait for its acknowledgement: it may be on the topic
         progress.open.append(dead)
+        sending.result()
 
     def _settle(self, progress: Progress) -> None:
         """Find out what has come of the events that are under way: the ledger says it, or a newer letter."""

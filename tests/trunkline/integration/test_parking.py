@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Deliver as Flow
 from trunkline.kafka.control import Control
-from trunkline.kafka.events import Sender
+from trunkline.kafka.events import Sender, Written
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.parks import parked_keys
@@ -90,10 +91,11 @@ class Case:
         tell: Callable[[Progress], None] = lambda _: None,
         *,
         rate: float = 500,
+        connect: Callable[[str], Sender] = Sender,
     ) -> Progress:
         with (
             Control(self.stage.bootstrap) as control,
-            closing(Sender(self.stage.bootstrap)) as sender,
+            closing(connect(self.stage.bootstrap)) as sender,
             closing(File(self.stage.ledger).connect()) as db,
         ):
             return Replay(self.flow, control, sender, db, rate=rate, wait=60).run(planned, tell)
@@ -196,6 +198,23 @@ def test_a_worker_is_killed_in_the_middle_of_a_replay(stage: Stage, after_dead: 
     assert case.held() == set()
     assert case.applied() == list(range(1, last + 1))
     assert set(stage.effects().values()) == {1}
+
+
+class Interrupted(Sender):
+    """Sends, and is interrupted before it hears that the record is on its topic."""
+
+    def send(self, *arguments: Any, **options: Any) -> Future[Written]:
+        super().send(*arguments, **options).result()
+        waiting: Future[Written] = Future()
+        waiting.set_exception(KeyboardInterrupt())
+        return waiting
+
+
+def test_what_is_on_its_way_when_a_replay_is_interrupted_is_open(stage: Stage) -> None:
+    with parked(stage, "park_key", 3) as case:
+        progress = case.replay(plan(case.survey(), keys=["a"]), connect=Interrupted)
+        assert (ids(progress.open), ids(progress.unsent)) == (["a-2"], ["a-3"])
+        assert progress.trouble == "interrupted"
 
 
 def test_two_operators_replay_the_same_key(stage: Stage) -> None:
