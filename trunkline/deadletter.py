@@ -98,8 +98,8 @@ def stray(origin: Origin) -> Event[Any]:
 
 def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
     """Give the headers of the dead letter: the event's own, untouched and in order, then ours."""
-    found = dict(headers)
     at = failure.at.isoformat().encode()
+    first, replays = history(headers, at)
     added: list[tuple[str, bytes | None]] = [
         ("__connect.errors.topic", origin.topic.encode()),
         ("__connect.errors.partition", str(origin.partition).encode()),
@@ -111,17 +111,30 @@ def write(headers: Headers, origin: Origin, failure: Failure) -> Headers:
         (ORIGIN[0], origin.topic.encode()),
         (ORIGIN[1], str(origin.partition).encode()),
         (ORIGIN[2], str(origin.offset).encode()),
-        (FIRST_FAILED, found.get(FIRST_FAILED, at)),
+        (FIRST_FAILED, first),
         ("trunkline-last-failed-at", at),
         ("trunkline-flow", failure.flow.encode()),
         ("trunkline-class", failure.kind.encode()),
         ("trunkline-stage", failure.stage.encode()),
         ("trunkline-attempts", str(failure.attempts).encode()),
-        (REPLAY_COUNT, found.get(REPLAY_COUNT, b"0")),
+        (REPLAY_COUNT, replays),
     ]
     if failure.status is not None:
         added.append(("trunkline-http-status", str(failure.status).encode()))
     return (*original(headers), *added)
+
+
+def history(headers: Headers, at: bytes) -> tuple[bytes, bytes]:
+    """Give when an event first failed and how many replays it has been through; `at` and none if it does not say so.
+
+    Whoever writes to a topic may use our names: a letter with what is none of ours could not be read.
+    """
+    try:
+        found = ours(headers)
+        first, replays = datetime.fromisoformat(found[FIRST_FAILED]), int(found[REPLAY_COUNT])
+    except (KeyError, ValueError):
+        return at, b"0"
+    return (at, b"0") if first.tzinfo is None else (first.isoformat().encode(), str(replays).encode())
 
 
 def by_reference(headers: Headers, value: bytes | None) -> Headers:

@@ -28,6 +28,8 @@ PARENT = "trunkline-parent"
 """The header that says of which event, and where it stood, a derived one was made."""
 SPECVERSION: Header = ("ce_specversion", b"1.0")
 CONTENT_TYPE: Header = ("content-type", b"application/avro")
+UNREADABLE: Header = ("trunkline-unreadable", b"the name of a header is no UTF-8")
+"""What stands for the headers of a record that cannot be told, as one of them has no name."""
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
 
@@ -207,6 +209,8 @@ def from_headers(
     get = found.get
     event_id, source, kind, at = get("ce_id"), get("ce_source"), get("ce_type"), get("ce_time")
     if not (event_id and source and kind and at and get("ce_specversion")):
+        if UNREADABLE[0] in found:
+            raise Poison("the name of a header of the record is no UTF-8, so it is no event")
         missing = ", ".join(name for name in REQUIRED if not get(name))
         raise Poison(f"the record has no {missing} header, so it is no event")
     try:

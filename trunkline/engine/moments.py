@@ -80,7 +80,12 @@ class Moments:
 
     def _event(self, record: Record, sent: Again | None) -> Taken[Any]:
         form = self._forms[self._topic_of(record).name]
-        event = from_headers(record.headers, record.key, form.decode(record.value))
+        try:
+            data = form.decode(record.value)
+        except Permanent:
+            from_headers(record.headers, record.key)  # no event at all is poison, whatever else is wrong with it
+            raise
+        event = from_headers(record.headers, record.key, data)
         partition, offset = (record.slot.partition, record.offset) if sent is None else sent.stood
         return Taken(
             event.id,

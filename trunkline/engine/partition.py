@@ -27,6 +27,8 @@ class Taken(Event[D]):
         return replace(self, data=data)  # type: ignore[arg-type, return-value]
 
 
+LAST = round(datetime(9999, 12, 31, tzinfo=UTC).timestamp() * 1000)
+"""The last time that a body is told, in epoch milliseconds."""
 Stood = tuple[str, int]
 """Topic and offset of a record of a partition."""
 Try = tuple[str, int, int]
@@ -150,8 +152,8 @@ def tick(at: int) -> Given:
 
 
 def moment_of(millis: int) -> datetime:
-    """Give a time in epoch milliseconds as a time."""
-    return datetime.fromtimestamp(millis / 1000, UTC)
+    """Give a time in epoch milliseconds as a time; one before 1970 or beyond any calendar as the nearest within."""
+    return datetime.fromtimestamp(min(max(millis, 0), LAST) / 1000, UTC)
 
 
 def millis_of(at: datetime) -> int:

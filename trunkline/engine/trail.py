@@ -33,7 +33,10 @@ class Again(NamedTuple):
 def again(record: Record) -> Again | None:
     """Read what a replay has written on a record of the flow's replay topic; None when none has."""
     origin, run = deadletter.sent_again(record.headers, Origin(*record.slot, record.offset))
-    return Again(origin, run, int(dict(record.headers).get(REPLAY_COUNT) or 0)) if run else None
+    try:
+        return Again(origin, run, int(dict(record.headers).get(REPLAY_COUNT) or 0)) if run else None
+    except ValueError:
+        return None
 
 
 def ended(flow: str, record: Record, sent: Again, event: Event[Any], how: str) -> Entry:

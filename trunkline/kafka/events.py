@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from operator import methodcaller
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from confluent_kafka import (
 )
 
 from trunkline.errors import Halt, Permanent, Unavailable
-from trunkline.event import Headers
+from trunkline.event import UNREADABLE, Headers
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a client lets through; the topics set the real limits."""
@@ -89,9 +90,18 @@ SLOTS: dict[tuple[str | None, int | None], Slot] = {}
 """Slots by topic and partition: each record has one, and they are few."""
 
 
+headers_of: Callable[[Message], Any] = methodcaller("headers")
+"""Not called in place: Python would not see the client's error there, but somewhere behind."""
+
+
 def record_of(message: Message) -> Record:
     """Take a fetched message apart."""
-    headers: Any = message.headers()
+    try:
+        headers: Any = headers_of(message)
+    except SystemError as error:  # to ask once more would end the process: the client has kept what it could not name
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        headers = (UNREADABLE,)
     key: Any = message.key()
     value: Any = message.value()
     place = message.topic(), message.partition()

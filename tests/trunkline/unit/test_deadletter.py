@@ -17,7 +17,9 @@ from trunkline.deadletter import (
     sent_again,
     write,
 )
+from trunkline.engine.trail import again
 from trunkline.event import Event, Headers, to_headers
+from trunkline.kafka.events import Record, Slot
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 HERE = Origin("orders", 3, 41)
@@ -81,6 +83,24 @@ def test_a_replay_carries_its_run_and_nothing_of_the_failure() -> None:
 def test_a_record_that_no_replay_wrote_stands_where_it_is() -> None:
     assert sent_again(EVENT, HERE) == (HERE, "")
     assert sent_again((("trunkline-origin-topic", b"t"), ("trunkline-origin-partition", b"x")), HERE) == (HERE, "")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("trunkline-replay-count", b"many"),
+        ("trunkline-replay-count", None),
+        ("trunkline-first-failed-at", b"once"),
+        ("trunkline-first-failed-at", b"2026-01-01T00:00:00"),
+        ("trunkline-flow", b"\xff"),
+    ],
+)
+def test_a_letter_can_be_read_whatever_the_record_says_under_our_names(header: tuple[str, bytes | None]) -> None:
+    sent = replayed(write(EVENT, HERE, FAILURE), "run-1")
+    spoilt = (*(one for one in sent if one[0] != header[0]), header)
+    assert read(write(spoilt, HERE, FAILURE)) == Letter(HERE, FAILURE, AT, 0)
+    record = Record(Slot("orders.billing.replay", 3), 0, b"7", b"", (*spoilt, ("trunkline-replay-count", b"x")), 0)
+    assert again(record) is None, "no replay of ours has sent it"
 
 
 def test_existing_tools_find_what_they_know() -> None:
