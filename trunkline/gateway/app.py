@@ -28,6 +28,8 @@ LARGEST = 1_048_576
 """Bytes of a posted body."""
 PATIENCE = 15.0
 """Seconds in which a body must be whole."""
+SHOWN = 200
+"""Characters of an unknown address that are repeated."""
 
 
 class Door:
@@ -162,7 +164,7 @@ def build(
             return problem(503, "Not ready", why, stopped=stopped, waiting=waiting)
         return Response(orjson.dumps({"stopped": stopped}), media_type="application/json")
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/in/{source}", receive, methods=["POST"]),
             Route("/schemas/ids/{id:int}", schema),
@@ -172,12 +174,20 @@ def build(
         ],
         exception_handlers={HTTPException: refuse, Exception: fail},
     )
+    app.router.redirect_slashes = False  # a sender is told what is wrong: few post again where they are sent
+    return app
 
 
 def refuse(request: Request, error: Exception) -> Response:
     """Answer for an address or method that is not there."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return problem(status, "No such thing here", f"{request.method} {request.url.path}: events go to POST /in/SOURCE.")
+    asked = f"{request.method} {request.url.path[:SHOWN]}"
+    if status != 405:
+        return problem(status, "No such thing here", f"{asked}: events go to POST /in/SOURCE.")
+    allowed = ", ".join(sorted((getattr(error, "headers", None) or {})["Allow"].split(", ")))
+    answer = problem(405, "Another method is wanted", f"{asked}: it takes {allowed}. Nothing was published.")
+    answer.headers["allow"] = allowed
+    return answer
 
 
 def fail(_: Request, error: Exception) -> Response:
@@ -197,11 +207,14 @@ def refuse_encoded(request: Request) -> None:
 
 
 async def read(request: Request) -> bytes:
-    """Read a body of at most 1 MiB, counted as it arrives.
+    """Read a body of at most 1 MiB: the length that it is told to have is believed, and what arrives is counted.
 
     Raises:
         Rejected: 413, it is larger; 408, it takes too long; 400, the sender left before its end.
     """
+    too_large = Rejected(413, "The body is too large", f"It has more than {LARGEST} bytes; nothing was published.")
+    if int(request.headers.get("content-length", 0)) > LARGEST:
+        raise too_large
     chunks: list[bytes] = []
     size = 0
     try:
@@ -209,8 +222,7 @@ async def read(request: Request) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > LARGEST:
-                    why = f"It has more than {LARGEST} bytes; nothing was published."
-                    raise Rejected(413, "The body is too large", why)
+                    raise too_large
                 chunks.append(chunk)
     except TimeoutError:
         why = f"It was not whole after {PATIENCE:g} seconds; nothing was published."

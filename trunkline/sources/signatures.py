@@ -4,16 +4,16 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from trunkline.errors import Rejected, UsageError
 from trunkline.settings import Secret
 
-UNSIGNED = "The signature is missing or wrong; nothing was published."
 NO_TEXT = "The signature is over text in UTF-8, and the body is none: it is compressed, or of another charset"
-NOT_SIGNED = "The signature is missing or wrong, or its time is more than five minutes off; nothing was published."
+PARTS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,9 @@ class StandardWebhooks:
         try:
             self._webhook().verify(body, dict(headers), json_parse=False)
         except UnicodeDecodeError:
-            why = f"{NO_TEXT}; nothing was published."
-            raise Rejected(401, "The request is not signed by a sender we know", why) from None
+            raise unproven(NO_TEXT) from None
         except (WebhookVerificationError, ValueError):
-            raise Rejected(401, "The request is not signed by a sender we know", NOT_SIGNED) from None
+            raise unproven(fault(headers, datetime.now(UTC))) from None
 
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:
         """Give the three headers that a sender adds now.
@@ -79,10 +78,33 @@ class SignedBody:
         Raises:
             Rejected: 401, whatever is wrong with the proof.
         """
-        given = next((value for name, value in headers.items() if name.lower() == self.header.lower()), "")
-        if not hmac.compare_digest(given.strip().lower().encode(), self._signature(body).encode()):
-            raise Rejected(401, "The request is not signed by a sender we know", UNSIGNED)
+        given = next((value for name, value in headers.items() if name.lower() == self.header.lower()), "").strip()
+        if not given:
+            raise unproven(f"The signature is missing: there is no {self.header}")
+        if not hmac.compare_digest(given.lower().encode(), self._signature(body).encode()):
+            raise unproven(f"The signature in {self.header} is not that of these bytes under the secret that we share")
 
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:  # noqa: ARG002 - this proof has no place for an id
         """Give the header that a sender adds."""
         return {self.header: self._signature(body)}
+
+
+def fault(headers: Mapping[str, str], now: datetime) -> str:
+    """Say what is wrong with the three headers of a Standard Webhook that was refused."""
+    given = {name.lower(): value for name, value in headers.items()}
+    if missing := [name for name in PARTS if not given.get(name)]:
+        return f"The signature is not whole: there is no {' and no '.join(missing)}"
+    try:
+        at = datetime.fromtimestamp(float(given["webhook-timestamp"]), UTC)
+    except (ValueError, OverflowError, OSError):
+        return "The signature has no time: webhook-timestamp is no number of seconds since 1970"
+    if abs(now - at) > TOLERANCE:
+        way = "behind" if at < now else "ahead of"
+        clock = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        return f"The signature is of another time: webhook-timestamp is over five minutes {way} our clock, {clock}"
+    return "No signature in webhook-signature is that of this id, timestamp and body under the secret that we share"
+
+
+def unproven(why: str) -> Rejected:
+    """Refuse a request of which nobody knows who sent it."""
+    return Rejected(401, "The request is not signed by a sender we know", f"{why}; nothing was published.")

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import http.client
 import json
+import socket
 import time
 import uuid
 from collections import Counter
@@ -29,6 +30,7 @@ from trunkline.sources import StandardWebhooks
 pytestmark = pytest.mark.xdist_group("gate")
 
 DESK = "/in/desk"
+WRONG = "No signature in webhook-signature is that of this id, timestamp and body under the secret"
 TRAY = "/in/tray"
 
 
@@ -195,33 +197,36 @@ OK = json.dumps(named()).encode()
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "why"),
     [
-        {"webhook_signature": None},
-        {"webhook_id": None},
-        {"webhook_timestamp": None},
-        {"webhook_id": "another"},
-        {"webhook_signature": ""},
-        {"webhook_signature": "v1"},
-        {"webhook_signature": "v1,"},
-        {"webhook_signature": "v1,not base64!"},
-        {"webhook_signature": "v1,AAAA v1,BBBB"},
-        {"webhook_signature": "v1,a,b,c"},
-        {"webhook_signature": "v2,AAAA"},
-        {"webhook_signature": "v1,\u00fc\u00e4"},
-        {"webhook_timestamp": "soon"},
-        {"webhook_timestamp": "nan"},
-        {"webhook_timestamp": "inf"},
-        {"webhook_timestamp": "-1"},
-        {"webhook_timestamp": "9" * 400},
+        ({"webhook_signature": None}, "there is no webhook-signature;"),
+        ({"webhook_id": None}, "there is no webhook-id;"),
+        ({"webhook_timestamp": None, "webhook_id": None}, "there is no webhook-id and no webhook-timestamp;"),
+        ({"webhook_id": "another"}, WRONG),
+        ({"webhook_signature": ""}, "there is no webhook-signature;"),
+        ({"webhook_signature": "v1"}, WRONG),
+        ({"webhook_signature": "v1,"}, WRONG),
+        ({"webhook_signature": "v1,not base64!"}, WRONG),
+        ({"webhook_signature": "v1,AAAA v1,BBBB"}, WRONG),
+        ({"webhook_signature": "v1,a,b,c"}, WRONG),
+        ({"webhook_signature": "v2,AAAA"}, WRONG),
+        ({"webhook_signature": "v1,\u00fc\u00e4"}, WRONG),
+        ({"webhook_timestamp": "soon"}, "webhook-timestamp is no number of seconds since 1970;"),
+        ({"webhook_timestamp": "nan"}, "webhook-timestamp is no number of seconds since 1970;"),
+        ({"webhook_timestamp": "inf"}, "webhook-timestamp is no number of seconds since 1970;"),
+        ({"webhook_timestamp": "-1"}, "over five minutes behind our clock, 20"),
+        ({"webhook_timestamp": "9" * 400}, "webhook-timestamp is no number of seconds since 1970;"),
     ],
     ids=str,
 )
-def test_a_request_that_is_not_signed_by_a_sender_we_know_is_refused(gate: Gate, changed: dict[str, str]) -> None:
+def test_a_request_that_is_not_signed_by_a_sender_we_know_is_refused(
+    gate: Gate, changed: dict[str, str], why: str
+) -> None:
     before, counted = gate.ends(), gate.counted()
     headers = {**signed(OK), **{name.replace("_", "-"): value for name, value in changed.items()}}
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]
     problem = refused(gate.http.post(DESK, content=OK, headers=raw), 401)
+    assert why in problem["detail"]
     assert "signature" in problem["detail"]
     assert gate.ends() == before
     assert gate.counted() - counted == {"received": 1, "rejected": 1}
@@ -232,7 +237,8 @@ def test_a_signature_of_another_time_is_refused(gate: Gate, seconds: int) -> Non
     at = int(time.time()) + seconds
     signature = Webhook(SECRET).sign("message", datetime.fromtimestamp(at, UTC), OK.decode())
     headers = {"webhook-id": "message", "webhook-timestamp": str(at), "webhook-signature": signature}
-    refused(gate.http.post(DESK, content=OK, headers=headers), 401)
+    problem = refused(gate.http.post(DESK, content=OK, headers=headers), 401)
+    assert f"over five minutes {'behind' if seconds < 0 else 'ahead of'} our clock, 20" in problem["detail"]
 
 
 def test_a_body_that_is_no_text_is_refused(gate: Gate) -> None:
@@ -264,6 +270,14 @@ def test_a_body_over_one_mebibyte_is_refused(gate: Gate, told: bool) -> None:  #
     assert gate.http.get("/healthz").status_code == 200
 
 
+def test_a_body_is_not_asked_for_that_is_told_to_be_too_large(gate: Gate) -> None:
+    url = gate.http.base_url
+    with socket.create_connection((url.host, url.port), 10) as sender:
+        head = f"POST {DESK} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nExpect: 100-continue\r\n\r\n"
+        sender.sendall(head.encode())
+        assert sender.recv(65_536).startswith(b"HTTP/1.1 413 ")
+
+
 def test_an_event_that_no_topic_takes_is_refused_before_it_is_claimed(gate: Gate) -> None:
     before, counted = gate.ends(), gate.counted()
     body = named(box="k" * 400_000)
@@ -277,7 +291,12 @@ def test_an_address_that_is_not_there_is_a_problem_too(gate: Gate) -> None:
     problem = refused(gate.post(named(), path="/in/nobody"), 404)
     assert "desk, tray" in problem["detail"]
     refused(gate.http.get("/elsewhere"), 404)
-    refused(gate.http.get(DESK), 405)
+    refused(gate.post(named(), path=f"{DESK}/"), 404)
+    assert len(refused(gate.http.get(f"/{'x' * 9_000}"), 404)["detail"]) < 300
+    for method, path, takes in (("GET", DESK, "POST"), ("OPTIONS", DESK, "POST"), ("POST", "/healthz", "GET, HEAD")):
+        answer = gate.http.request(method, path)
+        assert f"{method} {path}: it takes {takes}." in refused(answer, 405)["detail"]
+        assert answer.headers["allow"] == takes
     refused(gate.http.get("/schemas/ids/99999"), 404)
     refused(gate.http.get("/schemas/ids/x"), 404)
 
