@@ -23,6 +23,14 @@ class Passing(NamedTuple):
     reads: Sequence[Read | Exception]
     given: "Future[list[Through | None]]"
 
+    def after(self, number: int) -> "Passing | None":
+        """Give what is left behind so many records, which all have come through; None when nothing is."""
+        if number == len(self.records):
+            return None
+        left: Future[list[Through | None]] = Future()
+        left.set_result(self.given.result()[number:])
+        return Passing(self.records[number:], self.reads[number:], left)
+
 
 class Passage:
     """The steps of one flow, in a loop."""

@@ -22,6 +22,8 @@ CHUNK = 500
 """Records that are fetched at once."""
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes to write at which a batch is full."""
+WRITE = 512
+"""Bytes that a record to be written takes besides its value, roughly."""
 IDLE = 0.1
 """Seconds to wait for a record when there is nothing else to do."""
 SHORT = 0.002
@@ -135,11 +137,10 @@ class Session:
             self._heart.beat()
             self._look_after_transaction()
             self._release()
-            if not self._pending:
-                if self._full:
-                    self._let_pass(IDLE)
-                else:
-                    self._fetch()
+            if self._full or (self._crowded and not self._pending):
+                self._let_pass(IDLE)
+            elif not self._pending:
+                self._fetch()
             elif self._again > clock():
                 self._let_pass(self._again - clock())
             else:
@@ -157,8 +158,13 @@ class Session:
 
     @property
     def _full(self) -> bool:
-        crowded = self._back is not None and self._back.full
-        return len(self._gathered) >= BATCH or self._bytes >= BATCH_BYTES or crowded
+        """Whether no more is to be gathered for the next transaction."""
+        return len(self._gathered) >= BATCH or self._bytes >= BATCH_BYTES
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether no more is to be fetched, as so much waits for rows."""
+        return self._back is not None and self._back.full
 
     def _fetch(self) -> None:
         """Get some records, and wait for them the less the more else there is to do."""
@@ -244,7 +250,7 @@ class Session:
 
     def _drop(self, slots: Sequence[Slot]) -> None:
         """Let what is gathered of these partitions come again, wherever they will be."""
-        self._gathered = [entry for entry in self._gathered if entry.record.slot not in slots]
+        self._have([entry for entry in self._gathered if entry.record.slot not in slots])
         if self._back is not None:
             self._back.drop(slots)
         self._held = self._first()
@@ -256,13 +262,14 @@ class Session:
         records: Sequence[Record] = self._pending
         reads: Sequence[Read | Exception | None] = [None] * len(records)
         given: Sequence[Through | None] = [None] * len(records)
+        passing: Passing | None = None
         if self._passage is not None:
             self._passing = self._passing or self._passage.begin([*self._pending], self._heart.beat)
             if not settled(self._passing.given, SHORT if self._under_way is not None else IDLE):
                 return
-            records, reads, given = self._passing.records, self._passing.reads, self._passing.given.result()
-            self._passing = None
-        made, before = 0, len(self._gathered)
+            passing, self._passing = self._passing, None
+            records, reads, given = passing.records, passing.reads, passing.given.result()
+        made = 0
         for record, read, through in zip(records, reads, given, strict=True):
             self._heart.beat()
             if self._back is not None and self._back.holds(record.key):
@@ -282,13 +289,16 @@ class Session:
                 break
             made += 1
             self._gathered.append(entry)
+            for write in entry.writes:
+                self._bytes += WRITE + len(write.value or b"")
             if self._back is not None:
                 self._back.done(record)
             if self._stopping.is_set():
                 break
+            if self._bytes >= BATCH_BYTES:
+                self._passing = None if passing is None else passing.after(made)
+                break
         self._pending = self._pending[made:]
-        new = self._gathered[before:]
-        self._bytes += sum([len(write.value or b"") for entry in new for write in entry.writes])
 
     def _is_patient(self, record: Record, seconds: float) -> bool:
         return self._back is not None and self._back.patient(record, clock(), seconds)
@@ -309,7 +319,7 @@ class Session:
         if self._under_way is None and self._gathered:
             now = clock()
             more = self._more and self._passing is None and self._again <= now
-            if self._cadence.is_due(now, full=self._full, more=more):
+            if self._cadence.is_due(now, full=self._full or self._crowded, more=more):
                 self._begin_transaction()
 
     def _begin_transaction(self) -> None:
@@ -350,10 +360,15 @@ class Session:
         except Outdated as error:
             if not self._cadence.outdated(clock()):
                 raise Unavailable(str(error)) from None
-            self._gathered = [*transaction.entries, *self._gathered]
+            self._have([*transaction.entries, *self._gathered])
         else:
             self._cadence.ended(clock())
         self._held = self._first()
+
+    def _have(self, entries: list[Entry]) -> None:
+        """Have these gathered, whatever was before."""
+        self._gathered = entries
+        self._bytes = sum([WRITE + len(write.value or b"") for entry in entries for write in entry.writes])
 
     def _first(self) -> dict[Slot, Record]:
         found: dict[Slot, Record] = {}

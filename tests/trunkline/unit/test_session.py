@@ -1,7 +1,9 @@
-"""A session of a process flow whose transaction hangs in the client: it is left behind once, and waited for no more."""
+"""A session of a process flow: how much it writes together, and a transaction that hangs in the client."""
 
+import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +11,13 @@ import pytest
 
 from trunkline.engine import committing, session
 from trunkline.engine.committing import PATIENCE
-from trunkline.engine.making import Entry
-from trunkline.engine.session import Session
+from trunkline.engine.making import Entry, Read
+from trunkline.engine.session import BATCH_BYTES, Session
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import Unavailable
+from trunkline.event import Event
 from trunkline.kafka.events import Record, Slot
+from trunkline.kafka.transactions import Write
 
 SLOT = Slot("t.orders", 0)
 RECORD = Record(SLOT, 7, b"k", b"v", (), 0)
@@ -95,6 +99,96 @@ class Owner:
 
     def close(self) -> None:
         self.revoked([SLOT])
+
+
+class Taking:
+    """Transactions that are committed at once."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.written: list[Write] = []
+
+    def begin(self) -> None: ...
+
+    def write(self, writes: list[Write]) -> None:
+        self.sizes.append(sum(len(write.value or b"") for write in writes))
+        self.written += writes
+
+    def offer(self, *_: Any) -> None: ...
+
+    def commit(self) -> None: ...
+
+
+class Fan(Owner):
+    """A flow that makes many records of each of a hundred, and ends when all is written."""
+
+    def __init__(self, transactions: Taking) -> None:
+        super().__init__(transactions)  # type: ignore[arg-type]
+        self.records = [RECORD._replace(offset=7 + number) for number in range(100)]
+
+    def fetch(self, most: int, _: float) -> list[Record]:
+        found, self.records = self.records[:most], self.records[most:]
+        if len(self.transactions.written) == 800:  # type: ignore[attr-defined]
+            self.stopping.set()
+        return found
+
+
+class Fanning:
+    """Makes eight records of half a megabyte of each record."""
+
+    def read(self, _: Record) -> Read:
+        return Read(Event("e", datetime.now(UTC), {}), None)
+
+    async def through(self, event: Event[Any]) -> Event[Any]:
+        return event
+
+    def make(self, record: Record, *_: Any) -> Entry:
+        return Entry(record, "routed", [Write("t", b"%d" % record.offset, b"v" * 512 * 1024, [])] * 8)
+
+    def accepted(self) -> None: ...
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_routes_make_much_of_is_written_in_several_transactions(
+    loop: asyncio.AbstractEventLoop, *, waits: bool
+) -> None:
+    transactions = Taking()
+    held = Session(Fan(transactions), Fanning(), loop if waits else None)  # type: ignore[arg-type]
+    held.run()
+    held.close()
+    assert [int(write.key or b"") for write in transactions.written[::8]] == [*range(7, 107)], "in order, each once"
+    assert max(transactions.sizes) <= BATCH_BYTES + 8 * 512 * 1024
+
+
+def test_a_full_batch_that_is_lost_leaves_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions = Taking()
+    owner = Fan(transactions)
+    owner.records = owner.records[:8]
+    held = Session(owner, Fanning(), None)  # type: ignore[arg-type]
+    monkeypatch.setattr(held, "_look_after_transaction", lambda: None)  # as one that hangs for half a minute
+    monkeypatch.setattr(session, "POLLED", 0.0)
+    fetch = owner.fetch
+
+    def lose(most: int, seconds: float) -> list[Record]:
+        if held._full:
+            owner.lost([SLOT])
+            owner.stopping.set()
+        return fetch(most, seconds)
+
+    monkeypatch.setattr(owner, "fetch", lose)
+    held.run()
+    assert not held._full, "nothing would ever be fetched again"
 
 
 def test_a_transaction_that_hangs_is_left_behind_after_twenty_seconds_however_it_is_waited_for(
