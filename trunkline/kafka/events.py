@@ -54,6 +54,8 @@ PRODUCER = {
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 262_144,
 }
+MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
+"""Errors that say there is no such topic."""
 SESSION_SECONDS = 10
 """How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
 HEARTBEATS = 6
@@ -121,7 +123,7 @@ def failure_of(error: KafkaError) -> Exception:
     """Say what a failed delivery report means."""
     if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
         return Permanent(f"the record is larger than its topic allows: {error.str()}")
-    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):  # noqa: SLF001
+    if error.code() in MISSING:
         return Unavailable(f"the topic is missing: {error.str()}. Run `trunkline topics apply`.")
     return Unavailable(f"the broker did not acknowledge the record: {error.str()}")
 

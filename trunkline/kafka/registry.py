@@ -17,6 +17,7 @@ from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
 from trunkline.errors import Unavailable
 from trunkline.kafka.confluent import Confluent, codec_from
+from trunkline.kafka.events import MISSING
 from trunkline.settings import Kafka
 
 PATIENCE = 10.0
@@ -94,8 +95,9 @@ class Registry:
             self._consumer = None
 
     def _append(self, mark: bytes, value: bytes) -> None:
+        # Not idempotent: that waits half a second, and what is written twice has the id of the first.
         producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "acks": "all", "enable.idempotence": True, "log_level": 0,
+            {"bootstrap.servers": self._bootstrap, "acks": "all", "max.in.flight": 1, "log_level": 0,
              "message.timeout.ms": int(PATIENCE * 1000)}
         )  # fmt: skip
         failures: list[KafkaError] = []
@@ -135,6 +137,8 @@ class Registry:
                 self._learn(message.offset() or 0, message.key() or b"", message.value() or b"")
         except KafkaException as error:
             self._silent = time.monotonic() + SILENT_FOR
+            if error.args[0].code() in MISSING:
+                raise Unavailable(f"the topic {self._topic} does not exist. Run `trunkline topics apply`.") from None
             raise Unavailable(f"the schemas on {self._topic} cannot be read: {error.args[0].str()}") from None
 
     def _learn(self, offset: int, mark: bytes | str, value: bytes | str) -> None:

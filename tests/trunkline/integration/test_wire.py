@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import random
 import struct
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from kafka.partitioner import DefaultPartitioner as KafkaPythonPartitioner
 
 from tests.trunkline.support import SECRET, Stage, deliver_bus, header, note, stamped, wait_for, whole_bus
 from trunkline.avro.files import canonical
-from trunkline.errors import Poison
+from trunkline.errors import Poison, Unavailable
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of, schemas_of
 from trunkline.kafka.events import PRODUCER
@@ -196,6 +198,23 @@ def test_registrars_that_race_agree_and_never_share_an_id(stage: Stage) -> None:
             registry.codec_of(0)
     finally:
         registry.close()
+
+
+def test_new_schemas_are_registered_at_once(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix))
+    with closing(Registry(stage.bootstrap, schemas_of(bus))) as registry:
+        registry.id_of(schema(0))
+        began = time.monotonic()
+        for number in range(1, 11):
+            registry.id_of(schema(number))
+        assert time.monotonic() - began < 3
+
+
+def test_a_registrys_topic_that_is_not_there_is_named(stage: Stage) -> None:
+    with closing(Registry(stage.bootstrap, f"{stage.prefix}.none")) as registry:
+        wanted = rf"^the topic {stage.prefix}\.none does not exist\. Run `trunkline topics apply`\.$"
+        with pytest.raises(Unavailable, match=wanted):
+            registry.id_of(schema(0))
 
 
 def test_what_stands_on_the_registrys_topic_and_is_no_schema_is_poison(stage: Stage) -> None:
