@@ -1,5 +1,6 @@
 """Values in Confluent wire format: a zero byte, the schema's id as a big-endian int32, the Avro body. Nothing more."""
 
+import copy
 import io
 import struct
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ import fastavro
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
-from trunkline.avro.defaults import with_defaults
+from trunkline.avro.defaults import shares, with_defaults
 from trunkline.avro.files import canonical, fingerprint
 from trunkline.avro.limits import definition_of, refuse_hostile
 from trunkline.avro.logical import NAMED, exact
@@ -42,6 +43,8 @@ class Codec:
             """What equal schemas have in common."""
             self.reads = with_defaults(self.schema)
             """The schema as fastavro is to read with it."""
+            self.shares = shares(self.reads)
+            """Whether records that lack a field are given a list or a map that all of them share."""
             self._writes = exact(self.reads)
         except UsageError:
             raise
@@ -83,7 +86,7 @@ class Codec:
             raise Poison(f"{left} bytes are left over after the Avro body")
         if not isinstance(value, dict):
             raise Poison("the Avro body is no record")
-        return value
+        return copy.deepcopy(value) if reader is not None and reader.shares else value
 
 
 def head_of(schema_id: int) -> bytes:

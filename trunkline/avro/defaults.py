@@ -81,6 +81,20 @@ def value_of(schema: Any, given: Any, named: Mapping[str, Any]) -> Any:
     return value if read is None else read(value, schema, None)
 
 
+def shares(schema: Any) -> bool:
+    """Say whether the default of a field is a list or a map: fastavro gives all records the same one."""
+    match schema:
+        case list():
+            return any(map(shares, schema))
+        case {"fields": fields}:
+            return any(isinstance(field.get("default"), list | dict) or shares(field["type"]) for field in fields)
+        case {"type": "array", "items": inner} | {"type": "map", "values": inner}:
+            return shares(inner)
+        case {"type": dict() | list() as inner}:
+            return shares(inner)
+    return False
+
+
 def inner_default(field: Mapping[str, Any], given: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
     """Give a field's value within a record's default: the one there, or the field's own."""
     if field["name"] in given:

@@ -31,7 +31,7 @@ def misfit(schema: Any, value: Any, named: Named, path: str = "") -> str:
             return first(misfit(items, one, named, f"{path}[{number}]") for number, one in enumerate(value))
         case {"type": "enum", "symbols": symbols}:
             return "" if value in symbols else at(path, f"a {kind(value)} that is none of {', '.join(symbols)}")
-        case {"type": "fixed", "size": size} if "logicalType" not in schema:
+        case {"type": "fixed", "size": size} if f"fixed-{schema.get('logicalType')}" not in LOGICAL_WRITERS:
             if not isinstance(value, (bytes, bytearray)):
                 return no(value, "bytes", path)
             return "" if len(value) == size else at(path, f"{len(value)} bytes where there are {size}")

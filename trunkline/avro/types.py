@@ -12,14 +12,18 @@ PRIMITIVE = {
     "bytes": "bytes", "string": "str",
 }  # fmt: skip
 LOGICAL = {
-    "timestamp-micros": "datetime",
-    "timestamp-millis": "datetime",
-    "date": "date",
-    "time-micros": "time",
-    "time-millis": "time",
-    "decimal": "Decimal",
-    "uuid": "UUID",
+    "long-timestamp-micros": "datetime",
+    "long-timestamp-millis": "datetime",
+    "long-local-timestamp-micros": "datetime",
+    "long-local-timestamp-millis": "datetime",
+    "int-date": "date",
+    "long-time-micros": "time",
+    "int-time-millis": "time",
+    "bytes-decimal": "Decimal",
+    "fixed-decimal": "Decimal",
+    "string-uuid": "UUID",
 }
+"""By kind and logical type; of another kind a logical type means nothing (Avro 1.11.1, Logical Types)."""
 STANDARD = {
     "datetime": ("date", "datetime", "time"),
     "decimal": ("Decimal",),
@@ -89,9 +93,10 @@ class Writer:
             case list():
                 kinds = sorted((self.type(kind) for kind in avro), key="None".__eq__)
                 return " | ".join(dict.fromkeys(kinds))
-            case {"logicalType": str(logical)} if logical in LOGICAL:
-                self._used.add(LOGICAL[logical])
-                return LOGICAL[logical]
+            case {"type": str(kind), "logicalType": str(logical)} if f"{kind}-{logical}" in LOGICAL:
+                found = LOGICAL[f"{kind}-{logical}"]
+                self._used.add(found)
+                return self._named.setdefault(avro["name"], found) if kind == "fixed" else found
             case {"type": "record"}:
                 return self.record(avro, f"{avro['name']}V{self._schema.version}")
             case {"type": "array"}:

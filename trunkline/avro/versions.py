@@ -122,14 +122,10 @@ class Past:
         start = self._versions.get(writer.mark)
         if start is None or not self._functions:
             return resolved(writer, body, newest)
-        value: dict[str, Any] | None = None
         at = writer
         for leg in legs(start, self._newest, self._functions):
             reader = self._codecs[leg.end]
-            if leg.function is None:
-                value = resolved(at, body, reader)
-            else:
-                value = self._made(leg, at.decode(body) if value is None else value)
+            value = resolved(at, body, reader) if leg.function is None else self._made(leg, at.decode(body))
             body = reader.encode(value, 0)[HEAD:]
             at = reader
         return newest.decode(body)

@@ -215,6 +215,7 @@ PAIR = {"type": "record", "name": "Pair", "fields": [{"name": "left", "type": "i
         ("long", 4111_1111 << 64, "card: an integer of more than 64 bits"),
         ("string", f"{CARD}\ud800", "card: a text with half of a surrogate pair"),
         (PAIR, CARD, "card: a str is no record"),
+        ({"type": "fixed", "name": "Id", "size": 16, "logicalType": "uuid"}, CARD, "card: a str is no bytes"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_by_its_path_and_without_its_value(kind: Any, value: Any, told: str) -> None:
@@ -360,6 +361,32 @@ def test_what_cannot_be_a_type_is_told(tmp_path: Path, definition: object, told:
     write(tmp_path, "r.v1.avsc", definition)
     with pytest.raises(UsageError, match=told):
         types.module(released(tmp_path))
+
+
+MONEY = {"type": "fixed", "name": "Money", "size": 8, "logicalType": "decimal", "precision": 10, "scale": 2}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "values"),
+    [
+        ([{"type": "long", "logicalType": "local-timestamp-millis"}], [datetime(2026, 7, 1, 12)]),  # noqa: DTZ001
+        ([{"type": "long", "logicalType": "local-timestamp-micros"}], [datetime(2026, 7, 1, 12)]),  # noqa: DTZ001
+        ([MONEY, "Money"], [Decimal("1.20"), Decimal("-3.40")]),
+        ([{"type": "int", "logicalType": "timestamp-millis"}], [7]),
+        ([{"type": "string", "logicalType": "decimal"}], ["7"]),
+        ([{"type": "fixed", "name": "Id", "size": 2, "logicalType": "uuid"}, "Id"], [b"ab", b"cd"]),
+        ([{"type": "long", "logicalType": "timestamp-nanos"}], [7]),
+    ],
+)
+def test_types_say_what_values_are(tmp_path: Path, kinds: list[Any], values: list[Any]) -> None:
+    fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(kinds)]
+    write(tmp_path, "r.v1.avsc", {"type": "record", "name": "R", "fields": fields})
+    codec, given = Codec((tmp_path / "r.v1.avsc").read_text()), {f"f{n}": value for n, value in enumerate(values)}
+    read = codec.decode(codec.encode(given, 1)[HEAD:])
+    assert read == given
+    made: dict[str, Any] = {}
+    exec(types.module(released(tmp_path)), made)  # noqa: S102 - what is written there is what is tested
+    assert TypeAdapter(made["RV1"]).validate_python(read, strict=True) == given
 
 
 def test_one_name_for_two_inner_records_is_told(tmp_path: Path) -> None:

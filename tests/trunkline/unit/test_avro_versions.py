@@ -117,6 +117,39 @@ def test_what_a_function_gives_must_be_the_next_version(folder: Path, functions:
         past(newest).read(older, older.encode({"sku": "a"}, 1)[HEAD:])
 
 
+def test_a_function_is_given_a_whole_record_though_the_one_before_it_left_to_defaults(folder: Path) -> None:
+    unit = TEXT | {"default": "kg"}
+    functions = """
+def v1_to_v2(old): return {"n": old["n"] * 1000}
+def v2_to_v3(old): return {"told": f"{old['n']} {old['unit']}"}
+"""
+    newest = make(folder, functions, {"n": LONG}, {"n": LONG, "unit": unit}, {"told": TEXT})
+    older = Codec((folder / "price.v1.avsc").read_text())
+    assert past(newest).read(older, older.encode({"n": 2}, 1)[HEAD:]) == {"told": "2000 kg"}
+
+
+@pytest.mark.parametrize("kind", ["array", "map", "record"])
+def test_what_a_step_does_to_a_default_befalls_no_other_event(folder: Path, kind: str) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "array": {"type": {"type": "array", "items": "string"}, "default": []},
+        "map": {"type": {"type": "map", "values": "string"}, "default": {}},
+        "record": {
+            "type": {"type": "record", "name": "Box", "fields": [{"name": "n", "type": "long"}]},
+            "default": {"n": 1},
+        },
+    }
+    inner = kinds[kind]
+    newest = make(folder, "", {"n": LONG}, {"n": LONG, "more": inner})
+    older = Codec((folder / "price.v1.avsc").read_text())
+    reader, body = past(newest), older.encode({"n": 1}, 1)[HEAD:]
+    first = reader.read(older, body)
+    if kind == "array":
+        first["more"].append("x")
+    else:
+        first["more"]["x"] = "x"
+    assert reader.read(older, body) == {"n": 1, "more": inner["default"]}
+
+
 @pytest.mark.parametrize(
     ("functions", "versions", "told"),
     [
