@@ -12,7 +12,7 @@ from trunkline.engine.delivery import Delivery
 from trunkline.engine.targets import Targets
 from trunkline.errors import Retryable, Unavailable, Unknown
 from trunkline.event import idempotency_key, to_headers, to_parent
-from trunkline.flow.composite import Begin, Change, Course, Outcome, call_of, result_of
+from trunkline.flow.composite import Begin, Change, Course, Outcome, call_of, result_of, undoes
 from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
 from trunkline.http import transport
 from trunkline.kafka.events import Sender
@@ -81,7 +81,9 @@ class Desk:
         self._see("calling", target=target.name)
         try:
             flow = flow_name(composer.flow)
-            response = await composer.targets.call(flow, target, request, name, sink.idempotency, again=again)
+            response = await composer.targets.call(
+                flow, target, request, name, sink.idempotency, again=again, counted=not undoes(step)
+            )
             status, verdict = response.status, sink.verdict(response)
         except Exception as error:
             verdict = of_exception(error)

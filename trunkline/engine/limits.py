@@ -61,11 +61,11 @@ class Limiter:
         held = self._held + ALMOST
         return int(held) if held >= 1 else 0
 
-    def take(self, now: float) -> None:
-        """Make a call."""
+    def take(self, now: float, calls: int = 1) -> None:
+        """Make a call, or several."""
         if now != self._at:
             self._fill(now)
-        self._held -= 1
+        self._held -= calls
 
     def wait(self, now: float) -> float:
         """Give the seconds until there is room for one call; infinite without a share."""
@@ -150,11 +150,13 @@ class Throttle:
         if self._learnt is not None:
             self._learnt.take(now)
 
-    def unmade(self) -> None:
+    def unmade(self, now: float) -> None:
         """Take a call back that was not made."""
         self._flying -= 1
         if self._left is not None:
             self._left += 1
+        if self._learnt is not None:
+            self._learnt.take(now, -1)
 
     def ended(
         self, began: float, status: int | None, headers: Mapping[str, str], now: float, wall: Callable[[], datetime]

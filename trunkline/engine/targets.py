@@ -7,6 +7,7 @@ dispatch ─ room? ─▶ Gate (a flow's share of the limit) ─▶ Access (stop
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from trunkline.kafka.orders import Command, Orders
 from trunkline.observe import Observed, Observer
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
+from trunkline.sinks.composite import CompositeSink
 from trunkline.verdict import Delivered, Verdict
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -99,10 +101,14 @@ class Access:
         return room
 
     def wait(self, now: float) -> float:
-        """Give the seconds until there may be room by itself."""
+        """Give the seconds until there may be room by itself; infinite when an order or a trial's end brings it."""
+        if self.paused:
+            return math.inf
         wait = self.throttle.wait(now)
         if self.circuit is not None and self.circuit.state is OPEN:
             wait = max(wait, self.circuit.until - now)
+        elif self.circuit is not None and self.circuit.room(now) <= 0:
+            return math.inf
         return wait
 
     def begin(self, now: float) -> Begun:
@@ -112,7 +118,7 @@ class Access:
 
     def unmade(self, call: Begun, now: float) -> None:
         """Take a call back that was not made."""
-        self.throttle.unmade()
+        self.throttle.unmade(now)
         if self.circuit is not None:
             self.circuit.ended(call[1], now, failed=None)
 
@@ -183,6 +189,8 @@ class Gate:
         """Calls that have begun."""
         self.wake: Callable[[], None] = lambda: None
         """Called on the loop when there may be room again."""
+        self._dues = [] if self.limiter is None else [(self.limiter, 1)]
+        """The limits that a call counts for, and how often."""
         self._weight = weight
         self._timer: asyncio.TimerHandle | None = None
         access.gates.append(self)
@@ -194,25 +202,39 @@ class Gate:
             self.limiter.divide(self.share, now)
         self.access.divide(now)
 
+    def lead_to(self, calls: Mapping["Gate", int]) -> None:
+        """Let what begins here make so many calls at these gates, and count for all of them when it begins."""
+        self._dues = [(gate.limiter, many) for gate, many in calls.items() if gate.limiter is not None]
+
     def room(self, now: float) -> int:
         """Say how many calls of the flow may begin now."""
-        access, limiter = self.access, self.limiter
+        access = self.access
         room = ANY if access.calm else access.room(now)
-        if room > 0 and limiter is not None and (ours := limiter.room(now)) < room:
-            return ours
+        for limiter, _ in self._dues:
+            if room > 0 and (ours := limiter.room(now)) < room:
+                room = ours
         return room
 
     def begin(self, now: float) -> Begun:
-        """Make a call; even where there is no room, for an event whose other calls are made already."""
+        """Make a call."""
         self.made += 1
-        if self.limiter is not None:
+        for limiter, calls in self._dues:
+            limiter.take(now, calls)
+        return self.access.begin(now)
+
+    def begin_one(self, now: float, *, counted: bool) -> Begun:
+        """Make one of several calls for an event, even where there is no room: others are made already.
+
+        It is `counted` when it was as the event began.
+        """
+        self.made += 1
+        if self.limiter is not None and not counted:
             self.limiter.take(now)
         return self.access.begin(now)
 
     def wait(self, now: float) -> float:
         """Give the seconds until there may be room by itself; infinite when nothing but a message brings it."""
-        wait = self.access.wait(now)
-        return wait if self.limiter is None else max(wait, self.limiter.wait(now))
+        return max(self.access.wait(now), *(limiter.wait(now) for limiter, _ in self._dues), 0.0)
 
     def rest(self, now: float) -> None:
         """Be woken when there may be room by itself, unless that is so already."""
@@ -258,7 +280,7 @@ class Targets:
         self._notices: dict[str, dict[str, Notice]] = {}
         self._began = events.clock()
         self._counted: dict[tuple[str, str], tuple[int, float]] = {}
-        weights, calling = weights_of(bus), bus.calling
+        weights, calling, delivering = weights_of(bus), bus.calling, bus.delivering
         for flow in flows:
             for target in calling[flow]:
                 if target.name not in self._transports:
@@ -268,6 +290,10 @@ class Targets:
                     self._transports[target.name], self._accesses[target.name] = one, access
                 gate = Gate(self._accesses[target.name], target, weights[flow, target.name])
                 self._gates[flow, target.name] = gate
+            sink = delivering[flow].to if flow in delivering else None
+            if isinstance(sink, CompositeSink):
+                gates = Counter(self.gate(flow, sink.target_of(call.name)) for call in sink.calls)
+                self.gate(flow, sink.target).lead_to(gates)
 
     async def __aenter__(self) -> Self:
         for one in self._transports.values():
@@ -309,9 +335,19 @@ class Targets:
         return self._transports[target.name].send(request, key, under, again=again)
 
     async def call(
-        self, flow: str, target: Target, request: Request, key: str, under: Idempotency | None, *, again: bool
+        self,
+        flow: str,
+        target: Target,
+        request: Request,
+        key: str,
+        under: Idempotency | None,
+        *,
+        again: bool,
+        counted: bool = False,
     ) -> Response:
         """Make one of several calls for an event: begin it, send it, and take its end.
+
+        It is `counted` when the limit of its target was charged as the event began.
 
         Raises:
             Retryable, Unknown, Permanent: as `Transport.send`.
@@ -321,7 +357,7 @@ class Targets:
         if gate.access.room(now) <= 0:
             word, _ = gate.access.says(now)
             raise Unavailable(f"target {target.name} is not called now: it is {word}")
-        call = gate.begin(now)
+        call = gate.begin_one(now, counted=counted)
         try:
             response = await self.send(target, request, key, under, again=again)
         except (Retryable, Unknown) as error:
@@ -347,6 +383,7 @@ class Targets:
     def unmade(self, gate: Gate, call: Begun) -> None:
         """Take a call back that was begun and not made."""
         now = events.clock()
+        gate.made -= 1
         gate.access.unmade(call, now)
         if not gate.access.closed:
             self._changed(gate.access, now)
@@ -375,7 +412,7 @@ class Targets:
             if gate.limiter is not None:
                 made, at = self._counted.get((flow, target), (0, self._began))
                 self._counted[flow, target] = gate.made, now
-                found.setdefault(target, {})[flow] = round((gate.made - made) / max(now - at, 0.001), 3)
+                found.setdefault(target, {})[flow] = round(max(0, gate.made - made) / max(now - at, 0.001), 3)
         return found
 
     def notices(self) -> dict[str, list[str]]:

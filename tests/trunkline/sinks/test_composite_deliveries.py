@@ -1,13 +1,16 @@
 """Composite deliveries with a real broker, ledger and target."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import Stage, header, note, wait_for
+from trunkline import Bus, Deliver, Limit, Target, env
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.ledger.deliveries import State
+from trunkline.sinks import CompositeSink
 
 
 def told(stage: Stage) -> list[str]:
@@ -79,3 +82,19 @@ def test_what_is_late(stage: Stage, on_failure: str) -> None:
         assert kinds(stage) == {
             name: 1 for call in ("flight", "hotel", "car") for name in (call, f"cancel-{call}")
         }  # fmt: skip
+
+
+def test_the_limit_of_every_target_holds(stage: Stage) -> None:
+    """Where only a later call goes there too: each event waits for its turn before its first call."""
+    base = trips(stage.prefix)
+    [flow] = base.delivering.values()
+    assert isinstance(flow.to, CompositeSink)
+    hotel = Target("hotel", env("SHELF_URL"), limit=Limit(10))
+    bus = stage.make(Bus(stage.prefix, [Deliver(flow.topic, to=type(flow.to)(flow.to.target, hotel=hotel))]))
+    stage.write(bus, [note(1, str(number)) for number in range(20)])
+    with stage.running(bus):
+        wait_for(lambda: stage.rows()[State.DONE] == 20, why=stage.rows)
+    times = sorted(attempt.at for attempt in stage.attempts() if attempt.path.startswith("/hotel/"))
+    assert len(times) == 20
+    assert max(after - before for before, after in pairwise(times)) < 1.0
+    assert times[-1] - times[0] > 1.7, "twenty calls, ten a second"

@@ -239,7 +239,7 @@ def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
     assert throttle.room(0.0) == 20 * 0.5 - 2  # two more are in flight, and may or may not be counted
     throttle.begin(0.0)
     assert throttle.room(0.0) == 7
-    throttle.unmade()
+    throttle.unmade(0.0)
     assert throttle.room(0.0) == 8
     assert throttle.room(10.0) == ANY
 

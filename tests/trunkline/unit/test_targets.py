@@ -1,4 +1,5 @@
 import asyncio
+import math
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ from trunkline.cli.status import alarms
 from trunkline.engine.breaker import ANY
 from trunkline.engine.targets import Access, Gate, Targets, is_failure, weights_of
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, UsageError
+from trunkline.kafka import events
 from trunkline.operate import status
 from trunkline.operate.targets import Standing, callers, target_of, unused
 from trunkline.responses import Response
+from trunkline.sinks import Call, CompositeSink, Request
 from trunkline.verdict import Delivered, Verdict
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
@@ -255,3 +258,67 @@ def test_a_target_without_a_breaker_is_called_whatever_happens() -> None:
     fail(access, 100.0, 100)
     assert access.closed
     assert access.room(100.0) == ANY
+
+
+class Trip(CompositeSink):
+    """Two calls at one target and one at another."""
+
+    name = "trip"
+    calls = tuple(Call(name, lambda _, __: Request.post("/x"), undo=lambda _, __: Request.post("/y")) for name in "abc")
+
+
+def test_an_event_of_several_calls_begins_where_every_limit_has_room_and_counts_for_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a target that only its second call goes to, nobody would else wait for the limit."""
+    monkeypatch.setattr(events, "clock", lambda: 0.0)
+    for name in ("NEAR", "FAR"):
+        monkeypatch.setenv(name, "http://127.0.0.1")
+    near, far = (Target(name, env(name.upper()), limit=Limit(10)) for name in ("near", "far"))
+    trips = Bus("b", [Deliver(Topic("trips", NoteWrittenV1, key="box"), to=Trip(near, c=far))])
+
+    async def run() -> None:
+        async with Targets(trips, list(trips.delivering), allow=(), connections=1) as opened:
+            gate, other = (opened.gate("trips.trip", target) for target in (near, far))
+            opened.divide("trips.trip", 1.0)
+            assert (gate.room(0.0), gate.wait(0.0)) == (0, 0.1)
+            other.begin_one(0.1, counted=False)  # of what was undone before
+            assert gate.room(0.1) == 0
+            assert gate.wait(0.1) == pytest.approx(0.1)
+            assert gate.room(0.2) == 1
+            opened.unmade(gate, gate.begin(0.2))
+            for one in (gate, gate, other):
+                one.begin_one(0.2, counted=True)
+            assert gate.wait(0.2) == pytest.approx(0.2 - 0.02), "two calls at one, which may make up for a late timer"
+            assert other.wait(0.2) == pytest.approx(0.1)
+            assert (gate.made, other.made) == (2, 2)
+
+    asyncio.run(run())
+
+
+def test_nothing_looks_for_room_where_only_an_order_or_the_end_of_a_trial_brings_it() -> None:
+    """Every 2 ms, for as long as the pause is."""
+    access = Access(DEPOT)
+    gate = Gate(access, DEPOT, 1.0)
+    access.pause(100.0, paused=True)
+    assert gate.wait(100.0) == math.inf
+    access.pause(100.0, paused=False)
+    assert gate.wait(100.0) == 0.0
+    fail(access, 100.0)
+    assert gate.wait(101.0) == 4.0
+    assert (gate.room(105.0), gate.wait(105.0)) == (1, 0.0)
+    trial = gate.begin(105.0)
+    assert (gate.room(105.0), gate.wait(105.0)) == (0, math.inf)
+    access.ended(trial, Delivered(200), Response(200), 105.0, lambda: WALL)
+    assert (gate.room(105.0), gate.wait(105.0)) == (2, 0.0)
+
+
+def test_a_call_that_was_not_made_counts_for_nothing_that_the_target_allows() -> None:
+    access = Access(DEPOT)
+    gate = Gate(access, DEPOT, 1.0)
+    gate.divide(1.0, 0.0)
+    policy = Response(200, {"ratelimit-policy": '"burst";q=10;w=1'})
+    access.ended(access.begin(0.0), Delivered(200), policy, 0.0, lambda: WALL)
+    assert gate.room(0.1) == 1
+    access.unmade(gate.begin(0.1), 0.1)
+    assert gate.room(0.1) == 1
