@@ -2,13 +2,14 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Annotated, Any
 
 import typer
 
 from trunkline.cli import replay
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, safe, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, safe, talk
 from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
@@ -20,7 +21,7 @@ from trunkline.ledger.deliveries import FINAL, State
 from trunkline.operate import browse, reprocess
 from trunkline.operate.browse import Dead, Letters
 from trunkline.operate.replay import MOST_REPLAYS, select
-from trunkline.settings import load
+from trunkline.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -50,6 +51,7 @@ def list_letters(
             name = browse.flow_of(bus, sink)
             view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)
             print_letters(view, as_json=as_json)
+            tell_unknown([view], settings)
             return
         known = control.topics()
         found = [
@@ -62,11 +64,13 @@ def list_letters(
     elif found:
         headings = ("sink", "flow", "events", "letters", "open", "done since")
         rows = [summary(view) | {"sink": view.known_as, "flow": called(view.name, view.identity)} for view in found]
-        print_table(headings, [[str(one[cell]) for cell in COUNTED] for one in rows])
+        print_table(headings, [["-" if one[cell] is None else str(one[cell]) for cell in COUNTED] for one in rows])
     else:
         talk.print("No dead letters.")
+    tell_unknown(found, settings)
 
 
+SINCE = "what was delivered since"
 COUNTED = ("sink", "flow", "events", "letters", "open", "delivered")
 
 
@@ -84,6 +88,8 @@ class View:
         self.curtain = curtain_of(bus, self.topic)
         self.states: dict[tuple[str, str], State | None] = {dead.who: None for dead in letters.dead}
         self.behind: dict[tuple[str, str], Dead] = {}
+        self.known = db is not None or not isinstance(flow, Deliver)
+        """Whether anybody can tell what has become of the letters since."""
         self.under_way: set[tuple[str, str]] = set()
         """What a replay has sent to a flow that calls no target, and that is not taken yet."""
         if isinstance(flow, Deliver):
@@ -100,6 +106,8 @@ class View:
 
     def word(self, dead: Dead) -> str:
         """Say in a word how an event stands now."""
+        if not self.known:
+            return "unknown"
         if dead.who in self.under_way:
             return "under way"
         if self.sink is None and self.finished(dead):
@@ -118,18 +126,27 @@ class View:
 
 
 def summary(view: View) -> dict[str, Any]:
-    """Give what a flow's dead letters come to."""
+    """Give what a flow's dead letters come to; None for what nobody knows."""
     counts = Counter(view.states.values())
-    return {
-        "sink": view.sink or "-",
-        "flow": view.name,
-        "events": len(view.letters.dead),
-        "letters": sum(dead.letters for dead in view.letters.dead),
+    standing = {
         "open": sum(not view.finished(dead) for dead in view.letters.dead),
         "parked": counts[State.PARKED],
         "ambiguous": counts[State.AMBIGUOUS],
         "delivered": counts[State.DONE],
     }
+    return {
+        "sink": view.sink or "-",
+        "flow": view.name,
+        "events": len(view.letters.dead),
+        "letters": sum(dead.letters for dead in view.letters.dead),
+        **(standing if view.known else dict.fromkeys(standing)),
+    }
+
+
+def tell_unknown(views: Iterable[View], settings: Settings) -> None:
+    """Say what keeps anybody from knowing whether letters still wait."""
+    if any(view.letters.dead and not view.known for view in views):
+        talk.print(f"trunkline: {no_ledger(settings, SINCE)}", markup=False)
 
 
 def print_letters(view: View, *, as_json: bool) -> None:
@@ -187,7 +204,7 @@ def show(
             return
         raw = browse.value_of(control, dead)
         value, problem = view.curtain.decode(registry, raw)
-    told = story(dead, view)
+    told = story(dead, view) if view.known else f"{told_why(dead, view)} But {no_ledger(settings, SINCE)}"
     if as_json:
         told_value = {"value": value} if problem is None else {"not_decoded": problem, "hex": (raw or b"").hex()}
         print_json({"summary": told, **as_data(dead, view), **told_value})
@@ -212,12 +229,9 @@ app.command()(replay.replay)
 
 def story(dead: Dead, view: View) -> str:
     """Say in plain words what happened to an event, why, what it means and what to do."""
-    failure, state = dead.letter.failure, view.states[dead.who]
+    state, why = view.states[dead.who], told_why(dead, view)
     who = view.sink or view.name
     key = None if dead.record.key is None else view.curtain.key_of(dead.record.key)
-    what = f"{who} {MEANING[failure.kind]} event {dead.event.id} ({'no key' if key is None else f'key {key}'})"
-    tries = f" in {failure.attempts} attempts" if failure.attempts > 1 else ""
-    why = f"{what}{tries}: {failure.message.rstrip('.')}."
     if state is State.DONE:
         done = "delivered it" if view.sink else "had it processed"
         return f"{why} A replay has {done} since; nothing is left to do."
@@ -242,6 +256,15 @@ def story(dead: Dead, view: View) -> str:
     if dead.letter.replays >= MOST_REPLAYS:
         return f"{why} It was replayed {dead.letter.replays} times in vain. Once more, with: {command}"
     return f"{why} It waits here; nothing else is affected. Replay it with: {command}"
+
+
+def told_why(dead: Dead, view: View) -> str:
+    """Say in plain words what happened to an event, and why."""
+    failure = dead.letter.failure
+    key = None if dead.record.key is None else view.curtain.key_of(dead.record.key)
+    about = f"event {dead.event.id} ({'no key' if key is None else f'key {key}'})"
+    tries = f" in {failure.attempts} attempts" if failure.attempts > 1 else ""
+    return f"{view.sink or view.name} {MEANING[failure.kind]} {about}{tries}: {failure.message.rstrip('.')}."
 
 
 def detail(dead: Dead, view: View) -> dict[str, Any]:

@@ -114,3 +114,7 @@ def app() -> None:
     except TrunklineError as error:
         talk.print(safe(redact(f"trunkline: {error}")), markup=False)
         sys.exit(1)
+    except OSError as error:  # a full disk below `> file`, a file that nobody may read
+        what = f"{error.filename}: " if error.filename else "what it says cannot be written: "
+        talk.print(safe(redact(f"trunkline: {what}{error.strerror or error}.")), markup=False)
+        sys.exit(1)

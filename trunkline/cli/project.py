@@ -17,7 +17,7 @@ from trunkline.ledger import reach
 from trunkline.ledger.database import Connection
 from trunkline.settings import Settings
 
-__all__ = ["bootstrap", "load_bus", "looking", "out", "print_json", "read_env", "safe", "talk"]
+__all__ = ["bootstrap", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -36,8 +36,9 @@ def read_env(path: Path) -> None:
     """
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UsageError(f"--env {path}: {error.strerror}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UsageError(f"--env {path}: {why}.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -74,6 +75,14 @@ def looking(settings: Settings) -> Iterator[Connection | None]:
         return
     with ledger.connect() as db:
         yield db
+
+
+def no_ledger(settings: Settings, says: str) -> str:
+    """Say that there is no ledger where it should be, what it would say, and what to do."""
+    return (
+        f"there is no {reach(settings.ledger).name.removeprefix('the ')}, which says {says}. Run this where the "
+        "workers run, or set TRUNKLINE_LEDGER__PATH; if it is lost, run `trunkline ledger rebuild`."
+    )
 
 
 def print_json(value: Any) -> None:

@@ -4,13 +4,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, talk
 from trunkline.cli.show import Curtain, called, curtain_of, print_table
 from trunkline.errors import UsageError
 from trunkline.flow.declare import (
@@ -23,13 +24,13 @@ from trunkline.flow.declare import (
     identity_of,
     sink_identity,
 )
+from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
-from trunkline.kafka.topics import reading
-from trunkline.ledger import reach
+from trunkline.kafka.topics import control_of, reading
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
-from trunkline.operate import browse, reprocess
+from trunkline.operate import browse, reprocess, targets
 from trunkline.operate.browse import Dead
 from trunkline.operate.replay import MOST_REPLAYS, Known, Plan, Progress, Replay, plan, survey
 from trunkline.operate.reprocess import Reprocess
@@ -80,10 +81,7 @@ def replay(
 
     with Control(address) as control, looking(settings) as db:
         if isinstance(flow, Deliver) and db is None:
-            raise UsageError(
-                f"there is no {reach(settings.ledger).name.removeprefix('the ')}, which says what is delivered. Run "
-                "this where the workers run, or set TRUNKLINE_LEDGER__PATH."
-            )
+            raise UsageError(no_ledger(settings, "what is delivered"))
         if not run:
             chose = [part for one in event or [] for part in ("--event", one)]
             chose += [part for one in key or [] for part in ("--key", one)]
@@ -98,6 +96,8 @@ def replay(
             tell_plan(planned, flow)
             if planned.send and not control.members(group):
                 talk.print(f"No worker runs {name}: nothing can be delivered until `trunkline run` does.", markup=False)
+            for line in hindrances(bus, name, flow, control, address) if planned.send else ():
+                talk.print(line, markup=False)
             with closing(Sender(address)) as sender, bar(planned, flow) as tell:
                 progress = Replay(flow, control, sender, db, rate=pace, wait=wait).run(planned, tell)
         else:
@@ -112,6 +112,22 @@ def replay(
     print_report(planned, progress, flow, curtain, idle=idle, as_json=as_json)
     if planned.refused or planned.under_way or not progress.complete:
         raise typer.Exit(1)
+
+
+def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, address: str) -> Iterator[str]:
+    """Say what keeps a sink from being called, and the command that ends it."""
+    topic = control_of(bus)
+    if topic not in control.topics():
+        return
+    held, now = orders.current(address, topic), datetime.now(UTC)
+    sink, known_by = flow.to.name, sink_identity(flow.to)
+    again = f"nothing is delivered until `trunkline sink resume {sink}`."
+    if (order := held.paused.get(known_by)) is not None:
+        yield f"{sink} is paused by {order.who}{f' ({order.why})' if order.why else ''}: {again}"
+    for reason in dict.fromkeys(said.halted[name] for said in orders.running(held, [name], now) if name in said.halted):
+        yield f"{sink} has halted: {reason.rstrip('.')}: {again}"
+    for told in targets.troubled(targets.standings(bus, held, now)).get(name, ()):
+        yield f"The target {told}: nothing is delivered meanwhile. See `trunkline target ls`."
 
 
 def look(flow: Reading, bus: Bus, control: Control, db: Connection | None) -> Known:

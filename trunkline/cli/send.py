@@ -16,6 +16,9 @@ from trunkline.flow.declare import Bus
 from trunkline.flow.walk import example, kind_of
 from trunkline.webhooks import WebhookRequest
 
+PATIENCE = 30
+"""Seconds that an answer may take."""
+
 
 def send(
     source: Annotated[str, typer.Argument(help="A source of the topology.")],
@@ -30,15 +33,21 @@ def send(
     if example_ == (file is not None):
         raise UsageError("say what to send: --example, or --file FILE.")
     path = file if file is not None and file.exists() else example(found, "" if file is None else file.name)
-    body = path.read_bytes()
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--file {path}: {error.strerror}.") from None
     kind = {"content-type": kind_of(path.name)}
     validate(found, path, WebhookRequest(kind, body))
     config = settings.load().gateway
     address = url or f"http://{config.host}:{config.port}"
     headers = kind | found.verify.sign(f"msg_{uuid.uuid4().hex}", body)
     try:
-        answer = httpx.post(f"{address}/in/{found.name}", content=body, headers=headers, timeout=30)
-    except httpx.HTTPError as error:
+        answer = httpx.post(f"{address}/in/{found.name}", content=body, headers=headers, timeout=PATIENCE)
+    except httpx.TimeoutException:
+        why = "it may have published it. Send it again: what has come before has no second effect"
+        raise Unavailable(f"the gateway at {address} has not answered for {PATIENCE} s, and {why}.") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"no gateway at {address}: {error}. Start one with `trunkline run`, or say --url.") from None
     if answer.status_code >= 300:
         talk.print(answer.text, markup=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
+from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, print_json, talk
 from trunkline.cli.show import many, moment, print_table, span
 from trunkline.cli.sink import holder
 from trunkline.kafka import orders
@@ -33,6 +33,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         held = orders.current(address, topic) if topic in control.topics() else Orders()
         found = standings(bus, control, db, held, datetime.now(UTC))
         gone = [] if db is None else left(bus, control, db)
+        blind = db is None and any(one.kind == "deliver" and one.progress for one in found)
     if as_json:
         print_json([{**asdict(one), "progress": one.progress and one.progress.isoformat()} for one in found])
         return
@@ -41,6 +42,8 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
     for one in found:
         for line in alarms(one):
             talk.print(f"{one.flow}: {line}", markup=False)
+    if blind:
+        talk.print(f"trunkline: {no_ledger(settings, 'what is delivered and what is dead')}", markup=False)
     for each in gone:
         talk.print(str(each), markup=False)
     if orders.mixed(held, datetime.now(UTC)):

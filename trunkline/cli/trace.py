@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, safe
+from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, safe
 from trunkline.cli.show import curtain_of, many, moment
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
-from trunkline.ledger import reach
 from trunkline.ledger.attempts import Attempt
 from trunkline.ledger.deliveries import State
 from trunkline.operate.browse import Dead
@@ -36,10 +35,7 @@ def trace(
     bus, settings = load_bus(), load()
     with Control(bootstrap(settings)) as control, looking(settings) as db:
         if db is None:
-            raise UsageError(
-                f"there is no {reach(settings.ledger).name.removeprefix('the ')}, which says what became of events. "
-                "Run this where the workers run, or set TRUNKLINE_LEDGER__PATH."
-            )
+            raise UsageError(no_ledger(settings, "what became of events"))
         found = Tracer(bus, control, db).trace(event)
     if not found:
         raise TrunklineError(

@@ -14,7 +14,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=2048, reuse_port=False)
     except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else "there is no such port"
+        # Python says the address once more.
+        why = str(error.strerror).partition(" (while ")[0] if isinstance(error, OSError) else "there is no such port"
         raise UsageError(
             f"port {port} of {host} cannot be taken: {why}. Set TRUNKLINE_GATEWAY__PORT to a free one, or 0."
         ) from None

@@ -66,7 +66,7 @@ class Control:
         self._bootstrap = bootstrap
         # Asked first, because the client keeps trying for seconds, and never closes the sockets that it tried with.
         if not any(accepts(address) for address in bootstrap.split(",")):
-            raise Unavailable(f"no broker answers at {bootstrap}.")
+            raise Unavailable(f"no broker answers at {bootstrap}. Start it, or set TRUNKLINE_KAFKA__BOOTSTRAP.")
         try:
             self._admin = KafkaAdminClient(
                 bootstrap_servers=bootstrap, bootstrap_timeout_ms=5_000, request_timeout_ms=int(PATIENCE * 1000)

@@ -164,7 +164,9 @@ class File:
                     found = self.path.stat()
                     self._inode = (found.st_dev, found.st_ino)
             except (OSError, sqlite3.Error) as error:
-                raise Failure(f"{self.name} cannot be opened: {error}") from None
+                damaged = getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+                hint = ". Move it away and run `trunkline ledger rebuild`" if damaged else ""
+                raise Failure(f"{self.name} cannot be opened: {error}{hint}") from None
             opened.pop_all()
         return Connection(raw, self.path, self._inode)
 

@@ -184,7 +184,11 @@ class Project:
         """Let an event be a dead letter of the sink, as the engine would."""
         value = self.value(BIG) if value is None else value
         seen = order(event)
-        headers = (*to_headers(seen), ("trunkline-replay-count", str(replays).encode()))
+        before = (
+            ("trunkline-first-failed-at", HAPPENED.isoformat().encode()),
+            ("trunkline-replay-count", b"%d" % replays),
+        )
+        headers = (*to_headers(seen), *(before if replays else ()))
         stood = self.send(self.good, value, to_headers(seen), partition=partition)
         at = HAPPENED + timedelta(days=1, minutes=replays)
         failure = Failure(self.flow, kind, "deliver", "Permanent", "answered 422: no such \x1b[31mshelf", 2, 422, at)

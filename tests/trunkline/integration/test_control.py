@@ -216,7 +216,7 @@ def test_a_topic_that_is_not_there_is_named_with_the_one_that_is_meant(control: 
 
 
 def test_no_broker_is_one_clear_line() -> None:
-    with pytest.raises(Unavailable, match=r"^no broker answers at 127\.0\.0\.1:1\.$"):
+    with pytest.raises(Unavailable, match=r"^no broker answers at 127\.0\.0\.1:1\. Start it, or set TRUNKLINE_KAFKA__"):
         Control("127.0.0.1:1")
     with pytest.raises(UsageError, match=r"^the broker's address 'here:there' is no host:port"):
         Control("here:there")

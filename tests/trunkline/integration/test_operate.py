@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.trunkline.integration.project import BIG, HAPPENED, Project, order
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Origin
 from trunkline.event import to_headers
+from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.ledger import runs
 from trunkline.ledger.deliveries import State
@@ -52,7 +54,8 @@ def test_without_a_broker_every_command_says_what_to_do(project: Project) -> Non
             "trunkline: no broker: run `trunkline broker up` or set TRUNKLINE_KAFKA__BOOTSTRAP.\n"
         )
         failed = project.run(*command, **unreachable)
-        assert (failed.code, failed.stderr) == (1, "trunkline: no broker answers at 127.0.0.1:1.\n")
+        said = "trunkline: no broker answers at 127.0.0.1:1. Start it, or set TRUNKLINE_KAFKA__BOOTSTRAP.\n"
+        assert (failed.code, failed.stderr) == (1, said)
 
 
 def test_tail_decodes_exactly_and_shows_what_it_cannot_decode(project: Project) -> None:
@@ -194,6 +197,29 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     assert project("dlq", "ls", "stor", code=2) == (
         "trunkline: there is no sink or reading flow stor. Did you mean store?\n"
     )
+
+
+def test_without_its_ledger_nothing_is_said_of_what_became_of_a_letter(project: Project, tmp_path: Path) -> None:
+    project.fail("done", state=State.DONE)
+    where = {"TRUNKLINE_LEDGER__PATH": str(tmp_path / "elsewhere.db")}
+    said = f"there is no ledger {tmp_path / 'elsewhere.db'}, which says what was delivered since. Run this where the "
+    listed = project.run("dlq", "ls", **where)
+    assert listed.stdout.splitlines()[1].split() == ["store", project.flow, "1", "1", "-", "-"]
+    assert said in listed.stderr
+    letters = project.run("dlq", "ls", "store", "--json", **where)
+    assert [one["state"] for one in json.loads(letters.stdout)] == ["unknown"]
+    assert said in letters.stderr
+    shown = project.run("dlq", "show", "store", **where).stdout.splitlines()[0]
+    assert shown.startswith("store refused event done (key k1)")
+    assert said in shown
+    assert "dlq replay" not in shown, "it may be delivered, and no replay begins without a ledger"
+    assert "there is no ledger" not in project.run("status", **where).stderr, "no worker has been here"
+    with closing(
+        Consumer({"bootstrap.servers": project.bootstrap, "group.id": f"{project.prefix}.{project.flow}"})
+    ) as member:
+        note = Place(project.good, 0, 0, "at=2026-01-01T00:00:00+00:00")
+        member.commit(offsets=[note], asynchronous=False)
+    assert "which says what is delivered and what is dead" in project.run("status", **where).stderr
 
 
 def test_parked_letters_say_what_they_wait_for(project: Project) -> None:
@@ -340,6 +366,18 @@ def test_without_a_worker_a_replay_says_so_and_ends(project: Project) -> None:
     assert "1 still open" in ended.stdout
     assert "no worker runs this flow" in ended.stderr
     assert live(project) == set()
+
+
+def test_a_replay_says_what_keeps_its_sink_from_being_called(project: Project) -> None:
+    project.fail("one")
+    project("sink", "pause", "store", "--why", "stocktaking")
+    worker = orders.Worker("w1", "host", 7, (project.flow,), "t")
+    said = orders.Announcement(worker, 0, {project.flow: "bad secret"}, (), orders.NEVER)
+    orders.send(project.sender, f"trunkline.{project.prefix}.control", orders.announcing(said))
+    assert "paused" not in project.run("dlq", "replay", "store").stderr, "a plan sends nothing anyway"
+    told = project.run("dlq", "replay", "store", "--run", "--wait", "0").stderr
+    assert " (stocktaking): nothing is delivered until `trunkline sink resume store`.\n" in told
+    assert "store has halted: bad secret: nothing is delivered until `trunkline sink resume store`.\n" in told
 
 
 def test_an_interrupted_replay_ends_its_run(project: Project) -> None:

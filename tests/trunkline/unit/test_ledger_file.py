@@ -64,7 +64,7 @@ def test_a_ledger_of_a_newer_trunkline_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_ledger_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database at all, but long enough to be looked at " * 99)
-    with pytest.raises(Failure, match="cannot be opened: file is not a database"):
+    with pytest.raises(Failure, match=r"file is not a database\. Move it away and run `trunkline ledger rebuild`"):
         File(tmp_path / "text").connect()
     with pytest.raises(Failure, match="cannot be opened"):
         File(tmp_path / "text" / "ledger.db").connect()
