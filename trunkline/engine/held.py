@@ -146,6 +146,8 @@ def taken(offset: int, note: str) -> Part:
         raw = base64.b85decode(note)
     except (ValueError, binascii.Error):
         raw = b""
+    if not raw.startswith(b"\0"):  # another's: the first step is none
+        return Part(offset)
     steps, step, shift = [], 0, 0
     for byte in raw:
         step |= (byte & 127) << shift

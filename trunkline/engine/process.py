@@ -164,7 +164,7 @@ class Processor:
             assigned=self._joined,
             revoked=revoked,
             lost=lost,
-            begin=begin if self.patient else None,
+            begin=begin,
         )
 
     @property

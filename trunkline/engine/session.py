@@ -111,7 +111,7 @@ class Session:
         self._held: dict[Slot, Record] = {}
         """The first record of each partition that is fetched and not committed."""
         self._back = Held() if owner.patient else None
-        """The records whose keys wait for a row, where that may be."""
+        """The records whose keys wait for a row, where that may be or has been."""
         self._changes, self._released = 0, 0.0
         with self._heart.within(OPENING):
             self._committer = Committer(maker, owner.open, owner.see)
@@ -189,6 +189,10 @@ class Session:
 
     def _begin(self, slot: Slot, offset: int, note: str) -> int:
         """Take a partition over: of what comes after its committed offset some may be done."""
+        if self._back is None and note:  # events waited there for rows that this topology does not wait for
+            self._back = Held()
+            for entry in (*(() if self._under_way is None else self._under_way.entries), *self._gathered):
+                self._back.done(entry.record)
         return offset if self._back is None else self._back.begin(slot, offset, note)
 
     def _release(self) -> None:

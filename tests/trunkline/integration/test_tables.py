@@ -296,6 +296,24 @@ def test_a_missing_row_is_waited_for_by_its_key_only_and_nothing_comes_twice(sta
     assert stage.letters(flow) == []
 
 
+@pytest.mark.parametrize("missing", ["null", "dead"])
+def test_what_is_done_is_not_repeated_when_a_topology_waits_no_more(stage: Stage, missing: Any) -> None:
+    bus = stage.make(bus_of(stage.prefix, missing=wait(60), boxes=2))
+    flow = flow_of(bus)
+    put(stage, bus, [("here", "known")])
+    with stage.running(bus) as running:
+        stage.write(bus, [note(1, "late", "late")])
+        stage.write(bus, [note(number, box, "here") for number in (2, 3) for box in "abcdef"])
+        wait_for(lambda: running.counted(flow)["routed"] == 12, why=lambda: running.seen)
+    bus = bus_of(stage.prefix, missing=missing, boxes=2)
+    with stage.running(bus) as running:
+        stage.write(bus, [note(number, box, "here") for number in (4, 5) for box in "abcdef"])
+        wait_for(lambda: stage.committed(bus, flow) == stage.ends(bus.topics[0].name), why=lambda: running.seen)
+    found = [mark for mark in marks(stage, bus) if mark[0] != "late"]
+    assert sorted(found) == [(box, number, "known") for box in "abcdef" for number in (2, 3, 4, 5)]
+    assert len(stage.letters(flow)) == (missing == "dead")
+
+
 def test_a_row_that_does_not_come_in_time_makes_a_letter_and_its_key_goes_on(stage: Stage) -> None:
     bus = stage.make(bus_of(stage.prefix, missing=wait(0.3)))
     put(stage, bus, [("here", "known")])

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.engine.eventtime import Note
 from trunkline.engine.held import MOST, Held, Part, note_of, taken
 from trunkline.kafka.events import Record, Slot
 
@@ -103,6 +104,10 @@ def test_it_is_full_before_its_note_is_too_long() -> None:
 def test_a_note_says_what_it_was_made_of(undone: set[int], more: int) -> None:
     part = Part(max(undone) + 1 + more, dict.fromkeys(sorted(undone)))
     assert taken(part.next, note_of(part)) == part
+
+
+def test_the_note_of_an_agent_is_none() -> None:
+    assert taken(7, str(Note(3, None))) == taken(7, str(Note(3, 1_700_000_000_000))) == Part(7)
 
 
 @given(st.text(), st.integers(0, 1 << 40))
