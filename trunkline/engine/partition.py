@@ -96,7 +96,7 @@ class Partition:
 
     def ordinal(self, made: Event[Any], key: str | None, at: datetime) -> int:
         """Count how many records of a key were made of an event before, and this one with them."""
-        count, _ = self.ordinals.get((made.source, made.id, key), (0, 0))
+        count, _ = self.ordinals.pop((made.source, made.id, key), (0, 0))  # it goes behind all others: see `forget`
         self.ordinals[made.source, made.id, key] = count + 1, millis_of(at)
         return count
 
