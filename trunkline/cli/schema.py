@@ -345,7 +345,7 @@ def show(
 ) -> None:
     """Print a schema: its versions, the topics that hold it and its definition."""
     if name.isdecimal():
-        with registry() as schemas:
+        with registry(load_bus()) as schemas:
             text = schemas.text_of(int(name))
         if text is None:
             raise UsageError(f"no schema is registered as {name}.")
@@ -390,7 +390,7 @@ def register(*, as_json: Json = False) -> None:
     bus = load_bus()
     parts: list[Topic | Table] = [*bus.topics, *bus.tables]
     used = {(one.name, one.version): one for part in parts for one in versions_of(part.schema)}
-    with registry() as schemas:
+    with registry(bus) as schemas:
         rows = [
             {"name": name, "version": at, "id": schemas.id_of(one.text)} for (name, at), one in sorted(used.items())
         ]
@@ -401,8 +401,8 @@ def register(*, as_json: Json = False) -> None:
 
 
 @contextmanager
-def registry() -> Iterator[Schemas]:
-    """Reach the bus's registry.
+def registry(bus: Bus) -> Iterator[Schemas]:
+    """Reach a bus's registry.
 
     Raises:
         Unavailable: no broker answers.
@@ -411,7 +411,7 @@ def registry() -> Iterator[Schemas]:
     address = "" if settings.kafka.registry else bootstrap(settings)
     if address:
         Control(address).close()  # asked first, because what reads the registry's topic keeps trying for ten seconds
-    found = registry_of(settings.kafka, address, schemas_of(load_bus()))
+    found = registry_of(settings.kafka, address, schemas_of(bus))
     try:
         yield found
     finally:
