@@ -28,8 +28,10 @@ def letter(
 ) -> Record:
     """Give a record of a dead-letter topic; each replay failed a minute later."""
     seen: Event[Any] = Event(event, AT, {}, source="t/till", type="t.Order.v1", key=key)
-    before: Headers = (*to_headers(seen), ("trunkline-replay-count", str(replays).encode()))
-    failure = Failure("f", kind, "deliver", "Permanent", "answered 422", 1, 422, AT + timedelta(minutes=replays))
+    at = AT + timedelta(minutes=replays)
+    gone = (deadletter.FIRST_FAILED, at.isoformat().encode()), (deadletter.REPLAY_COUNT, str(replays).encode())
+    before: Headers = (*to_headers(seen), *gone)
+    failure = Failure("f", kind, "deliver", "Permanent", "answered 422", 1, 422, at)
     written = deadletter.write(before, Origin("t.lines", *origin), failure)
     return Record("f.dlq", origin[0], offset, key.encode(), b"value", written, AT + timedelta(days=1))
 
