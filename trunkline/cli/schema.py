@@ -92,6 +92,7 @@ def check(
     if mode not in MODES:
         raise UsageError(f"--mode {mode} is none of {', '.join(MODES)}.")
     found = files()
+    module(found)  # what can be no type is told by its own file, and not by the one whose place it takes below
     revision, notes = at_revision(against)
     bus, held, why = declared()
     faults = [

@@ -183,6 +183,14 @@ def test_nothing_proposed_is_nothing_to_say(hotel: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("ok: nothing proposed\n", "", 0)
 
 
+def test_what_is_no_type_is_told_by_its_own_file(hotel: Path) -> None:
+    write(hotel, "city.v2", record("City", city="string", **{"time zone": "string"}))
+    for command in ("check", "types"):
+        done = run(hotel, command)
+        told = 'trunkline: city.v2.avsc: "time zone" is no name of a field; rename it.\n'
+        assert (done.stdout, done.stderr, done.returncode) == ("", told, 2)
+
+
 def test_ten_renames_are_named_each_where_it_is_read_and_an_unread_one_is_not(hotel: Path) -> None:
     renamed = ["guest", "country", "street", "phone", "mail", "notes", "agent", "floor", "payer", "state", "unread"]
     write(hotel, "stay.v2", stay({name: f"{name}_2" for name in renamed}))

@@ -355,7 +355,16 @@ def field(name: str, kind: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("definition", "told"),
-    [(field("from", "string"), "from is a word of Python"), (field("n", "Nothing"), "no type that Trunkline knows")],
+    [
+        (field("from", "string"), "from is a word of Python"),
+        (field("n", "Nothing"), "no type that Trunkline knows"),
+        (field("a b", "string"), '"a b" is no name of a field'),
+        (field("größe", "string"), '"größe" is no name of a field'),
+        (field("__own", "string"), '"__own" is no name of a field'),
+        (field("n", "long") | {"fields": [{"name": "n", "type": "long"}] * 2}, "R has 2 fields n; keep 1"),
+        (field("n", ["null", ["null", "long"]]), "union inside a union is no Avro"),
+        (field("n", ["string", {"type": "string", "logicalType": "uuid"}]), "string twice in a union is no Avro"),
+    ],
 )
 def test_what_cannot_be_a_type_is_told(tmp_path: Path, definition: object, told: str) -> None:
     write(tmp_path, "r.v1.avsc", definition)
