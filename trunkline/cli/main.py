@@ -1,6 +1,7 @@
 """`trunkline`: every command, and the one place where an error becomes a line and an exit code."""
 
 import importlib
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,6 +103,9 @@ def main(
 
 def app() -> None:
     """Run the command line; exits 0, 1 (failed) or 2 (wrong use or declaration)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another charset shows "?" for what it has not
     try:
         commands()
     except TopologyError as error:

@@ -86,5 +86,6 @@ def no_ledger(settings: Settings, says: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print data for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    """Print data for programs, in a charset that has every character."""
+    escaped = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=escaped) + "\n")

@@ -83,5 +83,5 @@ def validate(source: Source, path: Path, request: WebhookRequest) -> None:
     try:
         source.events(request)
     except Rejected as error:
-        fields = "".join(f"\n  {field}: {message}" for field, message in error.fields)
-        raise UsageError(f"{path} would be refused: {error}{fields}") from None
+        fields = "; ".join(f"{field}: {message}" for field, message in error.fields)
+        raise UsageError(f"{path} would be refused: {error}{f' {fields}.' if fields else ''}") from None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,10 @@ from trunkline.kafka.registry import Schemas
 from trunkline.kafka.topics import reading
 from trunkline.redact import hashed, mask, redact_data
 
+GAP = 2
+"""Spaces between two columns."""
+FOLDED = 24
+"""Characters that are left to the last column at least."""
 SHOWN = 32
 """Bytes shown of a value that cannot be decoded."""
 
@@ -32,17 +36,29 @@ def many(count: int, noun: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their headings: folded to the width of a terminal, on one line each anywhere else."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(safe(cell)) for cell in row))
+    """Print rows under their headings, each on one line; on a terminal the last column folds.
+
+    Where a terminal is too narrow for that, each row is a paragraph of its own: an id that is broken cannot be copied.
+    """
+    cells = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) + GAP for column in zip(columns, *cells, strict=True)]
+    if out.is_terminal and sum(widths[:-1]) + min(widths[-1], FOLDED) > out.width:
+        for number, row in enumerate(cells):
+            if number:
+                out.print()
+            for heading, cell in zip(columns, row, strict=True):
+                out.print(f"{heading:<{max(map(len, columns))}}  {cell}", markup=False)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     if out.is_terminal:
         out.print(table)
     else:
-        endless = out.options.update(max_width=100_000)
-        Console(width=Measurement.get(out, endless, table).maximum).print(table)
+        Console(width=max(1, sum(widths))).print(table)
 
 
 def moment(at: datetime | None) -> str:

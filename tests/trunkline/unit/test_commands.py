@@ -1,6 +1,8 @@
 """The list of commands says what each command says of itself, though it loads none."""
 
 import inspect
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
-from trunkline.cli import send
+from trunkline.cli import send, show
 from trunkline.cli.main import COMMANDS, app, command_at
+from trunkline.flow.walk import EXAMPLES
 
 
 @pytest.mark.parametrize("name", [name for name, (_, told) in COMMANDS.items() if told])
@@ -34,9 +38,14 @@ def test_what_a_command_complains_of_moves_no_cursor(
     [
         (["send", "storefront", "--file", "{folder}"], 2, "trunkline: --file {folder}: Is a directory.\n"),
         (["--env", "{folder}/binary", "check"], 2, "trunkline: --env {folder}/binary: it is no text in UTF-8.\n"),
+        (
+            ["send", "storefront", "--file", "{folder}/empty.json"],
+            2,
+            "trunkline: {folder}/empty.json would be refused: Wrong or missing: basket_id, household_id, store_id,",
+        ),
         (["send", "storefront", "--example", "--url", "http://[x"], 1, "trunkline: no gateway at http://[x: "),
     ],
-    ids=["a folder", "no text", "no address"],
+    ids=["a folder", "no text", "another shape", "no address"],
 )
 def test_what_cannot_be_read_is_told_in_one_line(
     arguments: list[str],
@@ -46,12 +55,15 @@ def test_what_cannot_be_read_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "empty.json").write_text("{}")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     monkeypatch.setattr(sys, "argv", ["trunkline", *(one.format(folder=tmp_path) for one in arguments)])
     monkeypatch.setenv("STOREFRONT_SIGNING_SECRET", "whsec_c2VjcmV0")
     with pytest.raises(SystemExit, match=str(code)):
         app()
-    assert capsys.readouterr().err.startswith(said.format(folder=tmp_path))
+    told = capsys.readouterr().err
+    assert told.startswith(said.format(folder=tmp_path))
+    assert "\N{REPLACEMENT CHARACTER}" not in told
 
 
 def test_a_full_disk_is_told_in_one_line() -> None:
@@ -60,6 +72,18 @@ def test_a_full_disk_is_told_in_one_line() -> None:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     said = "trunkline: what it says cannot be written: No space left on device.\n"
     assert (ended.returncode, ended.stderr) == (1, said)
+
+
+def test_a_terminal_of_another_charset_is_written_to(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from trunkline.cli.main import app; app()"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run([*command, "show"], capture_output=True, env=environment, check=True).stdout
+    assert shown.startswith(b"shop\n+-- storefront")
+    assert b"warehouse  ? stock at" in shown
+    (tmp_path / "caf\u00e9.json").write_bytes((EXAMPLES / "storefront" / "milk_and_coupon.json").read_bytes())
+    walked = [*command, "walk", "storefront", str(tmp_path / "caf\u00e9.json"), "--json"]
+    answer = subprocess.run(walked, capture_output=True, env=environment, check=True).stdout
+    assert "storefront/caf\u00e9.json" in json.dumps(json.loads(answer), ensure_ascii=False)
 
 
 def test_a_sender_is_told_when_its_answer_is_late(
@@ -74,3 +98,18 @@ def test_a_sender_is_told_when_its_answer_is_late(
             app()
     said = f"trunkline: the gateway at {url} has not answered for 0.2 s, and it may have published it. Send it again"
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 400])
+def test_no_terminal_is_too_narrow_for_an_id(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Console(force_terminal=True, width=width, soft_wrap=True, no_color=True, highlight=False)
+    monkeypatch.setattr(show, "out", terminal)
+    row = ["2026-01-01T00:00:00.000Z", "t7tte2t4vuia2hlinl75mrrs6qbcn535", "\u65e5" * 9, "refused " * 40 + "\x1b[2J"]
+    show.print_table(("failed at", "event", "key", "reason"), [row, row])
+    told = capsys.readouterr().out
+    for cell in row[:3]:
+        assert told.count(cell) == 2
+    assert told.count("failed at") == (1 if width == 400 else 2)
+    assert "\x1b[2J" not in told
