@@ -14,6 +14,7 @@ from trunkline.engine.targets import Begun, Gate, Targets
 from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.event import Event, batch_key, idempotency_key
 from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
+from trunkline.flow.values import is_kits
 from trunkline.ledger.attempts import Attempt
 from trunkline.observe import What
 from trunkline.redact import hashed
@@ -61,19 +62,24 @@ class Calls:
         self._deletes = sink.delete if isinstance(sink, Deletes) else None
         self._took: dict[int | None, list[float]] = {}
         """Seconds that each call took which delivered, by status, since they were told last."""
-        self.attempt: Way
+        way: Way = self._send
         if composer is not None:
-            self.attempt = partial(self._compose, composer)
+            way = partial(self._compose, composer)
         elif isinstance(sink, Written) and isinstance(sink, HttpSink):
-            self.attempt = partial(self._hand_over, sink, sink)
-        else:
-            self.attempt = self._send if sink.together == 1 else self._send_together
+            way = partial(self._hand_over, sink, sink)
+        elif sink.together > 1 or not is_kits(sink.batch):
+            way = self._send_together
+        self.attempt: Way = way if self._deletes is None else partial(self._delete_or, way)
 
     def tell(self) -> None:
         """Say of the calls that delivered how long they took, all together."""
         took, self._took = self._took, {}
         for status, seconds in took.items():
             self._see("attempt", count=len(seconds), status=status, took=seconds, target=self._sink.target.name)
+
+    async def _delete_or(self, way: Way, call: Begun, ready: Sequence[Delivery]) -> Sequence[Verdict | None]:
+        """Make the one request of an event without a value, or whatever the sink's kind wants."""
+        return await (self._send if ready[0].record.value is None else way)(call, ready)
 
     async def _send(self, call: Begun, ready: Sequence[Delivery]) -> list[Verdict | None]:
         """Make the one request of an event."""
@@ -169,7 +175,8 @@ class Calls:
         sent: Sequence[Event[Any]] = ()
         response = None
         sink = self._sink
-        keys = [self._key(delivery) for delivery in group]
+        taken = sink.idempotency
+        keys = [key if taken is None else taken.cut(key) for key in map(self._key, group)]
         items = [Item(delivery.event, key) for delivery, key in zip(group, keys, strict=True)]
         began = time.monotonic()
         verdicts: Sequence[Verdict]

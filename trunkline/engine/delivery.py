@@ -72,7 +72,7 @@ class Delivery:
     doubtful: bool = False
     """Another worker has announced a call of it and not told how it ended (D4)."""
     alone: bool = False
-    """A call that it shared was refused as a whole: it is called without others now (D10)."""
+    """It is called without others: a call that it shared was refused as a whole (D10), or it has no value."""
     skipped: str = ""
     """The event that an order to skip named, if one was obeyed."""
     kind: Kind | None = None

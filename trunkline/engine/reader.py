@@ -74,6 +74,7 @@ class Reader:
             newer=newer,
             fetched=events.clock() if newer or poison is not None else 0.0,
             run=run,
+            alone=gone,  # what it becomes is no part of a batch
         )
 
     def _decode(self, record: events.Record) -> tuple[dict[str, Any], Permanent | None]:

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.trunkline.support import QUICK, Stage, note, notes, wait_for
-from trunkline import Bus, Deliver, Permanent, Retryable, Target, env
+from tests.trunkline.support import QUICK, Stage, note, notes, stamped, wait_for
+from trunkline import Bus, Deliver, Event, Permanent, Retryable, Target, env
 from trunkline.adapters import Item
+from trunkline.event import to_headers
+from trunkline.kafka.events import BY_KEY
 from trunkline.ledger.deliveries import State
 from trunkline.requests import Idempotency
 from trunkline.responses import Response
@@ -55,6 +57,8 @@ class Bulk:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Sent]]] = []
+        self.gone: list[tuple[str, str]] = []
+        """Path and key of each DELETE."""
         self.effects: Counter[tuple[str, int]] = Counter()
         self.order: dict[str, list[int]] = {}
         self.pause = 0.0
@@ -111,6 +115,11 @@ def serving(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bulk]:
                 self.end_headers()
                 self.wfile.write(body)
 
+        def do_DELETE(self) -> None:
+            bulk.gone.append((self.path, self.headers.get("idempotency-key", "")))
+            self.send_response(204)
+            self.end_headers()
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             """Say nothing."""
 
@@ -162,6 +171,41 @@ def test_a_call_holds_many_events_and_no_two_of_a_key(stage: Stage, bulk: Bulk, 
         assert len({one["box"] for one in items}) == len(items) <= 10
         assert bool(key) is (sink is Sealed)
     assert max(len(items) for _, items in bulk.calls) > 1
+
+
+class Single(Crate):
+    """The same API, which takes one event in a call and sixteen characters of a key."""
+
+    together = 1
+    idempotency = Idempotency(header=None, longest=16)
+
+
+def test_a_key_in_the_body_has_no_more_characters_than_the_target_takes(stage: Stage, bulk: Bulk) -> None:
+    """However many events a call takes: one too."""
+    bus = Bus(stage.prefix, [Deliver(notes(stage.prefix, 3), to=Single(Target("crate", env("CRATE_URL"))))])
+    stage.write(stage.make(bus), [note(0, f"b{box}") for box in range(5)])
+    run(stage, bus, DONE=5)
+    keys = [one["key"] for _, items in bulk.calls for one in items]
+    assert [len(items) for _, items in bulk.calls] == [1] * 5
+    assert len(set(keys)) == 5
+    assert {len(key) for key in keys} == {16}
+
+
+class Emptied(Crate):
+    """The same API, which forgets a box when it is told to."""
+
+    def delete(self, event: Event[Any]) -> Request:
+        return Request.delete("/items/{box}", path={"box": event.key})
+
+
+def test_an_event_without_a_value_is_a_call_of_its_own(stage: Stage, bulk: Bulk) -> None:
+    bus = Bus(stage.prefix, [Deliver(notes(stage.prefix, 3), to=Emptied(Target("crate", env("CRATE_URL"))))])
+    stage.write(stage.make(bus), [note(0, f"b{box}") for box in range(5)])
+    topic = bus.topics[0].name
+    stage.send([(topic, b"b3", None, to_headers(stamped(bus, note(1, "b3"))), BY_KEY)])
+    run(stage, bus, DONE=6)
+    assert bulk.gone == [("/items/b3", "")]
+    assert bulk.effects == {(f"b{box}", 0): 1 for box in range(5)}
 
 
 def test_each_event_has_the_verdict_that_is_its_own(stage: Stage, bulk: Bulk) -> None:
