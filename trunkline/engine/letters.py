@@ -70,15 +70,18 @@ class Letters:
         )
         headers = deadletter.write(record.headers, delivery.origin, failure)
         value: Any = record.value
+        written = False
         while self._owns(delivery):
-            letter = self._sender.send(
-                dead_letters_of(self._identity), record.key, value, headers, partition=record.slot.partition
-            )
             try:
-                await asyncio.wrap_future(letter)
+                if not written:
+                    letter = self._sender.send(
+                        dead_letters_of(self._identity), record.key, value, headers, partition=record.slot.partition
+                    )
+                    await asyncio.wrap_future(letter)
+                    written = True
                 await self._append(delivery, state, at)
             except Permanent as error:
-                if value is not None:
+                if value is not None and not written:
                     value, headers = None, deadletter.by_reference(headers, record.value)
                     continue
                 await self._wait(delivery, error)
