@@ -103,6 +103,7 @@ def test_nothing_is_no_secret() -> None:
 def test_user_and_password_of_an_address_are_hidden() -> None:
     said = "could not connect to postgresql://me:s3cret@db:5432/ledger; see https://there/a:b@c"
     assert redact(said) == f"could not connect to postgresql://{SECRET}@db:5432/ledger; see https://there/a:b@c"
+    assert redact("postgresql://me:s3@cret@db:5432/ledger") == f"postgresql://{SECRET}@db:5432/ledger"
 
 
 @given(st.text(min_size=6, max_size=40).filter(lambda text: text.strip()), st.text(max_size=20), st.text(max_size=20))
