@@ -19,6 +19,8 @@ Headers = Mapping[str, str]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LONGEST = 8 * 1024
 """Characters of a header that is sent: servers read no more, and answer 400 or 431 or nothing."""
+FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Headers that say where a body ends: with another's number the target would get a part of it, or wait for more."""
 NO_OTHER = (None, None, None, None)
 
 
@@ -157,6 +159,8 @@ class Request:
             Permanent: the body cannot be written; the message says where.
         """
         headers = sendable(self.headers) if self.headers else {}
+        if not FRAMING.isdisjoint(headers):
+            raise Permanent("the request cannot be made: how long its body is, in which parts, is the bus's to say")
         content: bytes
         if self.json is not None:
             content, kind = json.dumps(self.json), "application/json"

@@ -25,6 +25,8 @@ LONGEST_FIELD = 1_000
 """Characters of a header that are read."""
 LATEST_EPOCH = 1_000_000_000
 """A reset above this is a moment, in seconds since 1970; below it is seconds from now."""
+MILLISECONDS = 100 * LATEST_EPOCH
+"""A reset above this is such a moment in milliseconds: in seconds it would be in the year 5138."""
 ALMOST = 1e-9
 
 
@@ -214,7 +216,7 @@ SAYING = frozenset({POLICY, STATE, *(prefix + OLD for prefix in PREFIXES)})
 ITEM = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z*][A-Za-z0-9_\-.:/*]*|[0-9]+)\s*((?:;[^,;"]*(?:"[^"]*")?)*)')
 PARAMETER = re.compile(r';\s*([a-z*][a-z0-9_\-.*]*)=("[^"]*"|[^;,"\s]+)')
 PAIRED = re.compile(r"\s*(limit|remaining|reset)=([0-9]+)\s*,?")
-DIGITS = re.compile(r"[0-9]{1,15}")
+DIGITS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
 
 def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
@@ -222,7 +224,7 @@ def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
 
     `RateLimit` and `RateLimit-Policy` as draft-ietf-httpapi-ratelimit-headers has them now, the forms that its seventh
     version and those before had, and the `X-RateLimit-…` that GitHub and others send, where a reset is seconds or a
-    moment.
+    moment, with a fraction or in milliseconds too.
     """
     if STATE in headers or POLICY in headers:
         found = structured(headers)
@@ -236,7 +238,7 @@ def told(headers: Mapping[str, str], wall: datetime) -> Told | None:
             continue
         reset = number(headers.get(f"{prefix}-reset"))
         if reset is not None and reset > LATEST_EPOCH:
-            reset = max(0.0, reset - wall.timestamp())
+            reset = max(0.0, (reset / 1000 if reset > MILLISECONDS else reset) - wall.timestamp())
         return Told(remaining, reset)
     return None
 

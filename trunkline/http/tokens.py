@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, assert_never
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
+from pyreqwest.http import Url
 from standardwebhooks import Webhook
 
 from trunkline.errors import Halt, Unavailable, Undeliverable, UsageError
@@ -215,7 +216,7 @@ def address_of(setting: Env) -> tuple[str, str, str]:
     url = setting.read()
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        Url.parse(url)  # which is stricter, and is what calls are made with
     except ValueError:
         parts = urlsplit("")
     if "@" in parts.netloc:

@@ -304,7 +304,7 @@ def is_address(url: str) -> bool:
     """Say whether calls can be made below an address: http or https, a host, neither query nor fragment."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        Url.parse(url)  # which is stricter, and is what calls are made with
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment

@@ -62,3 +62,10 @@ def test_requests() -> None:
 )
 def test_how_a_target_takes_a_key(idempotency: Idempotency, headers: dict[str, str]) -> None:
     assert idempotency.headers("abcdefghijklmnopqrst") == headers
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding"])
+def test_a_sink_does_not_say_where_its_body_ends(name: str) -> None:
+    """Counted in characters, it would cut a body in which one takes two bytes."""
+    with pytest.raises(Permanent, match="the bus's to say"):
+        Request.post("/a", json="é", headers={name: "3"}).encode()

@@ -58,6 +58,7 @@ def test_an_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     [
         *("depot", "depot:8080", "/v1", "ftp://depot", "http://", "http://depot:x", "http://depot:99999"),
         *("http://[::1", "http://depot?key=1", "http://depot/v1#top"),
+        *("http://[fe80::1%25eth0]:8080", "http://10.0.0.1.5", "https://xn--a.example", "https://the depot.example"),
     ],
 )
 def test_what_is_no_address_is_said_before_anything_is_called(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
