@@ -1,7 +1,8 @@
 """Whether what one schema wrote can be read as another (Avro 1.11.1, Schema Resolution), and if not, where and why.
 
-Stricter than the specification in two places: a logical type that changes (long to timestamp, another scale) is no
-resolution, because the same bytes would then mean something else; nor are bytes read as a string, for not all are text.
+Stricter than the specification in three places: a logical type that changes (long to timestamp, another scale) is no
+resolution, because the same bytes would then mean something else; nor are bytes read as a string, for not all are text;
+nor a member of a union by another one that stands before its own, for a text would be bytes and a long lose digits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,10 @@ PROMOTIONS: Mapping[str, Sequence[str]] = {
     "float": ("double",),
     "string": ("bytes",),
 }
+TAKEN: Mapping[str, Sequence[str]] = {
+    "int": ("float", "double"), "long": ("float", "double"), "string": ("bytes",), "bytes": ("string",),
+}  # fmt: skip
+"""What fastavro reads values of a kind as where it stands in a union before that kind itself."""
 NAMES = ("record", "error", "enum", "fixed")
 
 
@@ -98,14 +103,24 @@ class Comparison:
     def _branches(self, reader: list[Any], writer: Any, field: str) -> Iterator[Clash]:
         """Compare with a union: one of its members must take it; the nearest one says why it does not."""
         found = [list(self.compare(one, writer, field)) for one in reader]
-        if not all(found):
-            return
         kinds = [kind_of(plain(one, self._readers)) for one in reader]
+        if not all(found):
+            yield from self._overtaken(reader, kinds, writer, field)
+            return
         near = [why for kind, why in zip(kinds, found, strict=True) if kind == kind_of(writer)]
         if len(near) == 1:
             yield from near[0]
         else:
             yield Clash(field, f"is {told(reader)}, and was {told(writer)}")
+
+    def _overtaken(self, reader: list[Any], kinds: list[str], writer: Any, field: str) -> Iterator[Clash]:
+        """Tell of a member that takes values of another one, which stands behind it."""
+        kind = kind_of(writer)
+        before = kinds[: kinds.index(kind)] if kind in kinds else []
+        for one, other in zip(reader, before, strict=False):
+            if other in TAKEN.get(kind, ()):
+                yield Clash(field, f"would be read as {told(one)} where it was {told(writer)}")
+                return
 
     def _named(self, kind: str, reader: Any, writer: Any, field: str) -> Iterator[Clash]:
         names = {short(name) for name in (reader["name"], *reader.get("aliases", ()))}

@@ -41,6 +41,19 @@ PAIRS: list[tuple[Any, Any, list[str]]] = [
     (record(("a", ["null", "string"])), record(("a", "string")), []),
     (record(("a", "string")), record(("a", ["null", "string"])), ["a is string, and was null"]),
     (record(("a", ["null", "long"])), record(("a", "string")), ["a is null or long, and was string"]),
+    (
+        record(("a", ["null", "bytes", "string"])),
+        record(("a", ["null", "string"])),
+        ["a would be read as bytes where it was string"],
+    ),
+    (
+        record(("a", ["null", "string", CENTS])),
+        record(("a", CENTS)),
+        ["a would be read as string where it was bytes (decimal of scale 2)"],
+    ),
+    (record(("a", ["null", "string", "bytes"])), record(("a", ["null", "string"])), []),
+    (record(("a", ["double", "long"])), record(("a", "long")), ["a would be read as double where it was long"]),
+    (record(("a", ["long", "double"])), record(("a", ["double", "long"])), []),
     (record(("a", MOMENT)), record(("a", "long")), ["a is long (timestamp-micros), and was long"]),
     (
         record(("a", MOMENT)),
