@@ -48,6 +48,14 @@ class Bounded(HttpToolsProtocol):
                 self._refuse(431, "The head is too large", why)
                 return
 
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's always closes
+        """Answer a request that has come whole before its sender closes its side, as `nc -N` does; then close ours."""
+        cycle = self.cycle
+        waited_for = cycle is not None and not cycle.more_body and not cycle.response_complete
+        if waited_for:
+            cycle.keep_alive = False
+        return waited_for
+
     @property
     def _at_rest(self) -> bool:
         """Whether every request has come and has its answer."""

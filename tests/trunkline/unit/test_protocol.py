@@ -1,3 +1,4 @@
+import asyncio
 import json
 import socket
 import threading
@@ -32,7 +33,9 @@ class Desk:
     async def take(self, request: Request) -> Response:
         self.taken += 1
         try:
-            return Response(f"{len(await request.body())}")
+            if (body := await request.body()) == b"slow":
+                await asyncio.sleep(0.2)
+            return Response(f"{len(body)}")
         except ClientDisconnect:
             self.broken += 1
             raise
@@ -98,6 +101,15 @@ def test_a_body_is_read_however_it_comes(desk: Desk) -> None:
     assert desk.say(*slow) == (200, b"3")
     chunks = b"".join(b"1\r\nx\r\n" for _ in range(LARGEST_HEAD))
     assert desk.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n") == (200, b"16384")
+
+
+def test_who_closes_its_side_gets_the_answer_to_a_whole_request(desk: Desk) -> None:
+    for sent, answer in ((b"content-length: 4\r\n\r\nslow", b"200"), (b"content-length: 5\r\n\r\nslow", None)):
+        with desk.connected() as connection:
+            connection.sendall(HEAD + sent)
+            connection.shutdown(socket.SHUT_WR)
+            told = connection.makefile("rb").read()
+        assert told.split()[1:2] == ([answer] if answer else []), "then the connection is closed"
 
 
 def test_a_head_of_the_largest_size_is_read(desk: Desk) -> None:
