@@ -15,11 +15,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2, wrapper
 
 from trunkline.errors import Fault
 from trunkline.flow.functions import is_record, members
-from trunkline.flow.where import REST, Where, first_line, library
+from trunkline.flow.where import CONTAINER, REST, Where, first_line, library
 
 Faults = Iterator[Fault]
 Field = descriptor_pb2.FieldDescriptorProto
 PACKAGE = "event"
+OWN = {"bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint"}
+"""CEL's own names of values: a field called so stands beside the message, and its type is not checked."""
 ANYTHING = (Field.TYPE_MESSAGE, ".google.protobuf.Value")
 KINDS: dict[Any, tuple[Any, str]] = {
     bool: (Field.TYPE_BOOL, "Bool"),
@@ -59,7 +61,9 @@ def plainly(error: Exception) -> str:
     """Say what the checker says, with the mark under the place, on one line."""
     line = first_line(error)
     column, _, said = line.partition(": ")
-    said = said.replace(" (in container '')", "").replace("undeclared reference to", "there is no field")
+    for container in (CONTAINER, ""):
+        said = said.replace(f" (in container '{container}')", "")
+    said = said.replace("undeclared reference to", "there is no field")
     said = said.replace(f"in struct '{PACKAGE}.", "in '").replace("undefined field", "there is no field")
     if "'(double, int)'" in said or "'(int, double)'" in said:
         said += ". A number with a point is compared with one, 100.0, and a whole one with a whole one, 100"
@@ -76,10 +80,15 @@ def env(data: type) -> Any:
     file.dependency.extend(known.DESCRIPTOR.name for known in (wrappers_pb2, struct_pb2))
     messages: dict[type, str] = {}
     add(file, messages, data)
+    fields = file.message_type[0].field
+    own = [field for field in fields if field.name in OWN]
+    for field in own:
+        fields.remove(field)
     pool.AddSerializedFile(file.SerializeToString())
     cel = library()
     config = cel.NewEnvConfigFromYaml(f"context_variable:\n  type_name: {PACKAGE}.{messages[data]}\n")
-    return cel.NewEnv(descriptor_pool=pool, config=config)
+    shadows = dict.fromkeys([f"{CONTAINER}.{field.name}" for field in own], cel.Type.DYN)
+    return cel.NewEnv(descriptor_pool=pool, config=config, variables=shadows, container=CONTAINER)
 
 
 def add(file: Any, messages: dict[type, str], record: type) -> str:

@@ -18,6 +18,8 @@ from trunkline.event import Event
 from trunkline.flow.declare import Declared, Route, Topic
 from trunkline.flow.functions import name_of
 
+CONTAINER = "of_the_event"
+"""Where fields are looked for before CEL's own names: one may be called `type`, `string` or `list`."""
 WORD = re.compile(r"""(?<![\w.])(?:[rRbB]{0,2}(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|([A-Za-z_]\w*))""")
 """Strings, which are passed over, and the names that no dot stands before."""
 
@@ -57,7 +59,8 @@ class Where(Declared):
         """
         names = tuple(name for name in words(self.condition) if name in data)
         try:
-            found = program(self.condition, names).eval(data={name: simple(data[name]) for name in names})
+            given = {f"{CONTAINER}.{name}": simple(data[name]) for name in names}
+            found = program(self.condition, names).eval(data=given)
         except RuntimeError as error:  # it is no CEL, or its loops have no end
             raise Permanent(f"the condition {self.condition} cannot be decided: {first_line(error)}") from None
         value = found.value()
@@ -115,7 +118,8 @@ def program(condition: str, names: tuple[str, ...]) -> Any:
         RuntimeError: it is no CEL, or asks for something else.
     """
     cel = library()
-    return cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN)).compile(condition)
+    variables = dict.fromkeys([f"{CONTAINER}.{name}" for name in names], cel.Type.DYN)
+    return cel.NewEnv(variables=variables, container=CONTAINER).compile(condition)
 
 
 def library() -> Any:

@@ -1,5 +1,6 @@
 """Routes with a condition: which events they take, what is wrong with them, and that they cannot run away."""
 
+import builtins
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -83,6 +84,44 @@ def test_a_condition_is_right_for_the_checker_and_holds_or_not(condition: str, h
     assert route.holds(ORDER) is holds
     event: Event[Any] = Event("e", AT, {**ORDER})
     assert list(route(event)) == ([ORDER] if holds else [])
+
+
+class Named(TypedDict):
+    """A record whose fields are called as what is CEL's own."""
+
+    type: str
+    string: str
+    list: "builtins.list[builtins.int]"
+    int: "builtins.int"
+    size: "builtins.int"
+    x: "builtins.int"
+
+
+class Typed(TypedDict):
+    type: str
+
+
+NAMED: Named = {"type": "sale", "string": "s", "list": [1, 2], "int": 3, "size": 4, "x": 5}
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("x > 4", True),
+        ("true", True),
+        ("type == 'sale' && string == 's' && int == 3", True),
+        ("list.exists(one, one == 2) && size(list) == 2 && size == 4", True),
+        ("string(x) == '5' && string == 's'", True),
+        ("type == 'refund'", False),
+    ],
+)
+def test_fields_may_be_called_as_what_is_cels_own(condition: str, holds: bool) -> None:  # noqa: FBT001
+    route = Where(condition)
+    assert list(condition_faults(route, Named)) == []
+    assert route.holds(NAMED) is holds
+    assert list(condition_faults(Where("type == 'sale'"), Typed)) == []
+    [fault] = condition_faults(Where("typo == 'sale'"), Typed)
+    assert "there is no field 'typo', at character 1." in fault.message
 
 
 @pytest.mark.parametrize(
