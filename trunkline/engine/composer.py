@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trunkline.adapters import Item, judged
 from trunkline.engine import spans
 from trunkline.engine.composite import Attempt
 from trunkline.engine.delivery import Delivery
@@ -84,7 +85,7 @@ class Desk:
             response = await composer.targets.call(
                 flow, target, request, name, sink.idempotency, again=again, counted=not undoes(step)
             )
-            status, verdict = response.status, sink.verdict(response)
+            status, [verdict] = response.status, judged(sink, response, [Item(event, name)])
         except Exception as error:
             verdict = of_exception(error)
             raise

@@ -67,6 +67,7 @@ from trunkline.verdict import (
     Supersede,
     Superseded,
     Verdict,
+    checked,
     decide,
     of_exception,
 )
@@ -347,7 +348,7 @@ def call(
         journey.requests[flow.to.name].append(request)
         means = meanings(flow, request, sink.verdict)
         answer = answers.get(f"{flow.to.name}/{step}", answers.get(flow.to.name, canned))
-        verdict = sink.verdict(replace(answer, method=request.method))
+        verdict = checked(sink.verdict(replace(answer, method=request.method)))
         if isinstance(verdict, Delivered | Superseded):
             ended = Made(State.DONE, {} if undoes(step) else kept_of(made, answer))
     except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
@@ -381,7 +382,7 @@ def meanings(flow: Deliver, request: Request, judge: Callable[[Response], Verdic
     told = {}
     for status in MEANINGS:
         try:
-            verdict = judge(Response(status, method=request.method))
+            verdict = checked(judge(Response(status, method=request.method)))
         except Exception as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
             verdict = of_exception(error)
         told[status] = word(flow, verdict)

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.sinks.test_composite_simulated import EVENT, call
-from trunkline import Target, env
+from tests.trunkline.unit.making import delivery
+from trunkline import Bus, Deliver, Target, Topic, env
+from trunkline.engine import composer as composing
+from trunkline.engine.composer import Composer
 from trunkline.engine.composite import Attempt
 from trunkline.errors import Halt, Retryable, Unavailable, Unknown
 from trunkline.flow.composite import Change, Course, Outcome, State, noted
+from trunkline.observe import Observed
 from trunkline.requests import Request
 from trunkline.responses import Response
 from trunkline.sinks import CompositeSink
@@ -168,3 +173,25 @@ def test_a_call_that_was_answered_may_have_had_its_effect_whatever_the_sink_says
     assert desk.sent == ["a"]
     assert desk.course is not None
     assert desk.course.state("a") is left
+
+
+class Answering:
+    """Targets of which every one answers 200."""
+
+    async def call(self, *_: Any, **__: Any) -> Response:
+        return Response(200)
+
+
+@pytest.mark.parametrize("found", [KeyError("state"), None, Delivered(200)])
+def test_an_answer_is_given_back_whatever_the_sink_makes_of_it(found: Any) -> None:
+    """What it means is the attempt's to ask, which has the answer then."""
+    sink = giving(found)(Target("t", env("T")))
+    bus = Bus("b", [Deliver(Topic("trips", NoteWrittenV1, key="box"), to=sink)])
+    seen: list[Observed] = []
+    targets: Any = Answering()
+    nothing: Any = None
+    composer = Composer(bus, bus.delivering["trips.pair"], sink, {}, targets, nothing, nothing, seen.append)
+    at = composing.Desk(composer, delivery("a", 1), lambda: True, str)
+    assert asyncio.run(at.send("a", "a", Request.post("/a"), again=False)) == Response(200)
+    [made] = [one for one in seen if one.what == "attempt"]
+    assert (made.status, made.outcome) == (200, "delivered" if found == Delivered(200) else "permanent")

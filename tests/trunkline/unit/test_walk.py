@@ -34,7 +34,7 @@ from trunkline.flow.journey import Journey, Stepped
 from trunkline.flow.walk import walk
 from trunkline.requests import Request
 from trunkline.responses import Response
-from trunkline.sinks import HttpSink
+from trunkline.sinks import Call, CompositeSink, HttpSink
 from trunkline.sources import Webhook
 from trunkline.verdict import Verdict
 from trunkline.webhooks import WebhookRequest
@@ -233,6 +233,21 @@ def test_a_superseded_event_is_not_dead() -> None:
     journey = sent(Recent(TARGET), ("a", 1), answer=Response(412))
     assert journey.verdicts["recent"] == [Superseded(412)]
     assert not journey.dead
+
+
+class Muddled(CompositeSink):
+    """A sink whose author forgot a `return`."""
+
+    name = "muddled"
+    calls = (Call("a", lambda _, __: Request.post("/a")),)
+
+    def verdict(self, response: Response) -> Any:
+        super().verdict(response)
+
+
+def test_an_answer_without_a_verdict_is_a_bug() -> None:
+    [dead] = sent(Muddled(TARGET), ("b", 1)).dead["muddled"]
+    assert str(dead) == "a bug in the adapter: TypeError: it gives NoneType where a verdict is wanted"
 
 
 def test_nothing_happens_for_a_source_that_is_not_on_the_bus() -> None:
