@@ -67,7 +67,7 @@ class Kept(Rows):
         return found
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.get(key) is not None
+        return self.get(key) is not None  # type: ignore[arg-type]  # whatever it is, it is told as it is
 
     def __iter__(self) -> Iterator[str]:
         return (key.decode(errors="surrogateescape") for key in self._open().keys())  # noqa: SIM118 - a store is no dict
@@ -99,9 +99,14 @@ class Kept(Rows):
             raise Unavailable(f"the table {self._table} cannot be read: {self._why}")
         return store
 
-    def _find(self, key: str) -> Row | None:
+    def _find(self, key: object) -> Row | None:
         changes, store = self.changes, self._open()
-        if key in self._young or not isinstance(key, str):
+        if not isinstance(key, str):
+            if key is None:
+                return None
+            told = f"{self._table} is asked for a key of type {type(key).__name__}"
+            raise Permanent(f"{told}; its keys are texts, also where they are numbers. Ask for str(…).")
+        if key in self._young:
             return self._young.get(key)
         if key in self._old:
             row, size = self._old.get(key), 0

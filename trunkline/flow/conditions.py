@@ -61,9 +61,7 @@ def plainly(error: Exception) -> str:
     """Say what the checker says, with the mark under the place, on one line."""
     line = first_line(error)
     column, _, said = line.partition(": ")
-    for container in (CONTAINER, ""):
-        said = said.replace(f" (in container '{container}')", "")
-    said = said.replace("undeclared reference to", "there is no field")
+    said = said.replace(" (in container '')", "").replace("undeclared reference to", "there is no field")
     said = said.replace(f"in struct '{PACKAGE}.", "in '").replace("undefined field", "there is no field")
     if "'(double, int)'" in said or "'(int, double)'" in said:
         said += ". A number with a point is compared with one, 100.0, and a whole one with a whole one, 100"

@@ -42,6 +42,8 @@ class Asked(Rows):
 
     def __getitem__(self, key: str) -> Row:
         if (row := self._rows.get(key)) is None:
+            if key is None:  # the field of an event that may be null; no row will ever come
+                raise Absent(f"{self._name} has no row for null")
             raise Absent(f'{self._name} has no row "{key}"', patience=self._patience)
         return row
 
@@ -54,7 +56,7 @@ class Asked(Rows):
         return self[key]
 
     def __contains__(self, key: object) -> bool:
-        return self[str(key)] is not None
+        return self[key] is not None  # type: ignore[index]  # whatever it is, it is told as it is
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

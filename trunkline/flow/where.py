@@ -150,5 +150,5 @@ def simple(value: Any) -> Any:
 
 def first_line(said: object) -> str:
     """Give the first line of what the library says, without the name of its own error."""
-    line = str(said).partition("\n")[0]
+    line = str(said).partition("\n")[0].replace(f" (in container '{CONTAINER}')", "")
     return re.sub(r"^[A-Z_]+: (ERROR: <input>:)?|\s*\[[A-Z_]+\]$", "", line)

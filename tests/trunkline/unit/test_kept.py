@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from tests.trunkline.unit.schemas import CustomerV1
+from trunkline import Table, wait
 from trunkline.engine import tables
 from trunkline.engine.store import Damaged, Store
 from trunkline.engine.tables import Kept
 from trunkline.errors import Permanent, Poison, Unavailable, UnknownSchema
+from trunkline.flow.rows import asked
 from trunkline.kafka.changes import Identity
 
 TOPIC = Identity("cluster", "topic", 1)
@@ -65,6 +68,16 @@ def test_a_row_is_decoded_once_and_anew_after_it_has_changed() -> None:
     del cupboard.rows[b"a"]
     rows.changed(["a"])
     assert ("a" in rows, rows.get("a"), rows.get(None)) == (False, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", ["null", "dead", wait(30)])
+def test_a_key_that_is_no_text_is_told_and_not_taken_for_one_without_a_row(missing: Any) -> None:
+    found, _, _ = kept(**{"7": b"seven"})
+    rows: Any = asked(Table("t", CustomerV1, key="customer", missing=missing), found)
+    for ask in (rows.__getitem__, rows.get, rows.__contains__):
+        with pytest.raises(Permanent, match=r"^t is asked for a key of type int; its keys are texts") as refused:
+            ask(7)
+        assert type(refused.value) is Permanent, "it waits for no row"
 
 
 def test_that_a_key_has_no_row_is_known_until_one_comes() -> None:

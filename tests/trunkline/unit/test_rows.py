@@ -35,6 +35,15 @@ def test_whichever_way_a_step_asks_for_a_missing_row_it_is_told(missing: Any, pa
     assert (list(rows), len(rows)) == (["7"], 1)
 
 
+@pytest.mark.parametrize("missing", ["dead", wait(30)])
+def test_a_row_for_null_is_not_waited_for(missing: Any) -> None:
+    rows: Any = asked(table(missing), ROWS)
+    for ask in (rows.__getitem__, rows.get, rows.__contains__):
+        with pytest.raises(Absent, match=r"^customers has no row for null$") as absent:
+            ask(None)
+        assert absent.value.patience == 0.0
+
+
 def test_twenty_missing_rows_in_a_row_are_no_fault_of_the_events() -> None:
     """A table that nobody has filled must not dead-letter a topic (DESIGN §5)."""
     rows, guard = asked(table("dead"), {}), Guard()
