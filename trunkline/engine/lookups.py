@@ -247,7 +247,8 @@ def read(lookup: Lookup, keys: Sequence[str], response: Response) -> dict[str, R
         found = response.json()
     except Unknown as error:
         raise Permanent(f"{lookup.name} {error}", status=response.status) from None
-    rows = {keys[0]: found} if lookup.split is None else lookup.split(found)
+    # As the keys of events are: what a split takes out of JSON may be a number.
+    rows = {keys[0]: found} if lookup.split is None else {str(key): row for key, row in lookup.split(found).items()}
     return {key: checked(lookup, rows[key]) for key in keys if rows.get(key) is not None}
 
 

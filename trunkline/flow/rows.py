@@ -32,6 +32,9 @@ Given = Mapping[str, Rows | Remote]
 """The rows of tables and where those of look-ups come from, by name."""
 
 
+TEXTS = "its keys are texts, also where they are numbers. Ask for str(…)."
+
+
 class Asked(Rows):
     """The rows of a table in which each row that a step asks for has to be there."""
 
@@ -79,15 +82,17 @@ class Answers(Rows):
         self._rows = rows
 
     def __getitem__(self, key: str) -> Row:
+        name, field = self._lookup.name, self._lookup.key
+        if key is not None and not isinstance(key, str):
+            raise Permanent(f"{name} is asked for a key of type {type(key).__name__}; {TEXTS}")
         if key and key not in self._keys:  # a field that is null has none
-            name, field = self._lookup.name, self._lookup.key
             raise Permanent(
                 f'{name} was not asked for "{key}": it is no {field} of the event. Correct the key of {name}.'
             )
         return self._rows[key]
 
     def __contains__(self, key: object) -> bool:
-        return self.get(str(key or "")) is not None
+        return self.get(key) is not None  # type: ignore[call-overload]  # whatever it is, it is told as it is
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

@@ -319,6 +319,20 @@ def test_what_nobody_wants_any_more_is_not_asked_for_again(monkeypatch: pytest.M
     asyncio.run(run())
 
 
+def test_a_split_may_give_numbers_for_keys_and_a_step_may_not_ask_for_them() -> None:
+    async def run() -> None:
+        body = b'{"items": [{"id": 7, "score": 4}, {"id": 8, "score": 5}]}'
+        rows = await asker(Fake(failing([Response(200, body=body)])), several()).ask(["7", "8"])
+        assert {key: row["score"] for key, row in rows.items()} == {"7": 4, "8": 5}
+        answers: Any = Answers(several(), ["7"], rows)
+        assert (answers["7"]["score"], answers.get(None), None in answers) == (4, None, False)
+        for ask in (answers.__getitem__, answers.get, answers.__contains__):
+            with pytest.raises(Permanent, match=r"^ratings is asked for a key of type int; its keys are texts"):
+                ask(7)
+
+    asyncio.run(run())
+
+
 def test_a_refusal_of_us_halts_and_a_split_with_a_bug_is_told() -> None:
     async def run() -> None:
         with pytest.raises(Halt):
