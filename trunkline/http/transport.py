@@ -39,6 +39,11 @@ CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
 DISTRUST = "invalid peer certificate: "
 """How it begins to say what is wrong with the target's certificate."""
+PLAIN = re.compile(
+    r"(operation timed out|connection closed before message completed|end of file before message length reached|"
+    r"message head is too large|[A-Z][A-Za-z ]+)(?= \(os error|$)"
+)
+"""The innermost causes that are told as they are: none of them holds anything of the call."""
 NEGLIGIBLE = 0.01
 """Seconds of its deadline that a call may have used before its request is written, without being cut for it."""
 ODD = re.compile(r"[\x00-\x1f\x7f\\#.%]")
@@ -319,11 +324,17 @@ def unsent(error: PyreqwestError) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Name an error without the address, which may hold what is not for a log; of a certificate say what is wrong."""
-    for cause in causes(error):
+    """Name an error without the address, which may hold what is not for a log; of a certificate say what is wrong.
+
+    The exception's type is the last thing to go by: a call that was sent and had no answer in time is a
+    ConnectTimeoutError.
+    """
+    found = causes(error)
+    for cause in found:
         if cause.startswith(DISTRUST):
             return f"its certificate is not trusted: {re.split('[;:]', cause.removeprefix(DISTRUST))[0]}"
-    return type(error).__name__
+    plain = PLAIN.match(found[-1]) if found else None
+    return type(error).__name__ if plain is None else f"{plain[1][0].lower()}{plain[1][1:]}"
 
 
 def causes(error: Exception) -> list[str]:

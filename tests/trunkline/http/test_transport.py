@@ -246,6 +246,21 @@ def test_without_a_status_the_outcome_is_unknown(parts: list[bytes | None], way:
         call(Served(*parts), deadline=0.5, way=way)
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ([None], "operation timed out"),
+        ([b"HTTP/1.1 200 Sa"], "connection closed before message completed"),
+        ([b"HTTP/1.1 200 Said\r\n" + b"x: y\r\n" * 500 + b"\r\n"], "message head is too large"),
+        ([b"SSH-2.0-hello\r\n\r\n"], "DecodeError"),
+    ],
+)
+def test_what_kept_an_answer_away_is_said(parts: list[bytes | None], told: str) -> None:
+    """Not that there was no connection: the request was sent."""
+    with pytest.raises(Unknown, match=f"no answer from the target: {told}$"):
+        call(Served(*parts), deadline=0.5)
+
+
 @each_way
 def test_endless_headers_are_unknown_and_not_kept(way: Way) -> None:
     served = Served(b"HTTP/1.1 200 Said\r\n", endless=repeat(b"x: " + b"y" * 60_000 + b"\r\n"))
@@ -262,7 +277,7 @@ def test_a_refused_connection_was_not_sent(way: Way) -> None:
         async with Transport(url, OPEN, guard=LOOPBACK, connections=1) as transport:
             await way(transport, Request.post("/"))
 
-    with pytest.raises(Retryable, match="no connection to the target"):
+    with pytest.raises(Retryable, match="no connection to the target: connection refused"):
         asyncio.run(run())
 
 
