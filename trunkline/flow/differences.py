@@ -321,7 +321,7 @@ def tree_changes(part: Part, at: str, old: Any, new: Any) -> Iterator[Change]:
                 yield from tree_changes(part, pointer, old.get(name, ABSENT), new.get(name, ABSENT))
         case list(), list():
             yield from list_changes(part, at, old, new)
-        case _ if type(old) is not type(new) or old != new:
+        case _ if repr(old) != repr(new):  # 1 is not 1.0, and what is no number is the same as itself
             yield Change(part, at, old, new)
 
 

@@ -16,7 +16,7 @@ from trunkline.cli.loading import load_unchecked
 from trunkline.cli.revision import Beside, checked_out
 from trunkline.cli.walk import former
 from trunkline.errors import UsageError
-from trunkline.flow.differences import Difference, compare
+from trunkline.flow.differences import Change, Difference, compare, tree_changes
 from trunkline.flow.inputs import examples, walked
 from trunkline.flow.journeys import Data
 
@@ -73,6 +73,12 @@ def golden(name: str, text: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_what_is_no_number_is_the_same_as_itself_and_one_is_not_one_point_nought() -> None:
+    nan = float("nan")
+    assert list(tree_changes("body", "", {"a": nan, "b": [nan]}, {"a": float("nan"), "b": [nan]})) == []
+    assert list(tree_changes("body", "", {"a": 1}, {"a": 1.0})) == [Change("body", "/a", 1, 1.0)]
 
 
 def test_identical_trees_differ_in_nothing(desk: Path) -> None:
