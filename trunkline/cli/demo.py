@@ -330,7 +330,10 @@ def break_(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0]}: {first['msg']}." if first["loc"] else f"{first['msg']}.") from None
+        option = str(first["loc"][0]).removesuffix("_ms") if first["loc"] else ""
+        why = first["msg"].removeprefix("Value error, ")
+        why = "a path begins with / or *, a field is FIELD=GLOB" if option == "match" else why
+        raise UsageError(f"--{option}: {why}." if option else f"{why}.") from None
     with reaching(address) as control:
         number = control.break_(behaviour)
     if as_json:

@@ -19,8 +19,8 @@ from trunkline.settings import Settings
 
 __all__ = ["bootstrap", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
 
-out = Console(highlight=False, emoji=False, soft_wrap=True)
-talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+talk = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def safe(text: str) -> str:

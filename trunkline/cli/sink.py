@@ -56,6 +56,8 @@ def skip(
     as_json: Json = False,
 ) -> None:
     """Send one event of a sink to its dead letters instead of to the target: it may be replayed later."""
+    if not event:
+        raise UsageError("say which event: its id is empty.")
 
     def order(desk: Desk, name: str, command: Command) -> Answer:
         return desk.skip(name, event, command)

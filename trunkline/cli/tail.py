@@ -40,7 +40,7 @@ def tail(
                     typer.echo(line(as_data(record, curtain, value, problem)))
                 else:
                     show(record, curtain, value, problem)
-    if not shown and not follow:
+    if not shown and not follow and last:
         talk.print(f"{topic} has no records.", markup=False)
 
 

@@ -11,7 +11,7 @@ from trunkline.deadletter import REFERENCE, Letter, stray
 from trunkline.deadletter import read as read_letter
 from trunkline.errors import Poison, Unavailable, UsageError
 from trunkline.event import Event, from_headers
-from trunkline.flow.declare import Bus, Deliver, Reading, dead_letters_of, identity_of, sink_identity
+from trunkline.flow.declare import Bus, Deliver, Reading, dead_letters_of, identity_of, sink_identity, targets_of
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
 from trunkline.ledger import deliveries
@@ -86,6 +86,8 @@ def flow_of(bus: Bus, name: str) -> str:
     known = sorted({*(deliver.to.name for deliver in bus.delivering.values()), *reading(bus)})
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+    if callers := [sink.name for sink in bus.sinks if name in (target.name for target in targets_of(sink))]:
+        hint = f"It is a target (`trunkline target show {name}`), called by {' and '.join(callers)}."
     if name in former:
         hint = f"It is called {former[name]} now."
     raise UsageError(f"there is no sink or reading flow {name}. {hint}")

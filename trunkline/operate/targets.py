@@ -8,7 +8,7 @@ from datetime import datetime
 from trunkline.engine.limits import SECONDS
 from trunkline.engine.targets import order_name, weights_of
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Target
+from trunkline.flow.declare import Bus, Target, targets_of
 from trunkline.kafka import orders
 from trunkline.kafka.orders import Change, Command, Orders
 from trunkline.operate.control import Answer, Desk, topic_of
@@ -25,7 +25,9 @@ def target_of(bus: Bus, name: str) -> Target:
     """
     known = bus.targets
     if name not in known:
-        raise UsageError(f"there is no target {name}. The targets are: {', '.join(known)}.")
+        called = next(([one.name for one in targets_of(sink)] for sink in bus.sinks if sink.name == name), None)
+        hint = f"It is a sink, which calls {' and '.join(called)}. " if called else ""
+        raise UsageError(f"there is no target {name}. {hint}The targets are: {', '.join(known)}.")
     return known[name]
 
 

@@ -290,6 +290,10 @@ def test_skipping_says_when_there_may_be_nothing_to_skip(project: Project) -> No
     assert project.json("sink", "ls")[0]["skips"] == ["had", "open", "opne"]
 
 
+def test_without_an_id_nothing_is_skipped(project: Project) -> None:
+    assert project("sink", "skip", "store", "", code=2) == "trunkline: say which event: its id is empty.\n"
+
+
 def test_a_flow_that_is_not_there_is_named_before_a_port_is_taken(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -331,6 +335,10 @@ def test_who_does_not_obey_is_named_on_the_command_line(project: Project, monkey
     ("name", "said"),
     [
         ("stroe", "there is no sink or reading flow stroe. Did you mean store?"),
+        (
+            "shelves",
+            "there is no sink or reading flow shelves. It is a target (`trunkline target show shelves`), called ",
+        ),
         ("PREFIX.orders.checked", "is a flow of steps; only a sink can be paused, resumed or told to skip an event."),
     ],
 )

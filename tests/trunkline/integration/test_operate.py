@@ -79,7 +79,12 @@ def test_tail_decodes_exactly_and_shows_what_it_cannot_decode(project: Project) 
         1,
         2,
     ]
-    assert project("tail", project.good, "--last", "0") == ""
+    nothing = project.run("tail", project.good, "--last", "0")
+    assert (nothing.stdout, nothing.stderr) == ("", ""), "it has records"
+    project.send(project.good, b"plain", (("[bold]note[/]", b"[/red] :smile:"),), key=b"[/red][bold]k[/]")
+    shown = project("tail", project.good, "-n1")
+    assert "  key [/red][bold]k[/]  " in shown, "what looks like a style is none"
+    assert "  [bold]note[/]: [/red] :smile:\n" in shown
     assert project("tail", f"{project.good}s", code=2) == (
         f"trunkline: there is no topic {project.good}s. Did you mean {project.good}?\n"
     )

@@ -37,6 +37,11 @@ def test_what_a_command_complains_of_moves_no_cursor(
     ("arguments", "code", "said"),
     [
         (["send", "storefront", "--file", "{folder}"], 2, "trunkline: --file {folder}: Is a directory.\n"),
+        (
+            ["target", "pause", "warehouse"],
+            2,
+            "trunkline: there is no target warehouse. It is a sink, which calls stock. The targets are: stock, mail",
+        ),
         (["--env", "{folder}/binary", "check"], 2, "trunkline: --env {folder}/binary: it is no text in UTF-8.\n"),
         (
             ["send", "storefront", "--file", "{folder}/empty.json"],
@@ -45,9 +50,9 @@ def test_what_a_command_complains_of_moves_no_cursor(
         ),
         (["send", "storefront", "--example", "--url", "http://[x"], 1, "trunkline: no gateway at http://[x: "),
     ],
-    ids=["a folder", "no text", "another shape", "no address"],
+    ids=["a folder", "a sink", "no text", "another shape", "no address"],
 )
-def test_what_cannot_be_read_is_told_in_one_line(
+def test_what_is_wrong_is_told_in_one_line(
     arguments: list[str],
     code: int,
     said: str,
