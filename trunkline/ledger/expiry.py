@@ -132,8 +132,8 @@ DELETE FROM latest WHERE day < ? AND (sink, key) IN (SELECT sink, key FROM lates
 
 async def keep_sweeping(writer: Writer, keep: Keep, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
     """Sweep now and every hour until cancelled; a ledger that fails is asked again at the next hour."""
-    more = False
     while True:
+        more = False
         with suppress(Unavailable):
             more = await writer.write(lambda db: sweep(db, clock(), keep))
         await asyncio.sleep(PAUSE if more else EVERY.total_seconds())

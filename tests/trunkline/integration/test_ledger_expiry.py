@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from trunkline.errors import Unavailable
 from trunkline.event import Event
 from trunkline.ledger import claims, deliveries, expiry
 from trunkline.ledger.attempts import Attempt, attempts_of, tried
@@ -191,3 +193,24 @@ def test_a_worker_sweeps_while_it_writes(ledger: Ledger, monkeypatch: pytest.Mon
         return found
 
     assert asyncio.run(work()) == {place("new")}
+
+
+def test_a_ledger_that_fails_in_the_middle_of_a_sweep_is_not_asked_at_once() -> None:
+    """It would be asked twenty times a second, for as long as it does not answer."""
+    asked: list[float] = []
+
+    class Ledger:
+        async def write(self, _: object) -> bool:
+            asked.append(asyncio.get_running_loop().time())
+            if len(asked) == 2:
+                raise Unavailable("the ledger does not answer")
+            return True
+
+    async def run() -> None:
+        writer: Any = Ledger()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5 * expiry.PAUSE):
+                await expiry.keep_sweeping(writer, KEEP)
+
+    asyncio.run(run())
+    assert len(asked) == 2
