@@ -17,7 +17,7 @@ from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response as HttpResponse
 from pyreqwest.response import ResponseBodyReader
 
-from trunkline.errors import Permanent, Retryable, Unknown
+from trunkline.errors import Halt, Permanent, Retryable, Unknown
 from trunkline.flow.declare import Tls
 from trunkline.http import certificates
 from trunkline.http.guard import Guard, resolve
@@ -37,11 +37,13 @@ READ = 1024 * 1024
 """Bytes of an answer's body that are read, decompressed: the connection is closed on the rest."""
 CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
+LOCKED_OUT = "tunnel error: proxy authorization required"
+"""What it names when a proxy has answered 407."""
 DISTRUST = "invalid peer certificate: "
 """How it begins to say what is wrong with the target's certificate."""
 PLAIN = re.compile(
     r"(operation timed out|connection closed before message completed|end of file before message length reached|"
-    r"message head is too large|[A-Z][A-Za-z ]+)(?= \(os error|$)"
+    r"message head is too large|tunnel error: [a-z ]+|[A-Z][A-Za-z ]+)(?= \(os error|$)"
 )
 """The innermost causes that are told as they are: none of them holds anything of the call."""
 NEGLIGIBLE = 0.01
@@ -191,6 +193,9 @@ class Transport:
             except PyreqwestError as error:
                 if not unsent(error):
                     raise Unknown(f"no answer from the target: {reason(error)}") from None
+                if LOCKED_OUT in causes(error):
+                    told = "the proxy of the target does not accept the user and password in its address"
+                    raise Halt(f"{told}. Check the setting that names the proxy.") from None
                 tried += 1
                 if tried >= self._pool.leave(client):
                     raise Retryable(f"no connection to the target: {reason(error)}") from None

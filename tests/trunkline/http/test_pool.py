@@ -250,3 +250,25 @@ def test_the_address_of_a_proxy_is_checked_too() -> None:
             return proxy.connections
 
     assert asyncio.run(run()) == 0
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (407, Halt, "the proxy of the target does not accept the user and password in its address"),
+        (403, Retryable, "no connection to the target: tunnel error: unsuccessful"),
+    ],
+)
+def test_a_proxy_that_lets_nothing_through_says_why(status: int, kind: type[Exception], told: str, way: Way) -> None:
+    """With other credentials than its own every event would fail so: the verdict table has 407 for it."""
+
+    async def run() -> None:
+        async with Served(answer(status)) as proxy:
+            url = proxy.url.replace("://", "://us:hush@")
+            async with Transport("https://crm.example", OPEN, guard=LOOPBACK, connections=1, proxy=url) as transport:
+                await way(transport, Request.get("/"))
+
+    with pytest.raises(kind, match=told) as error:
+        asyncio.run(run())
+    assert "hush" not in str(error.value)
