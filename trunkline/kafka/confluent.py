@@ -6,6 +6,7 @@ is on. Known ids are cached for ever, "not found" for five seconds (I4).
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -66,7 +67,8 @@ class Confluent:
                 raise Unavailable("the schema registry did not answer a moment ago")
             answer = self._ask("GET", f"/schemas/ids/{schema_id}", timeout=WAITS)
             if answer.status_code == 404:
-                self._missing[schema_id] = time.monotonic() + NOT_FOUND_FOR
+                now = time.monotonic()
+                self._missing = still(self._missing, now) | {schema_id: now + NOT_FOUND_FOR}
                 return None
             self._texts[schema_id] = str(whole(answer)["schema"])
             return self._texts[schema_id]
@@ -93,6 +95,11 @@ class Confluent:
         except httpx.HTTPError as error:
             self._silent = time.monotonic() + SILENT_FOR
             raise Unavailable(f"the schema registry does not answer: {type(error).__name__}") from None
+
+
+def still(missing: Mapping[int, float], now: float) -> dict[int, float]:
+    """Give the ids that are not asked for again yet: whoever names another one in every value fills no memory."""
+    return {schema_id: until for schema_id, until in missing.items() if until > now}
 
 
 def whole(answer: httpx.Response) -> Any:

@@ -16,7 +16,7 @@ from trunkline.avro.codec import HEAD, Codec, head_of, split
 from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
 from trunkline.errors import Unavailable
-from trunkline.kafka.confluent import Confluent, codec_from
+from trunkline.kafka.confluent import Confluent, codec_from, still
 from trunkline.kafka.events import MISSING
 from trunkline.settings import Kafka
 
@@ -73,7 +73,8 @@ class Registry:
                     raise Unavailable(f"the schemas on {self._topic} could not be read a moment ago")
                 self._catch_up(WAITS)
                 if schema_id not in self._texts:
-                    self._missing[schema_id] = time.monotonic() + NOT_FOUND_FOR
+                    now = time.monotonic()
+                    self._missing = still(self._missing, now) | {schema_id: now + NOT_FOUND_FOR}
             return self._texts.get(schema_id)
 
     def codec_of(self, schema_id: int) -> Codec:
