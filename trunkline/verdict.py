@@ -110,7 +110,9 @@ def judge(
     said = f"answered {status}{words(body)}"
     match status:
         case 401 | 407:
-            return Halt(f"the target {said}: it does not accept our credentials. Check the secret of this target.")
+            return Halt(
+                f"the target {said.rstrip('.')}: it does not accept our credentials. Check the secret of this target."
+            )
         case _ if 300 <= status < 400:
             return Halt(f"the target {said}: redirects are never followed. Put the new address in the target's URL.")
         case 404 | 410 if method == "DELETE":

@@ -1,6 +1,7 @@
 """Sinks: pause one, let it go on, skip one of its events, and see how all of them stand."""
 
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Command, Full
 from trunkline.operate.control import Answer, Desk, Standing, flows_of, sink_of, standings, topic_of
-from trunkline.operate.trace import Stands, Tracer
+from trunkline.operate.trace import Node, Stands, Trace, Tracer
 from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,13 +81,32 @@ def told_of(bus: Bus, sink: str, event: str) -> str | None:
     with Control(bootstrap(settings)) as control, looking(settings) as db:
         if db is None:
             return None
-        found = [delivery for one in Tracer(bus, control, db).trace(event) for delivery in one.node.deliveries]
-    here = [one for one in found if one.flow in flows_of(bus, sink)]
-    if not here:
-        return f"no event {event} has come to {sink} so far; should one come, it is skipped. Is the id right?"
-    if all(one.stands in ENDED for one in here):
-        return f"event {event} is {here[0].stands} at {sink} already: nothing is skipped."
-    return None
+        return hint(Tracer(bus, control, db).trace(event), flows_of(bus, sink), sink, event)
+
+
+def hint(found: Sequence[Trace], flows: Collection[str], sink: str, event: str) -> str | None:
+    """Say of what is known of an event why skipping it at a sink may come to nothing."""
+    if here := [one for trace in found for one in trace.node.deliveries if one.flow in flows]:
+        if all(one.stands in ENDED for one in here):
+            return f"event {event} is {here[0].stands} at {sink} already: nothing is skipped."
+        return None
+    said = f"no event {event} has come to {sink} so far; should one come, it is skipped."
+    made = [(one, at) for trace in found for one in below(trace.node) for at in one.deliveries if at.flow in flows]
+    if waiting := [one.id for one, at in made if at.stands not in ENDED]:
+        more = f", one of {len(waiting)}" if len(waiting) > 1 else ""
+        command = shlex.join(["trunkline", "sink", "skip", sink, waiting[0]])
+        return f"{said} What came of it and waits there is {waiting[0]}{more}: {command}"
+    if made:
+        return f"{said} What came of it there, {made[0][0].id}, is {made[0][1].stands} already."
+    return f"{said} Is the id right?"
+
+
+def below(node: Node) -> Iterator[Node]:
+    """Give the events that were made of one, and of those."""
+    for step in node.steps:
+        for made in step.made:
+            yield made
+            yield from below(made)
 
 
 @app.command("ls")

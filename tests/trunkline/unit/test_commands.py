@@ -14,7 +14,9 @@ from rich.console import Console
 
 from trunkline.cli import send, show
 from trunkline.cli.main import COMMANDS, app, command_at
+from trunkline.cli.sink import hint
 from trunkline.flow.walk import EXAMPLES
+from trunkline.operate.trace import Delivery, Node, Stands, Step, Trace
 
 
 @pytest.mark.parametrize("name", [name for name, (_, told) in COMMANDS.items() if told])
@@ -118,3 +120,19 @@ def test_no_terminal_is_too_narrow_for_an_id(
         assert told.count(cell) == 2
     assert told.count("failed at") == (1 if width == 400 else 2)
     assert "\x1b[2J" not in told
+
+
+def test_skipping_an_event_by_its_sources_id_names_what_came_of_it() -> None:
+    def made(name: str, stands: Stands) -> Node:
+        return Node("shop/steps", name, "moves", deliveries=(Delivery("moves.store", "store", stands),))
+
+    def told(*below: Node) -> str | None:
+        step = Step("sales.steps", "process", "done", made=below)
+        return hint([Trace((), Node("shop/desk", "sale", "sales", steps=(step,)))], ["moves.store"], "store", "sale")
+
+    nothing = "no event sale has come to store so far; should one come, it is skipped. "
+    assert told() == f"{nothing}Is the id right?"
+    assert told(made("a", "delivered")) == f"{nothing}What came of it there, a, is delivered already."
+    waits = f"{nothing}What came of it and waits there is b"
+    assert told(made("a", "delivered"), made("b", "being retried")) == f"{waits}: trunkline sink skip store b"
+    assert told(made("b", "being retried"), made("c", "waiting")) == f"{waits}, one of 2: trunkline sink skip store b"
