@@ -42,6 +42,9 @@ STRICTER = {
     "a is long (timestamp-micros), and was long (timestamp-millis)",
     "a is bytes (decimal of scale 3), and was bytes (decimal of scale 2)",
     "a is string, and was bytes",
+    "a would be read as bytes where it was string",
+    "a would be read as double where it was long",
+    "a would be read as string where it was bytes (decimal of scale 2)",
 }
 """What we refuse and Avro's own checker lets pass, on purpose (trunkline/avro/compat.py)."""
 
