@@ -40,7 +40,7 @@ MEANING: dict[Kind, str] = {
 
 @app.command("ls")
 def list_letters(
-    sink: Annotated[str | None, typer.Argument(metavar="[SINK]", help="A sink's name, or a flow's.")] = None,
+    sink: Annotated[str | None, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -181,7 +181,7 @@ def row(dead: Dead, view: View) -> tuple[str, ...]:
 @app.command()
 def show(
     sink: Name,
-    event: Annotated[str | None, typer.Argument(metavar="[EVENT]", help="An event's id; else the newest open.")] = None,
+    event: Annotated[str | None, typer.Argument(metavar="EVENT", help="An event's id; else the newest open.")] = None,
     *,
     as_json: Json = False,
 ) -> None:

@@ -32,10 +32,10 @@ STATUS = re.compile("[1-5][0-9]{2}")
 
 def walk(
     source: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="A source; with --last a topic. With --diff: all of them.")
+        str, typer.Argument(metavar="SOURCE", help="A source; with --last a topic. With --diff: all of them.")
     ] = "",
     file: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="A file, an example's name, or - for what is piped in.")
+        str, typer.Argument(metavar="FILE", help="A file, an example's name, or - for what is piped in.")
     ] = "",
     *,
     diff: Annotated[

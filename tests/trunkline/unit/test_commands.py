@@ -136,3 +136,13 @@ def test_skipping_an_event_by_its_sources_id_names_what_came_of_it() -> None:
     waits = f"{nothing}What came of it and waits there is b"
     assert told(made("a", "delivered"), made("b", "being retried")) == f"{waits}: trunkline sink skip store b"
     assert told(made("b", "being retried"), made("c", "waiting")) == f"{waits}, one of 2: trunkline sink skip store b"
+
+
+@pytest.mark.parametrize("command", [["dlq", "show"], ["dlq", "ls"], ["walk"]], ids=" ".join)
+def test_what_may_be_left_out_is_in_one_pair_of_brackets(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trunkline", *command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        app()
+    assert "[[" not in capsys.readouterr().out
