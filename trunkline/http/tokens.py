@@ -63,7 +63,6 @@ VISIBLE = re.compile(r"[!-~]+")
 """What a token is made of (RFC 6750 §2.1, and what else servers use): nothing that ends a header."""
 SENDABLE = re.compile(r"[!-~\u0080-\U0010ffff](?:[\t -~\u0080-\U0010ffff]*[!-~\u0080-\U0010ffff])?")
 """What a header's value may be (RFC 9110 §5.5)."""
-PORTS = {"http": 80, "https": 443}
 
 
 class Caller(Protocol):
@@ -200,11 +199,9 @@ def basic(user: str, password: str) -> str:
 
 
 def authority_of(url: str) -> str:
-    """Give host and port of an address as RFC 9421 §2.2.3 signs them: in lower case, without the scheme's own port."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    name = f"[{host}]" if ":" in host else host
-    return name if parts.port in (None, PORTS.get(parts.scheme)) else f"{name}:{parts.port}"
+    """Give host and port of an address as RFC 9421 §2.2.3 signs them, which is as the Host header has them."""
+    place = Url.parse(url)  # a name is in ASCII then, an address in its usual form, the scheme's own port left out
+    return place.host_str or "" if place.port is None else f"{place.host_str}:{place.port}"
 
 
 def address_of(setting: Env) -> tuple[str, str, str]:

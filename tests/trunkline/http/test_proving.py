@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 import pytest
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import KEY, Way, each_way, first
 from trunkline.errors import Halt, Retryable
-from trunkline.http.proofs import NOTHING, NoToken, Signature
+from trunkline.http.guard import Address
+from trunkline.http.proofs import NOTHING, OPEN, NoToken, Signature
+from trunkline.http.tokens import authority_of
 from trunkline.http.transport import Transport
 from trunkline.requests import Request
 from trunkline.responses import Response
@@ -150,3 +153,19 @@ async def refused_port() -> None:
         url = served.url
     async with Transport(url, Tokens("x"), guard=LOOPBACK, connections=1) as transport:
         await first(transport, Request.get("/"))
+
+
+@pytest.mark.parametrize("host", ["bücher.example", "BUECHER.example", "127.1", "0x7f.0.0.1", "depot.example."])
+def test_what_is_signed_as_the_host_is_what_the_call_says(host: str) -> None:
+    async def loopback(_: str) -> list[Address]:
+        return [ip_address("127.0.0.1")]
+
+    async def run() -> tuple[str, str]:
+        async with Served(answer(200), host=host) as served:
+            async with Transport(served.url, OPEN, guard=LOOPBACK, connections=1, resolve=loopback) as transport:
+                await first(transport, Request.get("/"))
+            [said] = [line for line in served.heads[0].split("\r\n") if line.lower().startswith("host: ")]
+            return said[6:], authority_of(served.url)
+
+    said, signed = asyncio.run(run())
+    assert signed == said
