@@ -121,6 +121,28 @@ class Scripted(HttpSink):
         return answer.raise_for_status() if self.found is None else self.found
 
 
+class Posts(HttpSink):
+    """One call by hand."""
+
+    name = "posts"
+
+    async def deliver(self, event: Event[NoteWrittenV1], call: Calls) -> httpx.Response:
+        return await call.http.post(f"/{event.key}", headers={"Idempotency-Key": call.key})
+
+
+def test_a_target_that_asks_a_hand_written_sink_to_wait_is_called_by_nobody_until_then(stage: Stage) -> None:
+    bus = stage.make(Bus(stage.prefix, [Deliver(notes(stage.prefix, 2), to=Posts(Target("p", env("SHELF_URL"))))]))
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=429, retry_after=3))
+    with stage.running(bus):
+        stage.write(bus, [note(1, "a")])
+        wait_for(lambda: len(stage.attempts()) == 1, why=stage.attempts)
+        stage.target.control.heal(stage.prefix)
+        stage.write(bus, [note(1, box) for box in "bcdefgh"])
+        wait_for(lambda: stage.rows()[State.DONE] == 8, why=stage.rows)
+    first, *others = [attempt.at for attempt in stage.attempts()]
+    assert min(others) - first > 2.9
+
+
 async def attempted(sink: HttpSink, answer: httpx.Response) -> tuple[Verdict, Response | None]:
     """Let a hand-written sink make its attempt at a target that answers so."""
     assert isinstance(sink, Written)
