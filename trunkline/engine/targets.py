@@ -210,8 +210,8 @@ class Gate:
         """Say how many calls of the flow may begin now."""
         access = self.access
         room = ANY if access.calm else access.room(now)
-        for limiter, _ in self._dues:
-            if room > 0 and (ours := limiter.room(now)) < room:
+        for limiter, calls in self._dues:
+            if room > 0 and (ours := -(-limiter.room(now) // calls)) < room:  # rounded up: the last goes into debt
                 room = ours
         return room
 

@@ -297,6 +297,19 @@ def test_an_event_of_several_calls_begins_where_every_limit_has_room_and_counts_
     asyncio.run(run())
 
 
+def test_events_of_several_calls_have_no_larger_burst() -> None:
+    target = Target("depot", env("DEPOT_URL"), limit=Limit(10, burst=6))
+    gate = Gate(Access(target), target, 1.0)
+    gate.divide(1.0, 0.0)
+    assert gate.room(9.0) == 6
+    gate.lead_to({gate: 2})
+    assert gate.room(9.0) == 3
+    gate.begin(9.0)
+    assert gate.room(9.0) == 2
+    gate.lead_to({gate: 5})
+    assert gate.room(9.0) == 1
+
+
 def test_nothing_looks_for_room_where_only_an_order_or_the_end_of_a_trial_brings_it() -> None:
     """Every 2 ms, for as long as the pause is."""
     access = Access(DEPOT)
