@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Coroutine, Mapping
 from inspect import iscoroutinefunction
+from itertools import islice
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,9 @@ from trunkline.flow.declare import (
 from trunkline.flow.rows import Answers, Given, keys_of
 
 T = TypeVar("T")
+
+MOST = 100_000
+"""Records that a route makes of one event at most: they are made at one go, within seconds and in memory."""
 
 
 class Made(NamedTuple):
@@ -152,7 +156,10 @@ def records_of(route: Route, topic: Topic, event: Event[Any]) -> list[Made]:
     """
     records: list[Made] = []
     ordinals: dict[str | None, int] = {}
-    for data in run(route_to_list, route, event):
+    given = run(route_to_list, route, event)
+    if len(given) > MOST:
+        raise Permanent(f"{route.__name__} makes more than {MOST:,} records of one event for {topic.name}")
+    for data in given:
         if type(data) is not dict and not isinstance(data, Mapping):  # the first is the rule, and costs nothing
             raise Permanent(f"{route.__name__} gave a {type(data).__name__} for {topic.name}, no record")
         key = key_of(topic, data)
@@ -169,8 +176,8 @@ def event_of(made: Made, source: str, parent: Event[Any]) -> Event[Any]:
 
 
 def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:
-    """Run a route to its end: it may be a generator, which raises only while it is read."""
-    return list(route(event))
+    """Run a route to its end, which may never come: it may be a generator, which raises only while it is read."""
+    return list(islice(route(event), MOST + 1))
 
 
 def run(body: Any, *arguments: Any) -> Any:

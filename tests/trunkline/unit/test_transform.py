@@ -78,6 +78,18 @@ def test_of_an_event_routes_may_make_nothing() -> None:
     assert run([], {parcels: none, notes: none}) == []
 
 
+def test_a_route_that_never_ends_is_the_events_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.flow.transform.MOST", 3)
+
+    def endless(order: Event[Any]) -> Iterator[ParcelV1]:
+        while True:
+            yield from one(order)
+
+    assert len(run([], {parcels: each})) == 3
+    with pytest.raises(Permanent, match="endless makes more than 3 records of one event for parcels"):
+        run([], {parcels: endless})
+
+
 def test_steps_run_in_order_with_their_tables() -> None:
     def with_city(order: Event[Any], rows: Mapping[str, CustomerV1]) -> Event[Any]:
         return order.having({**order.data, "city": rows[order.data["customer"]]["city"]})
