@@ -21,8 +21,11 @@ SHORT = 6
 """Characters below which a value is only found where it stands alone: it may well be a part of a word."""
 NAMES = re.compile("authorization|cookie|token|secret|password|api[-_]?key", re.IGNORECASE)
 """Names, as of headers, whose values are secrets wherever they come from."""
-USERINFO = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]+(?=@)")
-"""The user and password of an address (RFC 3986 §3.2.1), also one with an @ that nobody has encoded."""
+USERINFO = re.compile(r"(?<=://)(?:[^/\s@:]*:[^/\s]+|[^/?#\s@:]+)(?=@)")
+"""The user and password of an address (RFC 3986 §3.2.1), also one with an @ that nobody has encoded.
+
+A user alone is often a token.
+"""
 
 _secrets: set[str] = set()
 

@@ -103,6 +103,8 @@ def test_nothing_is_no_secret() -> None:
 def test_user_and_password_of_an_address_are_hidden() -> None:
     said = "could not connect to postgresql://me:s3cret@db:5432/ledger; see https://there/a:b@c"
     assert redact(said) == f"could not connect to postgresql://{SECRET}@db:5432/ledger; see https://there/a:b@c"
+    assert redact("https://t0ken@there/x?mail=a@b") == f"https://{SECRET}@there/x?mail=a@b", "a user alone is a token"
+    assert redact("https://there?mail=a@b") == "https://there?mail=a@b"
     assert redact("postgresql://me:s3@cret@db:5432/ledger") == f"postgresql://{SECRET}@db:5432/ledger"
 
 
