@@ -123,7 +123,7 @@ def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, address: st
     sink, known_by = flow.to.name, sink_identity(flow.to)
     again = f"nothing is delivered until `trunkline sink resume {sink}`."
     if (order := held.paused.get(known_by)) is not None:
-        yield f"{sink} is paused by {order.who}{f' ({order.why})' if order.why else ''}: {again}"
+        yield f"{sink} is paused by {order.by}: {again}"
     for reason in dict.fromkeys(said.halted[name] for said in orders.running(held, [name], now) if name in said.halted):
         yield f"{sink} has halted: {reason.rstrip('.')}: {again}"
     for told in targets.troubled(targets.standings(bus, held, now)).get(name, ()):

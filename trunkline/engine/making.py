@@ -108,12 +108,7 @@ class Maker:
             Permanent: a function from an earlier version of its schema to the next failed.
             Unavailable: its schema is unknown here and cannot be asked for.
         """
-        try:
-            data = self._form.decode(record.value)
-        except Permanent:
-            from_headers(record.headers, record.key)  # no event at all is poison, whatever else is wrong with it
-            raise
-        event = from_headers(record.headers, record.key, data)
+        event = self._form.event_of(record)
         if spans.Exporting.recorder is None:
             return Read(event, None)
         return Read(*spans.carried("process", self._name, event, {"trunkline.event": event.id}))

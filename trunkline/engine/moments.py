@@ -9,7 +9,7 @@ from trunkline.engine.elsewhere import Elsewhere
 from trunkline.engine.partition import Given, Partition, Taken, Try, moment_of
 from trunkline.engine.trail import Again, again
 from trunkline.errors import Permanent, Poison, Unavailable, UnknownSchema
-from trunkline.event import Moment, from_headers
+from trunkline.event import Moment
 from trunkline.flow.declare import Agent, Topic, identity_of, inputs_of, replay_of
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
@@ -79,13 +79,7 @@ class Moments:
         return self._topics.get(record.slot.topic if sent is None else sent.origin.topic, self._first)
 
     def _event(self, record: Record, sent: Again | None) -> Taken[Any]:
-        form = self._forms[self._topic_of(record).name]
-        try:
-            data = form.decode(record.value)
-        except Permanent:
-            from_headers(record.headers, record.key)  # no event at all is poison, whatever else is wrong with it
-            raise
-        event = from_headers(record.headers, record.key, data)
+        event = self._forms[self._topic_of(record).name].event_of(record)
         partition, offset = (record.slot.partition, record.offset) if sent is None else sent.stood
         return Taken(
             event.id,

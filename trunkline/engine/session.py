@@ -293,8 +293,7 @@ class Session:
                 break
             made += 1
             self._gathered.append(entry)
-            for write in entry.writes:
-                self._bytes += WRITE + len(write.value or b"")
+            self._bytes += weight(entry)
             if self._back is not None:
                 self._back.done(record)
             if self._stopping.is_set():
@@ -372,7 +371,7 @@ class Session:
     def _have(self, entries: list[Entry]) -> None:
         """Have these gathered, whatever was before."""
         self._gathered = entries
-        self._bytes = sum([WRITE + len(write.value or b"") for entry in entries for write in entry.writes])
+        self._bytes = sum(map(weight, entries))
 
     def _first(self) -> dict[Slot, Record]:
         found: dict[Slot, Record] = {}
@@ -382,6 +381,11 @@ class Session:
             if record.slot not in found or record.offset < found[record.slot].offset:
                 found[record.slot] = record
         return found
+
+
+def weight(entry: Entry) -> int:
+    """Say roughly how many bytes an entry has to write."""
+    return sum([WRITE + len(write.value or b"") for write in entry.writes])
 
 
 def settled(future: "Future[Any]", seconds: float) -> bool:

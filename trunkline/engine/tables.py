@@ -16,7 +16,7 @@ from typing import Any
 from trunkline.engine.store import Damaged, Store, discard
 from trunkline.errors import Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.flow.declare import Table
-from trunkline.flow.rows import TEXTS, Row, Rows, asked
+from trunkline.flow.rows import Row, Rows, asked, no_text
 from trunkline.kafka.changes import Changes
 from trunkline.kafka.registry import Format
 from trunkline.observe import Observed, Observer
@@ -104,7 +104,7 @@ class Kept(Rows):
         if not isinstance(key, str):
             if key is None:
                 return None
-            raise Permanent(f"{self._table} is asked for a key of type {type(key).__name__}; {TEXTS}")
+            raise no_text(self._table, key)
         if key in self._young:
             return self._young.get(key)
         if key in self._old:

@@ -32,9 +32,6 @@ Given = Mapping[str, Rows | Remote]
 """The rows of tables and where those of look-ups come from, by name."""
 
 
-TEXTS = "its keys are texts, also where they are numbers. Ask for str(…)."
-
-
 class Asked(Rows):
     """The rows of a table in which each row that a step asks for has to be there."""
 
@@ -82,10 +79,10 @@ class Answers(Rows):
         self._rows = rows
 
     def __getitem__(self, key: str) -> Row:
-        name, field = self._lookup.name, self._lookup.key
         if key is not None and not isinstance(key, str):
-            raise Permanent(f"{name} is asked for a key of type {type(key).__name__}; {TEXTS}")
+            raise no_text(self._lookup.name, key)
         if key and key not in self._keys:  # a field that is null has none
+            name, field = self._lookup.name, self._lookup.key
             raise Permanent(
                 f'{name} was not asked for "{key}": it is no {field} of the event. Correct the key of {name}.'
             )
@@ -138,3 +135,9 @@ def within(lookup: Lookup, name: str, value: Any) -> list[Any]:
         raise Permanent(f"the event has no {lookup.key}, which is the key of {lookup.name}")
     found = value[name]
     return [*found] if isinstance(found, list) and not any(isinstance(item, Mapping) for item in found) else [found]
+
+
+def no_text(name: str, key: object) -> Permanent:
+    """Say that a step asks a table or look-up with what is no text."""
+    told = "its keys are texts, also where they are numbers. Ask for str(…)."
+    return Permanent(f"{name} is asked for a key of type {type(key).__name__}; {told}")

@@ -212,9 +212,8 @@ async def read(request: Request) -> bytes:
     Raises:
         Rejected: 413, it is larger; 408, it takes too long; 400, the sender left before its end.
     """
-    too_large = Rejected(413, "The body is too large", f"It has more than {LARGEST} bytes; nothing was published.")
     if int(request.headers.get("content-length", 0)) > LARGEST:
-        raise too_large
+        raise too_large()
     chunks: list[bytes] = []
     size = 0
     try:
@@ -222,7 +221,7 @@ async def read(request: Request) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > LARGEST:
-                    raise too_large
+                    raise too_large()
                 chunks.append(chunk)
     except TimeoutError:
         why = f"It was not whole after {PATIENCE:g} seconds; nothing was published."
@@ -230,3 +229,8 @@ async def read(request: Request) -> bytes:
     except ClientDisconnect:
         raise Rejected(400, "The body is not whole", "The sender left; nothing was published.") from None
     return b"".join(chunks)
+
+
+def too_large() -> Rejected:
+    """Refuse a body for its size."""
+    return Rejected(413, "The body is too large", f"It has more than {LARGEST} bytes; nothing was published.")

@@ -54,6 +54,11 @@ class Command:
     at: datetime
     why: str = ""
 
+    @property
+    def by(self) -> str:
+        """Who asked, with the reason if there is one."""
+        return f"{self.who} ({self.why})" if self.why else self.who
+
 
 class Trusted(NamedTuple):
     """The ledger that holds."""

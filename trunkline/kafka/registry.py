@@ -15,9 +15,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from trunkline.avro.codec import HEAD, Codec, head_of, split
 from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
-from trunkline.errors import Unavailable
+from trunkline.errors import Permanent, Unavailable
+from trunkline.event import Event, from_headers
 from trunkline.kafka.confluent import Confluent, codec_from, still
-from trunkline.kafka.events import MISSING
+from trunkline.kafka.events import MISSING, Record
 from trunkline.settings import Kafka
 
 PATIENCE = 10.0
@@ -201,6 +202,20 @@ class Format:
             return self._codec.decode(value[HEAD:])
         writer, body = split(value)
         return self._past.read(self._registry.codec_of(writer), body)
+
+    def event_of(self, record: Record) -> Event[Any]:
+        """Read a record as an event.
+
+        Raises:
+            Poison: it is none: that comes before whatever else is wrong with it.
+            UnknownSchema, Permanent, Unavailable: as `decode`.
+        """
+        try:
+            data = self.decode(record.value)
+        except Permanent:
+            from_headers(record.headers, record.key)
+            raise
+        return from_headers(record.headers, record.key, data)
 
     def knows(self, value: bytes | None) -> bool:
         """Say whether a value that was decoded is of our version, of an earlier one, or of one that was accepted.

@@ -111,7 +111,7 @@ def troubled(found: Iterable[Standing]) -> dict[str, tuple[str, ...]]:
     for one in found:
         name, live = one.target.name, f"{one.workers} worker{'' if one.workers == 1 else 's'}"
         if (who := one.paused) is not None:
-            words = [f"{name} is paused by {who.who}{f' ({who.why})' if who.why else ''}"]
+            words = [f"{name} is paused by {who.by}"]
         else:
             words = [f"{name} is {word} at {number} of {live}" for word, number in one.told.items()]
         for flow in one.shares if words else ():
