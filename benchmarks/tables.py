@@ -23,6 +23,7 @@ from trunkline import Bus, Drop, Enrich, Event, Process, Table, Topic
 from trunkline.dev.broker import LocalKafka
 from trunkline.engine.tables import TableReader
 from trunkline.flow.declare import schemas_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.publisher import Publisher
 from trunkline.kafka.registry import Format, Registry
@@ -84,7 +85,7 @@ def measure(rows: int) -> list[dict[str, Any]]:
     kafka = LocalKafka(FOLDER / "broker")
     bootstrap = kafka.start().bootstrap
     try:
-        with Control(bootstrap) as control:
+        with Control(Cluster(bootstrap)) as control:
             control.apply(plan(bus, {}, Kafka()))
         write(bootstrap, range(rows), "Private")
         found = spawn(bootstrap, rows, "first start")
@@ -114,10 +115,10 @@ def spawn(bootstrap: str, rows: int, case: str) -> list[dict[str, Any]]:
 def live(bootstrap: str, rows: int) -> int:
     """Read the table and ask for rows; print what it took."""
     seen: list[Observed] = []
-    registry = Registry(bootstrap, schemas_of(bus))
+    registry = Registry(Cluster(bootstrap), schemas_of(bus))
     form = Format(registry, products.schema)
     before, cpu, began = resident(), time.process_time(), time.perf_counter()
-    reader = TableReader(products, form, bootstrap, FOLDER / "rows", seen.append)
+    reader = TableReader(products, form, Cluster(bootstrap), FOLDER / "rows", seen.append)
     if not reader.ready.wait(600):
         raise SystemExit(f"not ready: {seen}")
     took, cpu = time.perf_counter() - began, time.process_time() - cpu

@@ -15,6 +15,7 @@ from tests.shared import running
 from trunkline import redact
 from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka, answers
+from trunkline.kafka.cluster import Cluster
 
 gc.disable()  # what is collected stays: no search through it finds anything, and each takes a third of a second
 settings.register_profile("patient", deadline=None)  # a slow machine is no defect
@@ -57,6 +58,11 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     else:
         with running(tmp_path_factory, "broker", in_docker if docker_works() else on_jvm) as address:
             yield address
+
+
+@pytest.fixture(scope="session")
+def cluster(bootstrap: str) -> Cluster:
+    return Cluster(bootstrap)
 
 
 def docker_works() -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.topology import processing_bus, products
 from trunkline.cli.worker import work
 from trunkline.flow.declare import Bus, schemas_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.registry import Registry
 from trunkline.kafka.topics import names, plan
@@ -17,9 +18,9 @@ from trunkline.settings import Gateway, Kafka, Ledger, Settings, Worker
 
 def prepare(bus: Bus, bootstrap: str) -> None:
     """Make the topics, and register the schemas in the order of the ids with which the events were written before."""
-    with Control(bootstrap) as control:
+    with Control(Cluster(bootstrap)) as control:
         control.apply(plan(bus, control.existing(names(bus)), Kafka()))
-    with closing(Registry(bootstrap, schemas_of(bus))) as registry:
+    with closing(Registry(Cluster(bootstrap), schemas_of(bus))) as registry:
         for text in (*(topic.schema.text for topic in bus.topics), products.schema.text):
             registry.id_of(text)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.topology import whole_bus
 from trunkline.cli.worker import work
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
@@ -16,7 +17,7 @@ def main() -> None:
     """Run until SIGTERM."""
     bootstrap, state = os.environ["BOOTSTRAP"], Path(os.environ["STATE"])
     bus = whole_bus(os.environ["GROUP"])
-    with Control(bootstrap) as control:
+    with Control(Cluster(bootstrap)) as control:
         control.apply(plan(bus, control.existing(names(bus)), Kafka()))
     settings = Settings(
         kafka=Kafka(bootstrap=bootstrap),

@@ -13,6 +13,7 @@ from benchmarks.topology import bus_of
 from trunkline.cli.project import talk
 from trunkline.cli.supervisor import Process, supervise
 from trunkline.cli.worker import say_running, work
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import names, plan
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets, Worker
@@ -26,7 +27,7 @@ def main(processes: int) -> int:
     bus = bus_of(os.environ["TOPIC"], os.environ["GROUP"])
     slot = os.environ.get(SLOT)
     if slot is None:
-        with Control(bootstrap) as control:
+        with Control(Cluster(bootstrap)) as control:
             control.apply(plan(bus, control.existing(names(bus)), Kafka()))
     if processes > 1:
         again = [sys.executable, "-m", "benchmarks.contenders.worker", "1"]

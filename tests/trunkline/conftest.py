@@ -8,6 +8,7 @@ import pytest
 from tests.trunkline import postgres as database
 from tests.trunkline.support import Stage
 from trunkline.dev.target.running import RunningTarget, start
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender
 
 ledger = database.ledger
@@ -23,22 +24,22 @@ def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningT
 
 
 @pytest.fixture(scope="session")
-def sender(bootstrap: str) -> Iterator[Sender]:
+def sender(cluster: Cluster) -> Iterator[Sender]:
     """Give what writes for every stage."""
-    with closing(Sender(bootstrap)) as sender:
+    with closing(Sender(cluster)) as sender:
         yield sender
 
 
 @pytest.fixture
 def stage(
-    bootstrap: str,
+    cluster: Cluster,
     sender: Sender,
     witness: tuple[RunningTarget, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
     running, database = witness
-    stage = Stage(f"t{uuid.uuid4().hex[:8]}", bootstrap, tmp_path, running, database, senders={bootstrap: sender})
+    stage = Stage(f"t{uuid.uuid4().hex[:8]}", cluster.bootstrap, tmp_path, running, database, senders={cluster: sender})
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
     yield stage

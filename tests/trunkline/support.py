@@ -48,6 +48,7 @@ from trunkline.engine.worker import Worker
 from trunkline.event import Headers, to_headers
 from trunkline.flow.declare import dead_letters_of, group_of, schemas_of
 from trunkline.flow.transform import stamp
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import BY_KEY, Sender, Written
 from trunkline.kafka.registry import Format, Registry
@@ -316,12 +317,16 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict)
     kafka: Kafka = field(default_factory=Kafka)
     """How the topics of its buses are made."""
-    senders: Mapping[str, Sender] = field(default_factory=dict)
-    """By the address of a broker that nobody harms: one that is connected, which takes half a second."""
+    senders: Mapping[Cluster, Sender] = field(default_factory=dict)
+    """By brokers that nobody harms: one that is connected, which takes half a second."""
 
     def __post_init__(self) -> None:
         self.environment.update(DESK_SECRET=SECRET, SHELF_URL=f"{self.target.url}/{self.prefix}")
         self.environment["TRUNKLINE_TARGETS__ALLOW"] = "127.0.0.0/8"
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(self.bootstrap)
 
     @property
     def ledger(self) -> Path:
@@ -331,7 +336,7 @@ class Stage:
 
     def make(self, bus: Bus) -> Bus:
         """Make the bus's topics and let its flows begin with what is written from now on."""
-        with Control(self.bootstrap) as control:
+        with Control(self.cluster) as control:
             control.apply(plan(bus, {}, self.kafka))
             control.start_offsets(bus, list(reading(bus)), None)
         return bus
@@ -367,7 +372,7 @@ class Stage:
         async def serve() -> None:
             watch = Every(seen.append, metrics, observe)
             settings = self.settings(slot=slot, drain_seconds=drain_seconds)
-            async with Worker(bus, settings, self.bootstrap, observe=watch, flows=flows) as worker:
+            async with Worker(bus, settings, self.cluster, observe=watch, flows=flows) as worker:
                 started.append(Running(worker, seen, metrics))
                 ready.set()
                 await stopping.wait()
@@ -459,7 +464,7 @@ class Stage:
 
     def encoder(self, bus: Bus, topic: str) -> Format:
         """Give the format of a topic's values; its registry is closed at once, for writing needs none."""
-        registry = Registry(self.bootstrap, schemas_of(bus))
+        registry = Registry(self.cluster, schemas_of(bus))
         try:
             return Format(registry, next(found for found in bus.topics if found.name == topic).schema)
         finally:
@@ -484,7 +489,7 @@ class Stage:
     def send(self, records: Iterable[tuple[str, bytes | None, bytes | None, Headers, int]]) -> list[Written]:
         """Write records as they are and give their places."""
         with ExitStack() as until:
-            sender = self.senders.get(self.bootstrap) or until.enter_context(closing(Sender(self.bootstrap)))
+            sender = self.senders.get(self.cluster) or until.enter_context(closing(Sender(self.cluster)))
             sent = [
                 sender.send(topic, key, value, headers, partition=partition)
                 for topic, key, value, headers, partition in records
@@ -503,7 +508,7 @@ class Stage:
     def committed(self, bus: Bus, flow: str) -> dict[int, int]:
         """Give the group's offsets of the flow's own topic, by partition."""
         topic = reading(bus)[flow].topic.name
-        with Control(self.bootstrap) as control:
+        with Control(self.cluster) as control:
             found = control.committed(group_of(bus, flow))
         return {slot.partition: offset for slot, (offset, _) in found.items() if slot.topic == topic}
 
@@ -516,7 +521,7 @@ class Stage:
                 admin.remove_group_members(group, members)
 
     def ends(self, topic: str) -> dict[int, int]:
-        with Control(self.bootstrap) as control:
+        with Control(self.cluster) as control:
             return {slot.partition: offset for slot, offset in control.ends([topic]).items()}
 
     def attempts(self) -> list[Attempt]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline.cli.project import bootstrap, out, print_json, talk
+from trunkline.cli.project import cluster_of, out, print_json, talk
 from trunkline.cli.show import many, moment
 from trunkline.flow.declare import Bus
 from trunkline.kafka.control import Control
@@ -40,10 +40,10 @@ def give(
     Raises:
         typer.Exit: 1, a worker has not said that it obeys.
     """
-    address = bootstrap(load())
+    cluster = cluster_of(load())
     command = Command(secrets.token_hex(8), f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC), why)
-    with Control(address) as control, closing(Sender(address)) as sender:
-        answer = order(Desk(bus, address, control, sender, wait), name, command)
+    with Control(cluster) as control, closing(Sender(cluster)) as sender:
+        answer = order(Desk(bus, cluster, control, sender, wait), name, command)
     if as_json:
         print_json({kind: name, "now": now, "command": command.id, "who": command.who, **as_data(answer)})
     elif not answer.obeying and answer.complete:

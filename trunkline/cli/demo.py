@@ -32,6 +32,7 @@ from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.running import TargetControl
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.publisher import Publisher
 from trunkline.settings import Settings, load
 
@@ -93,17 +94,17 @@ class Play:
         self._folder = folder
         fresh(folder)
         with step("broker") as bar:
-            settings, bootstrap = stack.enter_context(place(bus, settings, folder, bar.say))
-            bar.note = bootstrap
+            settings, cluster = stack.enter_context(place(bus, settings, folder, bar.say))
+            bar.note = cluster.bootstrap
         with step("target") as bar:
             target = stack.enter_context(start_target(bus, folder))
             stack.enter_context(announced(bus, settings, target.url))
             bar.note = target.url
         self._control = target.control
         with step("topics") as bar:
-            bar.note = f"{create_topics(bus, settings, bootstrap)} created"
+            bar.note = f"{create_topics(bus, settings, cluster)} created"
         for name, rows in scenario.rows().items():
-            self._fill(name, list(rows), bootstrap)
+            self._fill(name, list(rows), cluster)
         host = settings.gateway.host
         port = free_port(host, settings.gateway.port)
         if settings.gateway.port not in (0, port):
@@ -122,9 +123,9 @@ class Play:
         log = folder / "worker.log"
         with step("worker") as bar:
             worker = stack.enter_context(working(self._environment, gateway, log))
-            joined(bus, bootstrap)
+            joined(bus, cluster)
             bar.note = gateway
-        stage = Stage(settings, bootstrap, gateway, folder / "target.db", worker, log)
+        stage = Stage(settings, cluster, gateway, folder / "target.db", worker, log)
         self._stage = stage
         self._run = stack.enter_context(Run(bus, scenario, stage))
 
@@ -165,12 +166,12 @@ class Play:
                     self._stage.worker.wait(FOREVER)
                 alive(self._stage.worker, self._stage.gateway, self._stage.log)
 
-    def _fill(self, name: str, rows: Sequence[Any], bootstrap: str) -> None:
+    def _fill(self, name: str, rows: Sequence[Any], cluster: Cluster) -> None:
         """Fill a table as an upstream service would."""
         table = next((table for table in self._bus.tables if table.name == name), None)
         if table is None:
             raise UsageError(f"the scenario fills {name}, which is no table of the topology.")
-        with step(name) as bar, Publisher(bootstrap, self._bus, table, service="demo") as publisher:
+        with step(name) as bar, Publisher(cluster, self._bus, table, service="demo") as publisher:
             for done, _ in enumerate(publisher.rows(rows, datetime.now(UTC)), 1):
                 bar.tell(done, len(rows))
             bar.note = f"{len(rows):,} rows"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import replay
-from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, safe, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
 from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
@@ -46,7 +46,7 @@ def list_letters(
 ) -> None:
     """Print where dead letters lie; with SINK, every event there, the newest failure first."""
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control, looking(settings) as db:
+    with Control(cluster_of(settings)) as control, looking(settings) as db:
         if sink is not None:
             name = browse.flow_of(bus, sink)
             view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)
@@ -187,11 +187,11 @@ def show(
 ) -> None:
     """Print what happened to one event, why, and what to do; then all of its letter."""
     bus, settings = load_bus(), load()
-    address = bootstrap(settings)
+    cluster = cluster_of(settings)
     name = browse.flow_of(bus, sink)
     with (
-        Control(address) as control,
-        closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry,
+        Control(cluster) as control,
+        closing(registry_of(settings.kafka, cluster, schemas_of(bus))) as registry,
         looking(settings) as db,
     ):
         view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)

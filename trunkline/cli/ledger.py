@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, out, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, out, print_json, talk
 from trunkline.cli.show import print_table
 from trunkline.errors import Halt, UsageError
 from trunkline.flow.declare import sink_identity
@@ -31,9 +31,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def show(*, as_json: Json = False) -> None:
     """Print which ledger it is, whether workers would trust it, and what it holds."""
     bus, settings = load_bus(), load()
-    address = bootstrap(settings)
-    with Control(address) as control, looking(settings) as db:
-        known = orders.current(address, topic_of(bus, control)).ledger
+    cluster = cluster_of(settings)
+    with Control(cluster) as control, looking(settings) as db:
+        known = orders.current(cluster, topic_of(bus, control)).ledger
         if db is None:
             lost = state_of_ledger(None, known, {}, {})
             raise UsageError(str(lost) if isinstance(lost, Halt) else f"{reach(settings.ledger).name} does not exist.")
@@ -91,11 +91,11 @@ def rebuild(
         raise UsageError("--resend and --ambiguous are two answers to one question. Give one of them.")
     choice: Choice | None = "resend" if resend else "ambiguous" if ambiguous else None
     bus, settings = load_bus(), load()
-    address = bootstrap(settings)
-    with Control(address) as control, closing(Sender(address)) as sender:
+    cluster = cluster_of(settings)
+    with Control(cluster) as control, closing(Sender(cluster)) as sender:
         topic_of(bus, control)
         with reach(settings.ledger).connect() as db:
-            made, restored = Rebuild(bus, address, control, sender, db, tell).run(choice)
+            made, restored = Rebuild(bus, cluster, control, sender, db, tell).run(choice)
     if as_json:
         print_json({"id": made.id, "epoch": made.epoch, "sinks": [data_of(one, choice) for one in restored]})
         return

@@ -13,11 +13,12 @@ from rich.console import Console
 from trunkline.cli.loading import load_bus
 from trunkline.dev import broker
 from trunkline.errors import UsageError
+from trunkline.kafka.cluster import Cluster
 from trunkline.ledger import reach
 from trunkline.ledger.database import Connection
 from trunkline.settings import Settings
 
-__all__ = ["bootstrap", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
+__all__ = ["cluster_of", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
 
 out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
 talk = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -48,16 +49,16 @@ def read_env(path: Path) -> None:
         os.environ.setdefault(name.strip(), value.strip())
 
 
-def bootstrap(settings: Settings) -> str:
-    """Give the broker's address: the configured one, else that of the local broker which is up.
+def cluster_of(settings: Settings) -> Cluster:
+    """Give the configured brokers, else the local one which is up.
 
     Raises:
         UsageError: there is neither.
     """
     if settings.kafka.bootstrap:
-        return settings.kafka.bootstrap
+        return Cluster(settings.kafka.bootstrap)
     if found := broker.running(settings):
-        return found.bootstrap
+        return Cluster(found.bootstrap)
     raise UsageError("no broker: run `trunkline broker up` or set TRUNKLINE_KAFKA__BOOTSTRAP.")
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
 from trunkline.cli.show import Curtain, called, curtain_of, print_table
 from trunkline.errors import UsageError
 from trunkline.flow.declare import (
@@ -25,6 +25,7 @@ from trunkline.flow.declare import (
     sink_identity,
 )
 from trunkline.kafka import orders
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.topics import control_of, reading
@@ -73,13 +74,13 @@ def replay(
     if overwrite and not (isinstance(flow, Deliver) and flow.to.writes == "latest"):
         raise UsageError(f'{told(flow)} does not declare writes="latest": all is sent to it, without --overwrite.')
     curtain = curtain_of(bus, dead_letters_of(identity_of(flow)))
-    address, group = bootstrap(settings), group_of(bus, identity_of(flow))
+    cluster, group = cluster_of(settings), group_of(bus, identity_of(flow))
 
     def planned_of(known: Known) -> Plan:
         events, keys = event or [], key or []
         return plan(known, events, keys, overwrite=overwrite, name=lambda dead: curtain.key_of(dead.record.key))
 
-    with Control(address) as control, looking(settings) as db:
+    with Control(cluster) as control, looking(settings) as db:
         if isinstance(flow, Deliver) and db is None:
             raise UsageError(no_ledger(settings, "what is delivered"))
         if not run:
@@ -96,14 +97,14 @@ def replay(
             tell_plan(planned, flow)
             if planned.send and not control.members(group):
                 talk.print(f"No worker runs {name}: nothing can be delivered until `trunkline run` does.", markup=False)
-            for line in hindrances(bus, name, flow, control, address) if planned.send else ():
+            for line in hindrances(bus, name, flow, control, cluster) if planned.send else ():
                 talk.print(line, markup=False)
-            with closing(Sender(address)) as sender, bar(planned, flow) as tell:
+            with closing(Sender(cluster)) as sender, bar(planned, flow) as tell:
                 progress = Replay(flow, control, sender, db, rate=pace, wait=wait).run(planned, tell)
         else:
             if not control.members(group):
                 raise UsageError(f"no worker runs {name}: what is sent would lie there. Start one: `trunkline run`.")
-            again = Reprocess(bus, flow, control, address, rate=pace, wait=wait)
+            again = Reprocess(bus, flow, control, cluster, rate=pace, wait=wait)
             planned = planned_of(reprocess.survey(control, bus, flow))
             tell_plan(planned, flow)
             with bar(planned, flow) as tell:
@@ -114,12 +115,12 @@ def replay(
         raise typer.Exit(1)
 
 
-def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, address: str) -> Iterator[str]:
+def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, cluster: Cluster) -> Iterator[str]:
     """Say what keeps a sink from being called, and the command that ends it."""
     topic = control_of(bus)
     if topic not in control.topics():
         return
-    held, now = orders.current(address, topic), datetime.now(UTC)
+    held, now = orders.current(cluster, topic), datetime.now(UTC)
     sink, known_by = flow.to.name, sink_identity(flow.to)
     again = f"nothing is delivered until `trunkline sink resume {sink}`."
     if (order := held.paused.get(known_by)) is not None:

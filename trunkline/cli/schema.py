@@ -21,7 +21,7 @@ from trunkline.avro.types import module
 from trunkline.avro.versions import functions_of, versions_of
 from trunkline.cli.declared import Json
 from trunkline.cli.loading import load_unchecked
-from trunkline.cli.project import bootstrap, load_bus, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, print_json, talk
 from trunkline.cli.revision import git
 from trunkline.cli.show import many, print_table
 from trunkline.cli.walk import rows_in
@@ -42,8 +42,9 @@ from trunkline.flow.readers import (
     sources,
 )
 from trunkline.flow.walk import EXAMPLES, kind_of
+from trunkline.kafka.confluent import Confluent
 from trunkline.kafka.control import Control
-from trunkline.kafka.registry import Schemas, registry_of
+from trunkline.kafka.registry import Registry, Schemas
 from trunkline.settings import load
 from trunkline.webhooks import WebhookRequest
 
@@ -409,10 +410,13 @@ def registry(bus: Bus) -> Iterator[Schemas]:
         Unavailable: no broker answers.
     """
     settings = load()
-    address = "" if settings.kafka.registry else bootstrap(settings)
-    if address:
-        Control(address).close()  # asked first, because what reads the registry's topic keeps trying for ten seconds
-    found = registry_of(settings.kafka, address, schemas_of(bus))
+    found: Schemas
+    if settings.kafka.registry is not None:
+        found = Confluent(settings.kafka.registry.get_secret_value())
+    else:
+        cluster = cluster_of(settings)
+        Control(cluster).close()  # asked first, because what reads the registry's topic keeps trying for ten seconds
+        found = Registry(cluster, schemas_of(bus))
     try:
         yield found
     finally:

@@ -10,7 +10,7 @@ import typer
 
 from trunkline.cli import contract
 from trunkline.cli.command import Json, Wait, Why, give
-from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, print_json, talk
 from trunkline.cli.show import many, moment, print_table
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus
@@ -78,7 +78,7 @@ def told_of(bus: Bus, sink: str, event: str) -> str | None:
         UsageError, Unavailable: broker or ledger do not answer.
     """
     settings = load()
-    with Control(bootstrap(settings)) as control, looking(settings) as db:
+    with Control(cluster_of(settings)) as control, looking(settings) as db:
         if db is None:
             return None
         return hint(Tracer(bus, control, db).trace(event), flows_of(bus, sink), sink, event)
@@ -112,9 +112,9 @@ def below(node: Node) -> Iterator[Node]:
 @app.command("ls")
 def list_sinks(*, as_json: Json = False) -> None:
     """Print how every sink stands: running, paused by whom, halted and why, and the keys that hold partitions up."""
-    bus, address = load_bus(), bootstrap(load())
-    with Control(address) as control:
-        held = orders.current(address, topic_of(bus, control))
+    bus, cluster = load_bus(), cluster_of(load())
+    with Control(cluster) as control:
+        held = orders.current(cluster, topic_of(bus, control))
     found = standings(bus, held, datetime.now(UTC))
     if as_json:
         print_json([data_of(one) for one in found])

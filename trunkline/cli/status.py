@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, print_json, talk
 from trunkline.cli.show import many, moment, print_table, span
 from trunkline.cli.sink import holder
 from trunkline.kafka import orders
@@ -27,10 +27,10 @@ RARE = ("parked", "ambiguous", "superseded", "discarded", "expired")
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
     """Print how every flow stands, what needs a person first: workers, lag, last progress, dead letters."""
     bus, settings = load_bus(), load()
-    address = bootstrap(settings)
-    with Control(address) as control, looking(settings) as db:
+    cluster = cluster_of(settings)
+    with Control(cluster) as control, looking(settings) as db:
         topic = control_of(bus)
-        held = orders.current(address, topic) if topic in control.topics() else Orders()
+        held = orders.current(cluster, topic) if topic in control.topics() else Orders()
         found = standings(bus, control, db, held, datetime.now(UTC))
         gone = [] if db is None else left(bus, control, db)
         blind = db is None and any(one.kind == "deliver" and one.progress for one in found)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, out, safe, talk
+from trunkline.cli.project import cluster_of, load_bus, out, safe, talk
 from trunkline.cli.show import Curtain, curtain_of, hex_start, line, moment
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.control import Control, Record
@@ -24,9 +24,9 @@ def tail(
 ) -> None:
     """Print the newest records of a topic, oldest first, decoded by the schemas of this bus."""
     settings, bus = load(), load_bus()
-    address = bootstrap(settings)
+    cluster = cluster_of(settings)
     curtain = curtain_of(bus, topic)
-    with Control(address) as control, closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry:
+    with Control(cluster) as control, closing(registry_of(settings.kafka, cluster, schemas_of(bus))) as registry:
         ends = {slot.partition: offset for slot, offset in control.ends([topic]).items()}
         shown = newest(control, topic, ends, last)
         records: Iterator[Record] = iter(shown)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli.command import Json, Wait, Why, give
-from trunkline.cli.project import bootstrap, load_bus, out, print_json
+from trunkline.cli.project import cluster_of, load_bus, out, print_json
 from trunkline.cli.show import many, moment, print_table
 from trunkline.flow.declare import Target
 from trunkline.kafka import orders
@@ -66,9 +66,9 @@ def show(target: Name, *, as_json: Json = False) -> None:
 
 def look() -> list[Standing]:
     """Ask how the targets stand."""
-    bus, address = load_bus(), bootstrap(load())
-    with Control(address) as control:
-        held = orders.current(address, topic_of(bus, control))
+    bus, cluster = load_bus(), cluster_of(load())
+    with Control(cluster) as control:
+        held = orders.current(cluster, topic_of(bus, control))
     return targets.standings(bus, held, datetime.now(UTC))
 
 

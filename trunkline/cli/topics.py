@@ -5,7 +5,7 @@ from typing import Annotated, Any, assert_never
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, print_json, talk
 from trunkline.cli.show import many, print_table
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import Change, Create, Differ, Grow, Refuse, names, plan
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON list.")]
 def show(*, as_json: Json = False) -> None:
     """Print what `apply` would do, and what differs from the topology and is left as it is."""
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control:
+    with Control(cluster_of(settings)) as control:
         changes = plan(bus, control.existing(names(bus)), settings.kafka)
     print_changes(changes, as_json=as_json)
     if not changes:
@@ -32,7 +32,7 @@ def show(*, as_json: Json = False) -> None:
 def apply(*, as_json: Json = False) -> None:
     """Create the topics that are missing, and print them. Run it as often as you like."""
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control, looking(settings) as db:
+    with Control(cluster_of(settings)) as control, looking(settings) as db:
         changes = plan(bus, control.existing(names(bus)), settings.kafka)
         done = control.apply(changes)
         gone = [] if db is None else left(bus, control, db)

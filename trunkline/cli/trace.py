@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.project import bootstrap, load_bus, looking, no_ledger, out, print_json, safe
+from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe
 from trunkline.cli.show import curtain_of, many, moment
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
@@ -33,7 +33,7 @@ def trace(
     if not event:
         raise UsageError("say which event: its id is empty.")
     bus, settings = load_bus(), load()
-    with Control(bootstrap(settings)) as control, looking(settings) as db:
+    with Control(cluster_of(settings)) as control, looking(settings) as db:
         if db is None:
             raise UsageError(no_ledger(settings, "what became of events"))
         found = Tracer(bus, control, db).trace(event)

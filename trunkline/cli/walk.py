@@ -12,7 +12,7 @@ import typer
 
 from trunkline.avro.codec import split
 from trunkline.cli import told
-from trunkline.cli.project import bootstrap, load_bus, out, print_json, talk
+from trunkline.cli.project import cluster_of, load_bus, out, print_json, talk
 from trunkline.cli.revision import Beside, checked_out
 from trunkline.cli.send import source_of
 from trunkline.cli.tail import newest
@@ -138,9 +138,9 @@ def real(bus: Bus, name: str, count: int) -> Data:
             f"--last walks events of a topic, and there is no topic {name}. The topics are: {', '.join(topics)}."
         )
     settings = load()
-    address = bootstrap(settings)
+    cluster = cluster_of(settings)
     inputs: Data = {}
-    with Control(address) as control, closing(registry_of(settings.kafka, address, schemas_of(bus))) as registry:
+    with Control(cluster) as control, closing(registry_of(settings.kafka, cluster, schemas_of(bus))) as registry:
         existing = control.topics()
         for topic in [name] if name else published:
             if topic not in existing:

@@ -19,12 +19,13 @@ import typer
 import uvloop
 
 from trunkline import settings
-from trunkline.cli.project import bootstrap, load_bus, looking, talk
+from trunkline.cli.project import cluster_of, load_bus, looking, talk
 from trunkline.cli.run import moment
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
 from trunkline.gateway.server import serve
 from trunkline.kafka import orders
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Passed
@@ -92,27 +93,27 @@ def work(
     """
     faulthandler.enable()
     set_up_logging()
-    address = bootstrap(config)
+    cluster = cluster_of(config)
     names = flows or [name for name, _ in bus.named()]
-    with Control(address) as control, looking(config) as db:
+    with Control(cluster) as control, looking(config) as db:
         if db is not None and (gone := left(bus, control, db)):
             raise UsageError(" ".join(map(str, gone)))
-        control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, address))
+        control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, cluster))
 
     def say(url: str) -> None:
         own = f"; its own port http://{config.gateway.host}:{ports[-1].getsockname()[1]}" if len(ports) > 1 else ""
-        talk.print(f"running {', '.join(names)}; port {url}; broker {address}{own}", markup=False)
+        talk.print(f"running {', '.join(names)}; port {url}; broker {cluster.bootstrap}{own}", markup=False)
         ready(url)
 
     sys.setswitchinterval(SWITCH)
     gc.freeze()
     gc.set_threshold(*COLLECT)
-    return uvloop.run(serve(bus, config, address, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
+    return uvloop.run(serve(bus, config, cluster, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
 
 
-def note(bus: Bus, address: str, gaps: Sequence[Passed]) -> None:
+def note(bus: Bus, cluster: Cluster, gaps: Sequence[Passed]) -> None:
     """Keep on the control topic what flows never read: `status` counts it, and no rebuild takes it for delivered."""
-    with closing(Sender(address)) as sender:
+    with closing(Sender(cluster)) as sender:
         orders.send(sender, control_of(bus), [change for gap in gaps for change in orders.passing(gap)])
 
 

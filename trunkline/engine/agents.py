@@ -37,6 +37,7 @@ from trunkline.flow.declare import (
     replay_of,
 )
 from trunkline.kafka.agents import Actor, app_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import AT_END, NOWHERE, Member, Record, Sender, Slot, clock
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
@@ -60,7 +61,7 @@ class Timekeeper:
         bus: Bus,
         flow: Agent,
         *,
-        bootstrap: str,
+        cluster: Cluster,
         forms: Mapping[str, Format],
         sender: Sender,
         fleet: Fleet,
@@ -80,7 +81,7 @@ class Timekeeper:
         self._window = round(self._remembers.total_seconds() * 1000)
         self._letters = dead_letters_of(identity_of(flow))
         self._replay = replay_of(identity_of(flow))
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._group = group_of(bus, identity_of(flow))
         self._topics = [topic.name for topic in inputs_of(flow)]
         self._observe = observe
@@ -138,7 +139,7 @@ class Timekeeper:
     def _session(self) -> None:
         self._guard = Guard()
         member = Member(
-            self._bootstrap,
+            self._cluster,
             self._group,
             self._flow.topic.name,
             beside={**dict.fromkeys(self._topics[1:], NOWHERE), self._replay: AT_END},
@@ -195,7 +196,7 @@ class Timekeeper:
         }
         with self.heart.within(CLOSING):
             since = {slot: time - self._window - 2 * LATE for slot, time in times.items()}
-            return self._moments.buried(stored_since(self._bootstrap, since))
+            return self._moments.buried(stored_since(self._cluster, since))
 
     def _actor(self, number: int) -> Actor:
         """Let a body begin."""

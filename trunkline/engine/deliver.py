@@ -28,6 +28,7 @@ from trunkline.errors import Halt, Unavailable, Undeliverable
 from trunkline.flow.declare import Bus, Deliver, flow_name, group_of, identity_of, replay_of, sink_identity
 from trunkline.http import transport
 from trunkline.kafka import events
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.orders import Fleet, Full, Orders, Trusted, skipped, trusting
 from trunkline.kafka.registry import Format
@@ -57,7 +58,7 @@ class Deliverer:
         bus: Bus,
         flow: Deliver,
         *,
-        bootstrap: str,
+        cluster: Cluster,
         forms: Mapping[str, Format],
         targets: Targets,
         sender: Sender,
@@ -74,7 +75,7 @@ class Deliverer:
         self._identity = identity_of(flow)
         self._known_as = sink_identity(flow.to)
         self._replay = replay_of(self._identity)
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._targets = targets
         self._gate = targets.gate(self.name, flow.to.target)
         self._gate.wake = partial(self.guarded, self._act)
@@ -163,7 +164,7 @@ class Deliverer:
         self._recorder.number = number
         self._intake = Intake(
             self,
-            bootstrap=self._bootstrap,
+            cluster=self._cluster,
             group=group_of(self._bus, self._identity),
             topic=self._flow.topic.name,
             replay=self._replay,

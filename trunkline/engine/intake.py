@@ -14,6 +14,7 @@ from trunkline.engine.dispatch import Dispatcher
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import Halt, Unavailable
 from trunkline.kafka import events
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Member, Record, Slot
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure, Ledger
@@ -96,7 +97,7 @@ class Intake:
         self,
         desk: Desk,
         *,
-        bootstrap: str,
+        cluster: Cluster,
         group: str,
         topic: str,
         replay: str,
@@ -113,7 +114,7 @@ class Intake:
         """
         self._desk = desk
         self._core = desk.core
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._group = group
         self._topic = topic
         self._replay = replay
@@ -176,7 +177,7 @@ class Intake:
     def _session(self) -> None:
         with closing(self._ledger.connect()) as db:
             member = Member(
-                self._bootstrap,
+                self._cluster,
                 self._group,
                 self._topic,
                 beside={self._replay: events.AT_START},  # the ledger knows what is finished

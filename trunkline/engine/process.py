@@ -29,6 +29,7 @@ from trunkline.errors import Halt, Unavailable, UnknownSchema
 from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, replay_of, tables_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import AT_END, Member, Slot
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
@@ -45,7 +46,7 @@ class Processor:
         bus: Bus,
         flow: Process,
         *,
-        bootstrap: str,
+        cluster: Cluster,
         forms: Mapping[str, Format],
         tables: Mapping[str, TableReader],
         slot: int,
@@ -67,7 +68,7 @@ class Processor:
         self._elsewhere = Elsewhere(fleet, self.heart, self.stopping)
         self._topic = flow.topic.name
         self._replay = replay_of(identity_of(flow))
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._group = group_of(bus, identity_of(flow))
         self._id = f"{self._group}.{socket.gethostname()}.{slot}"
         self._loop = loop
@@ -147,7 +148,7 @@ class Processor:
         Raises:
             Unavailable: the broker does not answer.
         """
-        return Transactions(self._bootstrap, self._id, one_by_one=one_by_one)
+        return Transactions(self._cluster, self._id, one_by_one=one_by_one)
 
     def join(
         self,
@@ -157,7 +158,7 @@ class Processor:
     ) -> Member:
         """Join the group."""
         return Member(
-            self._bootstrap,
+            self._cluster,
             self._group,
             self._topic,
             beside={self._replay: AT_END},  # who sent it can see that it was passed over, and sends it again

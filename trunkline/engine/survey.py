@@ -38,6 +38,7 @@ from trunkline.flow.declare import (
     sink_identity,
     targets_of,
 )
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Orders, running, topology_of
@@ -76,13 +77,13 @@ class Seen:
 class Survey(Collector):
     """Figures of the flows of one worker, for Prometheus; an async context manager that runs the thread."""
 
-    def __init__(self, bus: Bus, worker: Worker, settings: Settings, bootstrap: str, metrics: Metrics) -> None:
+    def __init__(self, bus: Bus, worker: Worker, settings: Settings, cluster: Cluster, metrics: Metrics) -> None:
         self._bus = bus
         self._flows = dict(bus.named())
         self._unrecorded = {name: flow for name, flow in self._flows.items() if isinstance(flow, Process | Agent)}
         self._worker = worker
         self._reading = worker.reading
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._ledger = reach(settings.ledger)
         self._metrics = metrics
         self._version = importlib.metadata.version("trunkline")
@@ -225,7 +226,7 @@ class Survey(Collector):
     def _run(self) -> None:
         while not self._stopping.is_set():
             with suppress(TrunklineError, Failure), ExitStack() as stack:  # what is shown grows old, and says so
-                control = stack.enter_context(Control(self._bootstrap))
+                control = stack.enter_context(Control(self._cluster))
                 db = stack.enter_context(self._ledger.connect())
                 stack.callback(self._unfollow)
                 seldom = 0.0
@@ -276,7 +277,7 @@ class Survey(Collector):
         if self._waiting is not None and not self._waiting.follows(slots):
             self._unfollow()
         if self._waiting is None and flows:
-            self._waiting = Waiting(self._bootstrap, flows, replayed_of(self._bus))
+            self._waiting = Waiting(self._cluster, flows, replayed_of(self._bus))
         elif self._waiting is not None:
             self._waiting.expire(starts)
 

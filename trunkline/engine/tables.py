@@ -18,6 +18,7 @@ from trunkline.errors import Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.flow.declare import Table
 from trunkline.flow.rows import Row, Rows, asked, no_text
 from trunkline.kafka.changes import Changes
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.registry import Format
 from trunkline.observe import Observed, Observer
 
@@ -140,7 +141,7 @@ class Kept(Rows):
 class TableReader:
     """Follows one table for as long as the worker lives."""
 
-    def __init__(self, table: Table, form: Format, bootstrap: str, folder: Path, observe: Observer) -> None:
+    def __init__(self, table: Table, form: Format, cluster: Cluster, folder: Path, observe: Observer) -> None:
         """Begin; the rows lie below `folder`."""
         self.name = table.name
         self._held = Kept(table.name, form)
@@ -150,7 +151,7 @@ class TableReader:
         """Set while the rows are those of the topic."""
         self.count, self.size, self.lag = 0, 0, 0
         """Rows, their bytes on disk, and the records of the topic that are not read yet."""
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._folder = folder / table.name
         self._observe = observe
         self._stopping = threading.Event()
@@ -170,7 +171,7 @@ class TableReader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with closing(Changes(self._bootstrap, self.name)) as changes, closing(self._open(changes)) as store:
+                with closing(Changes(self._cluster, self.name)) as changes, closing(self._open(changes)) as store:
                     try:
                         self._follow(changes, store)
                     finally:

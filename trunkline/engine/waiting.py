@@ -13,6 +13,7 @@ from typing import NamedTuple
 from trunkline.deadletter import stray, who_of
 from trunkline.event import digest
 from trunkline.kafka import audit
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Follower, Record, Slot
 from trunkline.ledger.deliveries import State
 
@@ -74,7 +75,7 @@ class Pile:
 class Waiting:
     """Follows the dead-letter topics of flows, and the topic of what replays have brought to an end."""
 
-    def __init__(self, bootstrap: str, flows: Mapping[str, str], replayed: str) -> None:
+    def __init__(self, cluster: Cluster, flows: Mapping[str, str], replayed: str) -> None:
         """Begin; `flows` has the identity of each flow by its dead-letter topic.
 
         Raises:
@@ -83,7 +84,7 @@ class Waiting:
         self._flows = flows
         self._replayed = replayed
         self._piles: defaultdict[str, Pile] = defaultdict(Pile)
-        self._follower = Follower(bootstrap, *flows, replayed)
+        self._follower = Follower(cluster, *flows, replayed)
 
     def look(self) -> Mapping[str, Letters]:
         """Read on for a while and give what waits, by the flow's identity; nothing before all was read once.

@@ -25,6 +25,7 @@ from trunkline.flow.declare import (
     tables_of,
     targets_called,
 )
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
 from trunkline.kafka.registry import Format, registry_of
@@ -42,7 +43,7 @@ class Worker:
     """Runs some or all flows of a bus in this process; an async context manager. SIGTERM is the caller's matter."""
 
     def __init__(
-        self, bus: Bus, settings: Settings, bootstrap: str, *, observe: Observer, flows: Collection[str] = ()
+        self, bus: Bus, settings: Settings, cluster: Cluster, *, observe: Observer, flows: Collection[str] = ()
     ) -> None:
         """Choose flows by name; none named means all.
 
@@ -52,9 +53,9 @@ class Worker:
         self._flows = bus.chosen(flows)
         self._bus = bus
         self._settings = settings
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._observe = observe
-        self.registry = registry_of(settings.kafka, bootstrap, schemas_of(bus))
+        self.registry = registry_of(settings.kafka, cluster, schemas_of(bus))
         self.publishers: dict[str, Publisher] = {}
         self._processors: list[Processor] = []
         self._timekeepers: list[Timekeeper] = []
@@ -85,7 +86,7 @@ class Worker:
         await self._targets.__aenter__()
         ledger = reach(self._settings.ledger)
         self._writer = Writer(ledger)
-        self._sender = Sender(self._bootstrap)
+        self._sender = Sender(self._cluster)
         fleet = Fleet()
         forms = await asyncio.to_thread(self._register)
         self._read_tables(forms)
@@ -105,7 +106,7 @@ class Worker:
                         Processor(
                             self._bus,
                             flow,
-                            bootstrap=self._bootstrap,
+                            cluster=self._cluster,
                             forms=forms,
                             tables=self._tables,
                             slot=self._settings.worker.slot,
@@ -120,7 +121,7 @@ class Worker:
                         Timekeeper(
                             self._bus,
                             flow,
-                            bootstrap=self._bootstrap,
+                            cluster=self._cluster,
                             forms=forms,
                             sender=self._sender,
                             fleet=fleet,
@@ -132,7 +133,7 @@ class Worker:
                         Deliverer(
                             self._bus,
                             flow,
-                            bootstrap=self._bootstrap,
+                            cluster=self._cluster,
                             forms=forms,
                             targets=self._targets,
                             sender=self._sender,
@@ -144,7 +145,7 @@ class Worker:
                     )
         self._loop = asyncio.get_running_loop()
         self._control = ControlReader(
-            self._bootstrap,
+            self._cluster,
             control_of(self._bus),
             this_worker(self._bus, [flow_name(flow) for flow in self._flows]),
             sender=self._sender,
@@ -259,6 +260,6 @@ class Worker:
             for table in tables_of(step)
         }
         self._tables = {
-            name: TableReader(table, forms[name], self._bootstrap, folder, self._observe)
+            name: TableReader(table, forms[name], self._cluster, folder, self._observe)
             for name, table in tables.items()
         }

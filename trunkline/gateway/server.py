@@ -19,6 +19,7 @@ from trunkline.flow.declare import Bus
 from trunkline.gateway.app import Condition, Door, build
 from trunkline.gateway.ports import bind
 from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
+from trunkline.kafka.cluster import Cluster
 from trunkline.observe import Every, Metrics, Observer
 from trunkline.redact import redact
 from trunkline.settings import Settings
@@ -36,7 +37,7 @@ theirs. Who closes first must be the sender: a request that meets our closing is
 async def serve(
     bus: Bus,
     settings: Settings,
-    bootstrap: str,
+    cluster: Cluster,
     *,
     flows: Collection[str] = (),
     observe: Observer,
@@ -60,7 +61,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number, stopping, door, settings.worker.drain_seconds)
-    worker = Worker(bus, settings, bootstrap, observe=Every(metrics, observe), flows=flows)
+    worker = Worker(bus, settings, cluster, observe=Every(metrics, observe), flows=flows)
     ports = ports or [bind(settings.gateway.host, settings.gateway.port)]
     chosen = list(flows) or [name for name, _ in bus.named()]
 
@@ -91,7 +92,7 @@ async def serve(
         with exporting(bus.name), Watchdog() as watchdog:
             async with worker:
                 watchdog.watch(worker.hearts)
-                async with Survey(bus, worker, settings, bootstrap, metrics):
+                async with Survey(bus, worker, settings, cluster, metrics):
                     door.state = "open"
                     ready(url)
                     await stopping.wait()

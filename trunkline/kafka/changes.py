@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is meant to be used
 
 from trunkline.errors import Unavailable
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import COMMON
 
 T = TypeVar("T")
@@ -51,14 +52,14 @@ class Change(NamedTuple):
 class Changes:
     """The changes of one table, without a group. One thread calls everything."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, cluster: Cluster, topic: str) -> None:
         """Find the topic.
 
         Raises:
             Unavailable: the broker does not answer, or the topic is not there or has no leader.
         """
         self._topic = topic
-        common: dict[str, Any] = {**COMMON, "bootstrap.servers": bootstrap}
+        common: dict[str, Any] = {**COMMON, **cluster.librdkafka()}
         self._admin = AdminClient(common)
         self.identity = self._identify()
         self.remembers = self._remembers()

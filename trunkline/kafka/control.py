@@ -17,6 +17,7 @@ from kafka.structs import OffsetAndMetadata
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
@@ -56,23 +57,23 @@ class Member:
 class Control:
     """A connection to the broker for operators; a context manager. Every method raises Unavailable without one."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         """Connect.
 
         Raises:
             Unavailable: no broker answers within five seconds.
-            UsageError: `bootstrap` is no list of host:port.
+            UsageError: an address is no host:port.
         """
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         # Asked first, because the client keeps trying for seconds, and never closes the sockets that it tried with.
-        if not any(accepts(address) for address in bootstrap.split(",")):
-            raise Unavailable(f"no broker answers at {bootstrap}. Start it, or set TRUNKLINE_KAFKA__BOOTSTRAP.")
+        if not any(accepts(address) for address in cluster.bootstrap.split(",")):
+            raise Unavailable(f"no broker answers at {cluster.bootstrap}. Start it, or set TRUNKLINE_KAFKA__BOOTSTRAP.")
         try:
             self._admin = KafkaAdminClient(
-                bootstrap_servers=bootstrap, bootstrap_timeout_ms=5_000, request_timeout_ms=int(PATIENCE * 1000)
+                **cluster.kafka_python(), bootstrap_timeout_ms=5_000, request_timeout_ms=int(PATIENCE * 1000)
             )
         except (KafkaError, OSError) as error:
-            raise Unavailable(f"no broker answers at {bootstrap}: {said(error)}.") from None
+            raise Unavailable(f"no broker answers at {cluster.bootstrap}: {said(error)}.") from None
 
     def __enter__(self) -> Self:
         return self
@@ -345,13 +346,13 @@ class Control:
                         until = time.monotonic() + PATIENCE
                     elif left and time.monotonic() > until:
                         names = ", ".join(sorted({slot.topic for slot in left}))
-                        raise Unavailable(f"the broker at {self._bootstrap} gives no more records of {names}.")
+                        raise Unavailable(f"the broker at {self._cluster.bootstrap} gives no more records of {names}.")
         except KafkaError as error:
-            raise Unavailable(f"the broker at {self._bootstrap} cannot be read from: {said(error)}.") from None
+            raise Unavailable(f"the broker at {self._cluster.bootstrap} cannot be read from: {said(error)}.") from None
 
     def _consumer(self) -> Any:
         return KafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **self._cluster.kafka_python(),
             isolation_level="read_committed",
             enable_auto_commit=False,
             # What expires between the look at the offsets and the reading is skipped.
@@ -392,7 +393,9 @@ class Control:
                 return question()
             except (KafkaError, OSError) as error:
                 if not getattr(error, "retriable", False) or time.monotonic() > until:
-                    raise Unavailable(f"the broker at {self._bootstrap} does not answer: {said(error)}.") from None
+                    raise Unavailable(
+                        f"the broker at {self._cluster.bootstrap} does not answer: {said(error)}."
+                    ) from None
             time.sleep(0.1)
 
 

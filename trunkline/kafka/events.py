@@ -30,6 +30,7 @@ from confluent_kafka import (
 
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
+from trunkline.kafka.cluster import Cluster
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a client lets through; the topics set the real limits."""
@@ -131,12 +132,12 @@ def failure_of(error: KafkaError) -> Exception:
 class Sender:
     """Sends records and waits for each one's own acknowledgement by all in-sync replicas; used from any thread."""
 
-    def __init__(self, bootstrap: str, *, patience: float = 10.0) -> None:
+    def __init__(self, cluster: Cluster, *, patience: float = 10.0) -> None:
         """Connect in the background; a record that is not acknowledged after `patience` seconds has failed."""
         self._producer = Producer(
             {
                 **PRODUCER,
-                "bootstrap.servers": bootstrap,
+                **cluster.librdkafka(),
                 "message.timeout.ms": int(patience * 1000),
                 "linger.ms": 0,  # somebody waits; under load records gather while five requests are under way
             }
@@ -200,7 +201,7 @@ class Member:
 
     def __init__(
         self,
-        bootstrap: str,
+        cluster: Cluster,
         group: str,
         topic: str,
         *,
@@ -239,7 +240,7 @@ class Member:
         self._consumer = Consumer(
             {
                 **COMMON,
-                "bootstrap.servers": bootstrap,
+                **cluster.librdkafka(),
                 "group.id": group,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
@@ -477,7 +478,7 @@ def dated(offsets: Mapping[Slot, int], note: Callable[[Slot], str] = lambda _: "
 class Follower:
     """Reads topics from their beginnings for ever, without a group."""
 
-    def __init__(self, bootstrap: str, *topics: str) -> None:
+    def __init__(self, cluster: Cluster, *topics: str) -> None:
         """Begin with the partitions that there are.
 
         Raises:
@@ -486,7 +487,7 @@ class Follower:
         self._consumer = Consumer(
             {
                 **COMMON,
-                "bootstrap.servers": bootstrap,
+                **cluster.librdkafka(),
                 "group.id": "trunkline-follower",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",

@@ -29,6 +29,7 @@ import orjson
 from trunkline.errors import Unavailable
 from trunkline.flow import draw
 from trunkline.flow.declare import Bus
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Follower, Record, Sender, Written, clock
 from trunkline.observe import Observed, Observer
 
@@ -319,7 +320,7 @@ def send(sender: Sender, topic: str, changes: Iterable[Change]) -> list[Written]
     return [future.result() for future in sent]
 
 
-def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
+def current(cluster: Cluster, topic: str, seconds: float = 10.0) -> Orders:
     """Read what holds now.
 
     Raises:
@@ -327,7 +328,7 @@ def current(bootstrap: str, topic: str, seconds: float = 10.0) -> Orders:
     """
     until = time.monotonic() + seconds
     orders = Orders()
-    with closing(Follower(bootstrap, topic)) as follower:
+    with closing(Follower(cluster, topic)) as follower:
         while not follower.caught_up:
             orders = applied(orders, follower.fetch(0.2))
             if time.monotonic() > until:
@@ -374,7 +375,7 @@ class ControlReader:
 
     def __init__(
         self,
-        bootstrap: str,
+        cluster: Cluster,
         topic: str,
         worker: Worker,
         *,
@@ -388,7 +389,7 @@ class ControlReader:
     ) -> None:
         self.orders = Orders()
         """What holds, and what the workers said last; may be read from any thread."""
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._topic = topic
         self._worker = worker
         self._sender = sender
@@ -444,7 +445,7 @@ class ControlReader:
         """Announce this worker first, then read past that: who gives an order either sees us, or is read by us now."""
         orders = Orders()
         [here] = send(self._sender, self._topic, announcing(self._now(0)))
-        with closing(Follower(self._bootstrap, self._topic)) as follower:
+        with closing(Follower(self._cluster, self._topic)) as follower:
             while orders.position <= here.offset:
                 if self._stopping.is_set():
                     return

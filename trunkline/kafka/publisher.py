@@ -15,6 +15,7 @@ from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.confluent import Confluent
 from trunkline.kafka.control import accepts, said
 from trunkline.kafka.events import LARGEST, Written
@@ -29,7 +30,7 @@ class Publisher:
 
     def __init__(
         self,
-        bootstrap: str,
+        cluster: Cluster | str,
         bus: Bus,
         to: Topic | Table,
         *,
@@ -39,21 +40,23 @@ class Publisher:
     ) -> None:
         """Connect and register the schema; a record that is not acknowledged after `patience` seconds has failed.
 
-        `registry` is the address of a Confluent-compatible registry, where the bus's workers use one.
+        A broker that asks for no login may be given as host:port[,host:port]. `registry` is the address of a
+        Confluent-compatible registry, where the bus's workers use one.
 
         Raises:
             Unavailable: the broker does not answer, or the registry's topic is missing.
         """
+        cluster = Cluster(cluster) if isinstance(cluster, str) else cluster
         self._to = to
         self._source = f"{bus.identity}/{service}"
         self._patience = patience
-        if not any(accepts(address) for address in bootstrap.split(",")):
-            raise Unavailable(f"no broker answers at {bootstrap}.")
-        self._registry = Confluent(registry) if registry else Registry(bootstrap, schemas_of(bus))
+        if not any(accepts(address) for address in cluster.bootstrap.split(",")):
+            raise Unavailable(f"no broker answers at {cluster.bootstrap}.")
+        self._registry = Confluent(registry) if registry else Registry(cluster, schemas_of(bus))
         try:
             self._form = Format(self._registry, to.schema)
             self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap,
+                **cluster.kafka_python(),
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=5,
@@ -65,7 +68,7 @@ class Publisher:
             )
         except KafkaError as error:
             self._registry.close()
-            raise Unavailable(f"no broker answers at {bootstrap}: {said(error)}") from None
+            raise Unavailable(f"no broker answers at {cluster.bootstrap}: {said(error)}") from None
         except BaseException:
             self._registry.close()
             raise

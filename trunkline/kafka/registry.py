@@ -17,6 +17,7 @@ from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
 from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, from_headers
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.confluent import Confluent, codec_from, still
 from trunkline.kafka.events import MISSING, Record
 from trunkline.settings import Kafka
@@ -32,8 +33,8 @@ NOT_FOUND_FOR = 5.0
 class Registry:
     """Schemas by id, and ids by schema; safe to use from several threads."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        self._cluster = cluster
         self._topic = topic
         self._partition = TopicPartition(topic, 0)
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class Registry:
     def _append(self, mark: bytes, value: bytes) -> None:
         # Not idempotent: that waits half a second, and what is written twice has the id of the first.
         producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "acks": "all", "max.in.flight": 1, "log_level": 0,
+            {**self._cluster.librdkafka(), "acks": "all", "max.in.flight": 1, "log_level": 0,
              "message.timeout.ms": int(PATIENCE * 1000)}
         )  # fmt: skip
         failures: list[KafkaError] = []
@@ -122,7 +123,7 @@ class Registry:
         try:
             if self._consumer is None:
                 self._consumer = Consumer(
-                    {"bootstrap.servers": self._bootstrap, "group.id": "trunkline-registry-reader", "log_level": 0,
+                    {**self._cluster.librdkafka(), "group.id": "trunkline-registry-reader", "log_level": 0,
                      "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
                 )  # fmt: skip
                 self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
@@ -155,9 +156,9 @@ Schemas = Registry | Confluent
 """Either kind of registry."""
 
 
-def registry_of(kafka: Kafka, bootstrap: str, topic: str) -> Schemas:
+def registry_of(kafka: Kafka, cluster: Cluster, topic: str) -> Schemas:
     """Give the registry that the settings name, else the embedded one on its topic."""
-    return Registry(bootstrap, topic) if kafka.registry is None else Confluent(kafka.registry.get_secret_value())
+    return Registry(cluster, topic) if kafka.registry is None else Confluent(kafka.registry.get_secret_value())
 
 
 class Format:

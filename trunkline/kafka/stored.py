@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trunkline.errors import Unavailable
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import COMMON, Record, Slot, clock, record_of
 
 PATIENCE = 10.0
 """Seconds for which the broker may be silent."""
 
 
-def stored_since(bootstrap: str, times: Mapping[Slot, int]) -> list[Record]:
+def stored_since(cluster: Cluster, times: Mapping[Slot, int]) -> list[Record]:
     """Read committed records from a time on (epoch milliseconds, by partition), up to the ends as they are now.
 
     Raises:
@@ -22,7 +23,7 @@ def stored_since(bootstrap: str, times: Mapping[Slot, int]) -> list[Record]:
     consumer = Consumer(
         {
             **COMMON,
-            "bootstrap.servers": bootstrap,
+            **cluster.librdkafka(),
             "group.id": "trunkline-stored",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",

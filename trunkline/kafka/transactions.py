@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from trunkline.errors import Halt, TrunklineError, Unavailable
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import BY_KEY, PRODUCER, Slot, clock, dated
 
 TRANSACTION_SECONDS = 10
@@ -52,7 +53,7 @@ class Transactions:
     Its id is stable per slot of a machine, so that a restart ends what its predecessor left open (P1).
     """
 
-    def __init__(self, bootstrap: str, transactional_id: str, *, one_by_one: bool = False) -> None:
+    def __init__(self, cluster: Cluster, transactional_id: str, *, one_by_one: bool = False) -> None:
         """Take the id over: whoever had it is fenced. `one_by_one` is slow, and tells which records are refused.
 
         Raises:
@@ -63,7 +64,7 @@ class Transactions:
         self._producer = Producer(
             {
                 **PRODUCER,
-                "bootstrap.servers": bootstrap,
+                **cluster.librdkafka(),
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": TRANSACTION_SECONDS * 1000,
                 "message.timeout.ms": TRANSACTION_SECONDS * 1000,

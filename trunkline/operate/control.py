@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus, group_of, identity_of, sink_identity
 from trunkline.kafka import orders
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, moment
 from trunkline.kafka.events import Follower, Sender
 from trunkline.kafka.orders import Announcement, Change, Command, Full, Orders
@@ -85,7 +86,7 @@ class Desk:
     """
 
     bus: Bus
-    bootstrap: str
+    cluster: Cluster
     control: Control
     sender: Sender
     patience: float
@@ -117,7 +118,7 @@ class Desk:
         groups = [group_of(self.bus, identity_of(self.bus.delivering[flow])) for flow in flows]
         until = time.monotonic() + self.patience
         held, off, found = Orders(), timedelta(), None
-        with closing(Follower(self.bootstrap, topic)) as follower:
+        with closing(Follower(self.cluster, topic)) as follower:
             while found is None or not (found.complete or time.monotonic() > until):
                 records = follower.fetch(0.5)
                 held = orders.applied(held, records)

@@ -23,6 +23,7 @@ from trunkline.event import from_headers
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, group_of, identity_of, replay_of, sink_identity
 from trunkline.kafka import audit, orders
 from trunkline.kafka.audit import Entry
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.orders import Orders, Passed, Trusted
@@ -140,7 +141,7 @@ class Rebuild:
     """Everything that a rebuild needs; `tell` hears what is done next."""
 
     bus: Bus
-    bootstrap: str
+    cluster: Cluster
     control: Control
     sender: Sender
     db: Connection
@@ -156,7 +157,7 @@ class Rebuild:
                 changed.
         """
         now = datetime.now(UTC)
-        held = orders.current(self.bootstrap, control_of(self.bus))
+        held = orders.current(self.cluster, control_of(self.bus))
         check_idle(self.bus, self.control, held, now)
         here = identity.read(self.db)
         if here is not None and held.ledger is not None and here != Identity(*held.ledger):

@@ -16,6 +16,7 @@ from trunkline.errors import Halt, TrunklineError
 from trunkline.flow.declare import Agent, Bus, Process, dead_letters_of, group_of, identity_of, replay_of
 from trunkline.kafka import audit
 from trunkline.kafka.audit import Entry
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import replayed_of
@@ -77,7 +78,7 @@ class Reprocess:
     """One replay of a flow."""
 
     def __init__(
-        self, bus: Bus, flow: Process | Agent, control: Control, bootstrap: str, *, rate: float, wait: float
+        self, bus: Bus, flow: Process | Agent, control: Control, cluster: Cluster, *, rate: float, wait: float
     ) -> None:
         """End any other replay of the flow; `rate` is records a second, `wait` how many seconds the last may take.
 
@@ -90,7 +91,7 @@ class Reprocess:
         self._control = control
         self._rate = rate
         self._wait = wait
-        self._transactions = Transactions(bootstrap, f"{group_of(bus, identity_of(flow))}.replay")
+        self._transactions = Transactions(cluster, f"{group_of(bus, identity_of(flow))}.replay")
         self._ended: dict[Place, Entry] = {}
         self._read: Mapping[Slot, int] = {}
 

@@ -83,7 +83,7 @@ def test_after_a_restart_an_agent_remembers_its_window_and_says_nothing_twice(st
 def test_an_agent_goes_on_after_a_restart_behind_the_mark_of_a_transaction(stage: Stage) -> None:
     bus = stage.make(tally_bus(stage.prefix, partitions=1, window=60))
     topic = bus.topics[0].name
-    form, transactions = stage.encoder(bus, topic), Transactions(stage.bootstrap, stage.prefix)
+    form, transactions = stage.encoder(bus, topic), Transactions(stage.cluster, stage.prefix)
     for number in range(2):
         event = stamped(bus, note(number, "a"))
         transactions.begin()

@@ -99,7 +99,7 @@ def test_an_event_whose_letter_cannot_be_written_ends_the_process_and_stays(stag
         assert child.wait() == 70
         assert "the dead letter of offset 1 cannot be written" in child.log
     assert stage.committed(bus, flow_of(bus)) == {0: 1}
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         control.apply(plan(bus, control.existing(names(bus)), stage.kafka))
     stage.forget_members(bus, flow_of(bus))
     with stage.child(BUS, options=options, name="again") as again:

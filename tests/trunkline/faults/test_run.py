@@ -143,7 +143,7 @@ def test_several_workers_share_the_port_and_each_has_figures_of_its_own(stage: S
             assert figures is not None
             assert "trunkline_sink_events_total" in figures.text
         members = [group_of(bus, flow) for flow in (*bus.processing, *bus.delivering)]
-        with Control(stage.bootstrap) as control:
+        with Control(stage.cluster) as control:
             assert {len(control.members(group)) for group in members} == {2}
         assert run.end() == 0, run.said
 

@@ -18,6 +18,7 @@ from trunkline.avro.codec import HEAD, Codec
 from trunkline.engine.tables import TableReader
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.changes import Change, Changes
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.registry import Format, Registry
 
 pytestmark = pytest.mark.faults(group="process")
@@ -128,8 +129,8 @@ def read_slowly(bootstrap: str, prefix: str, folder: Path) -> None:
 
     Changes.fetch = fetch  # type: ignore[method-assign, assignment]  # in a process of its own
     bus = bus_of(prefix)
-    registry = Registry(bootstrap, schemas_of(bus))
-    TableReader(bus.tables[0], Format(registry, bus.tables[0].schema), bootstrap, folder, lambda _: None)
+    registry = Registry(Cluster(bootstrap), schemas_of(bus))
+    TableReader(bus.tables[0], Format(registry, bus.tables[0].schema), Cluster(bootstrap), folder, lambda _: None)
     threading.Event().wait()
 
 

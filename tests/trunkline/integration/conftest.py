@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trunkline.integration.project import Project
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 
 
@@ -19,6 +20,6 @@ def project(bootstrap: str, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
-def control(bootstrap: str) -> Iterator[Control]:
-    with Control(bootstrap) as control:
+def control(cluster: Cluster) -> Iterator[Control]:
+    with Control(cluster) as control:
         yield control

@@ -23,6 +23,7 @@ from trunkline.avro.types import module
 from trunkline.cli.main import app
 from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.event import Event, Headers, to_headers
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender, Written
 from trunkline.kafka.registry import Registry
 from trunkline.ledger import deliveries
@@ -151,12 +152,16 @@ class Project:
         command, pipe = [str(TRUNKLINE), *arguments], subprocess.PIPE
         return subprocess.Popen(command, cwd=self.folder, env=variables, stdout=pipe, stderr=pipe, text=True)
 
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(self.bootstrap)
+
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", code=code))
 
     @cached_property
     def schema(self) -> int:
-        with closing(Registry(self.bootstrap, f"trunkline.{self.prefix}.schemas")) as registry:
+        with closing(Registry(self.cluster, f"trunkline.{self.prefix}.schemas")) as registry:
             return registry.id_of(read(self.folder / "schemas" / "order.v1.avsc").text)
 
     def value(self, number: int) -> bytes:
@@ -164,7 +169,7 @@ class Project:
 
     @cached_property
     def sender(self) -> Sender:
-        return Sender(self.bootstrap)
+        return Sender(self.cluster)
 
     def send(
         self, topic: str, value: bytes | None, headers: Headers, *, key: bytes = b"k1", partition: int = 0

@@ -18,6 +18,7 @@ from trunkline import Bus
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import group_of
 from trunkline.kafka import orders
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Command, ControlReader, Full, Orders, Trusted, Worker, announcing, current
@@ -47,7 +48,7 @@ class Office:
     """A bus's control topic, and who works there."""
 
     bus: Bus
-    bootstrap: str
+    cluster: Cluster
     sender: Sender
     halted: dict[str, str] = field(default_factory=dict)
     full: list[Full] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Office:
             obeyed.append(held)
 
         reader = ControlReader(
-            self.bootstrap,
+            self.cluster,
             self.topic,
             worker,
             sender=self.sender,
@@ -87,20 +88,20 @@ class Office:
 
     def said(self) -> dict[str, Any]:
         """Read with kafka-python what stands on the topic: the last value of every key."""
-        found = {record.key.decode(): record.value for record in read(self.bootstrap, self.topic)}
+        found = {record.key.decode(): record.value for record in read(self.cluster.bootstrap, self.topic)}
         return {key: value and json.loads(value) for key, value in found.items()}
 
     @contextmanager
     def desk(self, patience: float = 20) -> Iterator[Desk]:
-        with Control(self.bootstrap) as control:
-            yield Desk(self.bus, self.bootstrap, control, self.sender, patience)
+        with Control(self.cluster) as control:
+            yield Desk(self.bus, self.cluster, control, self.sender, patience)
 
 
 @pytest.fixture
 def office(stage: Stage) -> Iterator[Office]:
     bus = stage.make(deliver_bus(stage.prefix))
-    with closing(Sender(stage.bootstrap)) as sender:
-        yield Office(bus, stage.bootstrap, sender)
+    with closing(Sender(stage.cluster)) as sender:
+        yield Office(bus, stage.cluster, sender)
 
 
 def ids(answer: Answer) -> set[str]:
@@ -170,7 +171,7 @@ def test_a_worker_that_ended_without_a_word_is_not_waited_for_long(
 
 def test_a_member_of_the_group_that_never_said_a_word_is_counted(office: Office) -> None:
     [flow] = office.bus.delivering
-    consumer = Consumer({"bootstrap.servers": office.bootstrap, "group.id": group_of(office.bus, flow), "log_level": 0})
+    consumer = Consumer({**office.cluster.librdkafka(), "group.id": group_of(office.bus, flow), "log_level": 0})
     consumer.subscribe([office.bus.topics[0].name])
     while not consumer.assignment():
         consumer.poll(0.1)
@@ -187,7 +188,7 @@ def test_workers_come_and_go_with_a_word(office: Office) -> None:
         said = office.said()[f"worker/{one.worker.id}"]
         assert said["halted"] == {flow: "bad secret"}
         assert said["full"] == [{"flow": flow, "topic": "t", "partition": 2, "key": "a"}]
-        assert [found.full for found in current(office.bootstrap, office.topic).workers.values()] == [
+        assert [found.full for found in current(office.cluster, office.topic).workers.values()] == [
             (Full(flow, "t", 2, "a"),)
         ]
     wait_for(lambda: office.said()[f"worker/{one.worker.id}"] is None)
@@ -230,7 +231,7 @@ def test_a_worker_that_cannot_obey_says_so_and_tries_again(office: Office) -> No
 
     worker = orders.this_worker(office.bus, [])
     reader = ControlReader(
-        office.bootstrap,
+        office.cluster,
         office.topic,
         worker,
         sender=office.sender,
@@ -351,8 +352,8 @@ def test_a_name_that_is_no_sink_is_wrong_use(project: Project, name: str, said: 
 
 def test_a_paused_sink_calls_nobody_until_it_goes_on(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
-    with closing(Sender(stage.bootstrap)) as sender, Control(stage.bootstrap) as control:
-        desk = Desk(bus, stage.bootstrap, control, sender, 20)
+    with closing(Sender(stage.cluster)) as sender, Control(stage.cluster) as control:
+        desk = Desk(bus, stage.cluster, control, sender, 20)
         with stage.running(bus) as running:
             stage.write(bus, [note(number, "a") for number in range(3)])
             wait_for(lambda: len(stage.effects()) == 3)
@@ -373,8 +374,8 @@ def test_a_halted_sink_is_freed_of_one_event(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, partitions=1))
     [flow] = bus.delivering
     stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/1", status=401))
-    with closing(Sender(stage.bootstrap)) as sender, Control(stage.bootstrap) as control:
-        desk = Desk(bus, stage.bootstrap, control, sender, 20)
+    with closing(Sender(stage.cluster)) as sender, Control(stage.cluster) as control:
+        desk = Desk(bus, stage.cluster, control, sender, 20)
         with stage.running(bus) as running:
             stage.write(bus, [note(number, "a") for number in range(3)])
             wait_for(running.worker.stopped)
@@ -391,7 +392,7 @@ def test_a_halted_sink_is_freed_of_one_event(stage: Stage) -> None:
 
 
 def standing_of(stage: Stage, bus: Bus) -> Standing:
-    [found] = standings(bus, current(stage.bootstrap, control_of(bus)), datetime.now(UTC))
+    [found] = standings(bus, current(stage.cluster, control_of(bus)), datetime.now(UTC))
     return found
 
 
@@ -414,11 +415,11 @@ def test_a_worker_without_its_ledger_halts_until_it_is_made_again(stage: Stage) 
         wait_for(running.worker.stopped)
         assert "run `trunkline ledger rebuild`" in running.worker.stopped()[flow]
     with (
-        closing(Sender(stage.bootstrap)) as sender,
-        Control(stage.bootstrap) as control,
+        closing(Sender(stage.cluster)) as sender,
+        Control(stage.cluster) as control,
         File(stage.ledger).connect() as db,
     ):
-        Rebuild(bus, stage.bootstrap, control, sender, db, lambda _: None).run(None)
+        Rebuild(bus, stage.cluster, control, sender, db, lambda _: None).run(None)
     assert stage.rows() == before == {State.DONE: 3, State.DEAD: 1}
     with stage.running(bus):
         wait_for(finished)

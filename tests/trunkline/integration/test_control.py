@@ -13,6 +13,7 @@ from trunkline import Bus, Deliver, Target, Topic, env
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Event
 from trunkline.flow.declare import group_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Start
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import Create, Grow, names, plan
@@ -217,6 +218,6 @@ def test_a_topic_that_is_not_there_is_named_with_the_one_that_is_meant(control: 
 
 def test_no_broker_is_one_clear_line() -> None:
     with pytest.raises(Unavailable, match=r"^no broker answers at 127\.0\.0\.1:1\. Start it, or set TRUNKLINE_KAFKA__"):
-        Control("127.0.0.1:1")
+        Control(Cluster("127.0.0.1:1"))
     with pytest.raises(UsageError, match=r"^the broker's address 'here:there' is no host:port"):
-        Control("here:there")
+        Control(Cluster("here:there"))

@@ -66,6 +66,6 @@ def test_no_record_halts_a_flow_whatever_it_holds(stage: Stage, make: Callable[[
     letters = stage.letters(flow)
     assert [header(letter, "trunkline-class") for letter in letters] == ["poison"] * 4
     assert "no UTF-8" in str(header(letters[0], "__connect.errors.exception.message"))
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         found = browse.look(control, declared)  # type: ignore[arg-type]  # none of them publishes
     assert (len(found.dead), found.foreign) == (4, 0), "each can be shown and replayed"

@@ -25,7 +25,7 @@ def after(stage: Stage, *, retired: Sequence[str] = ()) -> Bus:
 
 
 def look(stage: Stage, bus: Bus) -> list[Left]:
-    with Control(stage.bootstrap) as control, File(stage.ledger).connect() as db:
+    with Control(stage.cluster) as control, File(stage.ledger).connect() as db:
         return left(bus, control, db)
 
 

@@ -281,7 +281,7 @@ def test_a_replay_is_planned_first(project: Project) -> None:
     assert "3 selected" in told.stdout
     assert "2  dead, will be sent" in told.stdout, "who names a key may replay it however often"
     assert told.stderr == "Nothing was sent. Run it with: trunkline dlq replay store --key k1 --rate 5/s --run\n"
-    with Control(project.bootstrap) as control:
+    with Control(project.cluster) as control:
         assert set(control.ends([f"{project.flow}.replay"]).values()) == {0}
     assert "is no rate" in project("dlq", "replay", "store", "--rate", "fast", code=2)
 
@@ -296,7 +296,7 @@ class Worker:
 
     def settle(self, stop: threading.Event) -> None:
         flow = self.project.flow
-        with Control(self.project.bootstrap) as control:
+        with Control(self.project.cluster) as control:
             at = dict.fromkeys(range(2), 0)
             while not stop.wait(0.05):
                 for record in control.read(f"{flow}.replay", start=at):
@@ -389,7 +389,7 @@ def test_an_interrupted_replay_ends_its_run(project: Project) -> None:
     project.fail("one")
     project.fail("two")
     with project.start("dlq", "replay", "store", "--run", "--rate", "0.01") as replay:
-        with Control(project.bootstrap) as control:
+        with Control(project.cluster) as control:
             next(control.read(f"{project.flow}.replay", follow=True))
         assert len(live(project)) == 1
         replay.send_signal(2)

@@ -14,6 +14,7 @@ from trunkline import Bus, Deliver, Event, Retry, Target, env
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Deliver as Flow
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Written
 from trunkline.ledger import deliveries, runs
@@ -74,7 +75,7 @@ class Case:
         self.stage.target.control.heal(self.stage.prefix)
 
     def survey(self) -> Known:
-        with Control(self.stage.bootstrap) as control, closing(File(self.stage.ledger).connect()) as db:
+        with Control(self.stage.cluster) as control, closing(File(self.stage.ledger).connect()) as db:
             return survey(self.flow, control, db)
 
     def held(self) -> set[bytes]:
@@ -91,11 +92,11 @@ class Case:
         tell: Callable[[Progress], None] = lambda _: None,
         *,
         rate: float = 500,
-        connect: Callable[[str], Sender] = Sender,
+        connect: Callable[[Cluster], Sender] = Sender,
     ) -> Progress:
         with (
-            Control(self.stage.bootstrap) as control,
-            closing(connect(self.stage.bootstrap)) as sender,
+            Control(self.stage.cluster) as control,
+            closing(connect(self.stage.cluster)) as sender,
             closing(File(self.stage.ledger).connect()) as db,
         ):
             return Replay(self.flow, control, sender, db, rate=rate, wait=60).run(planned, tell)

@@ -8,6 +8,7 @@ from schemas import ProductV1, StockMovementV1
 from trunkline import Bus, Drop, Enrich, Event, Process, Table, Topic
 from trunkline.errors import Permanent, Unavailable
 from trunkline.flow.declare import schemas_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.publisher import Publisher
@@ -37,14 +38,14 @@ def bus(control: Control) -> Bus:
 
 
 def test_rows_arrive_as_events_of_the_service_that_every_client_can_read(
-    bootstrap: str, bus: Bus, control: Control
+    cluster: Cluster, bus: Bus, control: Control
 ) -> None:
     [table] = bus.tables
     wanted = [row(f"{number}") for number in range(3_000)]
-    with Publisher(bootstrap, bus, table, service="crm") as publisher:
+    with Publisher(cluster, bus, table, service="crm") as publisher:
         places = list(publisher.rows(wanted, THEN))
     found = {record.key: record for record in control.read(table.name)}
-    registry = Registry(bootstrap, schemas_of(bus))
+    registry = Registry(cluster, schemas_of(bus))
     form = Format(registry, table.schema)
     assert [form.decode(found[one["sku"].encode()].value) for one in wanted] == wanted
     assert [(found[one["sku"].encode()].partition, found[one["sku"].encode()].offset) for one in wanted] == places
@@ -56,21 +57,21 @@ def test_rows_arrive_as_events_of_the_service_that_every_client_can_read(
     registry.close()
 
 
-def test_a_key_lies_where_a_worker_would_put_it(bootstrap: str, bus: Bus) -> None:
+def test_a_key_lies_where_a_worker_would_put_it(cluster: Cluster, bus: Bus) -> None:
     [table] = bus.tables
     keys = [f"key {number}" for number in range(50)]
-    with Publisher(bootstrap, bus, table, service="crm") as publisher:
+    with Publisher(cluster, bus, table, service="crm") as publisher:
         ours = [place.partition for place in publisher.rows([row(key) for key in keys], THEN)]
-    sender = Sender(bootstrap)
+    sender = Sender(cluster)
     theirs = [sender.send(table.name, key.encode(), b"", ()).result(20).partition for key in keys]
     sender.close()
     assert ours == theirs
 
 
-def test_events_keep_their_own_identity(bootstrap: str, bus: Bus, control: Control) -> None:
+def test_events_keep_their_own_identity(cluster: Cluster, bus: Bus, control: Control) -> None:
     [topic] = bus.topics
     data = {"sku": "1", "delta": -2, "basket_id": "b", "store_id": "s"}
-    with Publisher(bootstrap, bus, topic, service="tills") as publisher:
+    with Publisher(cluster, bus, topic, service="tills") as publisher:
         [place] = publisher.publish([Event("e1", THEN, data)])
     [record] = control.read(topic.name)
     assert (record.partition, record.offset) == place
@@ -85,19 +86,19 @@ def test_events_keep_their_own_identity(bootstrap: str, bus: Bus, control: Contr
         (row("1", brand="x" * 2_000_000), "is larger than its topic allows"),
     ],
 )
-def test_what_can_never_be_published_says_why(bootstrap: str, bus: Bus, wrong: dict[str, Any], said: str) -> None:
+def test_what_can_never_be_published_says_why(cluster: Cluster, bus: Bus, wrong: dict[str, Any], said: str) -> None:
     [table] = bus.tables
     with (
-        Publisher(bootstrap, bus, table, service="crm") as publisher,
+        Publisher(cluster, bus, table, service="crm") as publisher,
         pytest.raises(Permanent, match=said),
     ):
         list(publisher.rows([row("0"), wrong], THEN))
 
 
-def test_nobody_to_publish_to_is_one_line(bootstrap: str, bus: Bus) -> None:
+def test_nobody_to_publish_to_is_one_line(cluster: Cluster, bus: Bus) -> None:
     missing = Table(f"{bus.name}.absent", ProductV1, key="sku")
     with (
-        Publisher(bootstrap, bus, missing, service="crm", patience=2) as publisher,
+        Publisher(cluster, bus, missing, service="crm", patience=2) as publisher,
         pytest.raises(Unavailable, match="the broker did not acknowledge the record"),
     ):
         list(publisher.rows([row("0")], THEN))

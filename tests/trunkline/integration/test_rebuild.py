@@ -68,7 +68,7 @@ class Loss:
 
     @cached_property
     def sender(self) -> Sender:
-        return Sender(self.stage.bootstrap)
+        return Sender(self.stage.cluster)
 
     def commit(self, offset: int, topic: str = "") -> None:
         """Commit as a worker would."""
@@ -92,8 +92,8 @@ class Loss:
         self.sender.send(*audit.record_of(outcomes_of(self.bus), entry)).result(20)
 
     def rebuild(self, choice: Choice | None = None) -> tuple[Identity, Restored]:
-        with Control(self.stage.bootstrap) as control, self.ledger() as db:
-            work = Rebuild(self.bus, self.stage.bootstrap, control, self.sender, db, self.told.append)
+        with Control(self.stage.cluster) as control, self.ledger() as db:
+            work = Rebuild(self.bus, self.stage.cluster, control, self.sender, db, self.told.append)
             made, [restored] = work.run(choice)
         return made, restored
 
@@ -108,8 +108,8 @@ class Loss:
         return [rows[place].state.name if place in rows else None for place in places]
 
     def is_trusted(self) -> bool:
-        with Control(self.stage.bootstrap) as control, self.ledger() as db:
-            known = current(self.stage.bootstrap, control_of(self.bus)).ledger
+        with Control(self.stage.cluster) as control, self.ledger() as db:
+            known = current(self.stage.cluster, control_of(self.bus)).ledger
             [state] = trusted(self.bus, control, db, known)
         return isinstance(state, Fine)
 
@@ -135,8 +135,8 @@ def test_what_a_person_left_out_is_not_taken_for_delivered(loss: Loss) -> None:
     with closing(KafkaAdminClient(bootstrap_servers=loss.stage.bootstrap)) as admin:
         admin.delete_groups([group])
         admin.delete_records({TopicPartition(loss.topic, 0): 1})
-    with Control(loss.stage.bootstrap) as control:
-        noting = partial(note_passed, loss.bus, loss.stage.bootstrap)
+    with Control(loss.stage.cluster) as control:
+        noting = partial(note_passed, loss.bus, loss.stage.cluster)
         control.start_offsets(loss.bus, [loss.flow], "latest", noting)
         assert control.committed(group) == {Slot(loss.topic, 0): (4, "")}
     loss.stage.write(loss.bus, [note(number) for number in range(4, 6)])
@@ -168,7 +168,7 @@ def test_what_was_committed_is_done_unless_the_outcomes_say_otherwise(loss: Loss
         [row] = deliveries.look_up(db, [deliveries.place_of("shelf", events[0])]).values()
         value = loss.stage.read(loss.topic)[0].value
         assert row.payload == deliveries.payload_of(value[HEAD:]), "the same event with another content is noticed"
-    assert current(loss.stage.bootstrap, control_of(loss.bus)).ledger == (made.id, 1)
+    assert current(loss.stage.cluster, control_of(loss.bus)).ledger == (made.id, 1)
     assert loss.is_trusted()
 
     again, restored = loss.rebuild()
@@ -352,7 +352,7 @@ def test_while_somebody_works_nothing_is_rebuilt(loss: Loss) -> None:
 def test_a_ledger_is_made_again_and_shown_from_the_command_line(project: Project) -> None:
     assert project("ledger", "show", code=2) == "trunkline: the ledger var/ledger.db does not exist.\n"
     project.send(project.good, project.value(1), to_headers(order("k1")))
-    with Control(project.bootstrap) as control:
+    with Control(project.cluster) as control:
         control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 1})
     assert project("ledger", "rebuild", "--resend", "--ambiguous", code=2).startswith("trunkline: --resend and")
     [made] = project.json("ledger", "rebuild")["sinks"]

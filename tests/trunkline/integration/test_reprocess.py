@@ -91,16 +91,16 @@ class Case:
         return self.stage.committed(self.bus, self.name) == self.stage.ends(self.bus.topics[0].name)
 
     def survey(self) -> Known:
-        with Control(self.stage.bootstrap) as control:
+        with Control(self.stage.cluster) as control:
             return survey(control, self.bus, self.flow)
 
     def replay(self, planned: Plan | None = None, *, wait: float = 30, rate: float = 1000) -> Progress:
-        with Control(self.stage.bootstrap) as control:
-            again = Reprocess(self.bus, self.flow, control, self.stage.bootstrap, rate=rate, wait=wait)
+        with Control(self.stage.cluster) as control:
+            again = Reprocess(self.bus, self.flow, control, self.stage.cluster, rate=rate, wait=wait)
             return again.run(planned or plan(survey(control, self.bus, self.flow)), lambda _: None)
 
     def trace(self, event: str) -> Trace:
-        with Control(self.stage.bootstrap) as control, closing(File(self.stage.ledger).connect()) as db:
+        with Control(self.stage.cluster) as control, closing(File(self.stage.ledger).connect()) as db:
             [found] = Tracer(self.bus, control, db).trace(event)
         return found
 
@@ -116,7 +116,7 @@ class Case:
     def open(self) -> int:
         """Count the letters as workers do for their gauge."""
         letters = {dead_letters_of(identity_of(self.flow)): self.name}
-        with closing(Waiting(self.stage.bootstrap, letters, replayed_of(self.bus))) as waiting:
+        with closing(Waiting(self.stage.cluster, letters, replayed_of(self.bus))) as waiting:
             wait_for(lambda: waiting.look().keys() == {self.name}, why=lambda: "its letters are not read to the end")
             return waiting.look()[self.name].open
 
@@ -200,10 +200,10 @@ def test_what_no_worker_has_taken_yet_is_under_way_and_not_sent_again(case: Case
 
 @pytest.mark.faults(group="process")
 def test_who_begins_a_replay_ends_another_and_goes_on_with_what_is_left(case: Case) -> None:
-    with case.stage.running(case.bus) as running, Control(case.stage.bootstrap) as control:
+    with case.stage.running(case.bus) as running, Control(case.stage.cluster) as control:
         wait_for(case.finished, why=running.worker.stopped)
         case.mended.touch()
-        first = Reprocess(case.bus, case.flow, control, case.stage.bootstrap, rate=1, wait=30)
+        first = Reprocess(case.bus, case.flow, control, case.stage.cluster, rate=1, wait=30)
         planned = plan(survey(control, case.bus, case.flow))
         second: list[Progress] = []
 

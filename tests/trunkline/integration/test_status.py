@@ -24,7 +24,7 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
         for number in range(5):
             timestamp = int(written.timestamp() * 1000)
             producer.send(project.good, b"x", b"k", None, 0, timestamp + number).get(timeout=20)
-    with Control(project.bootstrap) as control:
+    with Control(project.cluster) as control:
         control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 1, Slot(project.good, 1): 0})
     [worst, *others] = project.json("status")
     assert (worst["flow"], worst["expired"], worst["lag"]) == (project.flow, 0, 4)
@@ -45,7 +45,7 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
 
     lost = Passed(project.flow, 0, 1, 4, expired=True)
     orders.send(project.sender, f"trunkline.{project.prefix}.control", orders.passing(lost))
-    with Control(project.bootstrap) as control:
+    with Control(project.cluster) as control:
         control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 5})
     [found] = [one for one in project.json("status") if one["flow"] == project.flow]
     assert (found["expired"], found["gone"], found["lag"]) == (3, 0, 0), "what was lost stays counted"

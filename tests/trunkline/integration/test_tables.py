@@ -47,10 +47,10 @@ class Reading:
 
     def __init__(self, stage: Stage, bus: Bus) -> None:
         self.table = bus.tables[0]
-        self.registry = Registry(stage.bootstrap, schemas_of(bus))
+        self.registry = Registry(stage.cluster, schemas_of(bus))
         self.seen: list[Observed] = []
         form = Format(self.registry, self.table.schema)
-        self.reader = TableReader(self.table, form, stage.bootstrap, stage.folder / "rows", self.seen.append)
+        self.reader = TableReader(self.table, form, stage.cluster, stage.folder / "rows", self.seen.append)
 
     def said(self) -> list[str]:
         return [seen.detail for seen in self.seen if seen.what == "table"]
@@ -70,7 +70,7 @@ def following(stage: Stage, bus: Bus) -> Iterator[Reading]:
 def put(stage: Stage, bus: Bus, rows: Iterable[tuple[str, str | None]]) -> None:
     """Write rows of a text, or delete them."""
     table = bus.tables[0]
-    registry = Registry(stage.bootstrap, schemas_of(bus))
+    registry = Registry(stage.cluster, schemas_of(bus))
     form = Format(registry, table.schema)
     values = [
         (table.name, name.encode(), None if text is None else form.encode(note(1, text=text, name=name)), (), BY_KEY)
@@ -180,14 +180,14 @@ def test_a_table_that_ends_with_markers_and_aborted_rows_is_read_to_its_end(stag
     bus = stage.make(bus_of(stage.prefix))
     [table] = bus.tables
     put(stage, bus, [("a", "old"), ("b", "old")])
-    registry = Registry(stage.bootstrap, schemas_of(bus))
+    registry = Registry(stage.cluster, schemas_of(bus))
     form = Format(registry, table.schema)
     registry.close()
 
     def write(name: str, text: str) -> None:
         transactions.write([Write(table.name, name.encode(), form.encode(note(1, text=text, name=name)), [])])
 
-    transactions = Transactions(stage.bootstrap, stage.prefix)
+    transactions = Transactions(stage.cluster, stage.prefix)
     transactions.begin()
     write("a", "committed")
     transactions.commit()

@@ -30,10 +30,10 @@ def test_a_paused_target_is_not_called_until_it_is_resumed(stage: Stage) -> None
     bus = stage.make(deliver_bus(stage.prefix))
     with (
         stage.running(bus) as running,
-        Control(stage.bootstrap) as control,
-        closing(Sender(stage.bootstrap)) as sender,
+        Control(stage.cluster) as control,
+        closing(Sender(stage.cluster)) as sender,
     ):
-        desk = Desk(bus, stage.bootstrap, control, sender, 20)
+        desk = Desk(bus, stage.cluster, control, sender, 20)
         assert targets.pause(desk, "shelf", command()).complete
         stage.write(bus, [note(1), note(2)])
         wait_for(lambda: running.counted(next(iter(bus.delivering)))["read"] == 2)
@@ -41,7 +41,7 @@ def test_a_paused_target_is_not_called_until_it_is_resumed(stage: Stage) -> None
         assert standing.paused is not None
         [flow] = bus.delivering
         assert targets.troubled([standing]) == {flow: ("shelf is paused by ops@here (maintenance)",)}
-        held = orders.current(stage.bootstrap, topic_of(bus, control))
+        held = orders.current(stage.cluster, topic_of(bus, control))
         [told] = [one for one in status.standings(bus, control, None, held, datetime.now(UTC)) if one.flow == flow]
         assert told.targets == ("shelf is paused by ops@here (maintenance)",)
         [line] = alarms(told)
@@ -62,15 +62,15 @@ def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:
     stage.write(bus, [note(1, "a")])
     with (
         stage.running(bus) as running,
-        Control(stage.bootstrap) as control,
-        closing(Sender(stage.bootstrap)) as sender,
+        Control(stage.cluster) as control,
+        closing(Sender(stage.cluster)) as sender,
     ):
         wait_for(lambda: "told to wait" in [one.what for one in running.seen])
         stage.target.control.heal(stage.prefix)
         stage.write(bus, [note(1, "b")])
         wait_for(lambda: running.counted(next(iter(bus.delivering)))["read"] == 2)
         assert stage.effects() == {}
-        assert targets.resume(Desk(bus, stage.bootstrap, control, sender, 20), "shelf", command()).complete
+        assert targets.resume(Desk(bus, stage.cluster, control, sender, 20), "shelf", command()).complete
         wait_for(lambda: stage.effects() == {"/b/1": 1})  # the event that was refused waits for its own time
 
 
@@ -80,7 +80,7 @@ def test_what_a_flow_leaves_of_its_share_is_said(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, limit=20))
     [flow] = bus.delivering
     stage.write(bus, [note(number, f"k{number}") for number in range(400)])
-    with Control(stage.bootstrap) as control, stage.running(bus):
+    with Control(stage.cluster) as control, stage.running(bus):
         wait_for(lambda: 17 <= standings_of(bus, stage, control)[0].paces[flow] <= 22, seconds=40)
         busy = standings_of(bus, stage, control)[0]
         assert unused(busy, flow) in {f" ({left} of 20 a second unused)" for left in (0, 1, 2, 3)}
@@ -94,7 +94,7 @@ def test_a_target_that_is_down_is_said_to_be(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix, breaker=Breaker(pause=timedelta(seconds=1))))
     stage.target.control.break_(Behaviour(name=stage.prefix, status=503))
     stage.write(bus, [note(1, box) for box in "abcdefghijkl"])
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         with stage.running(bus):
             wait_for(lambda: standings_of(bus, stage, control)[0].told in ({"down": 1}, {"probing": 1}), seconds=30)
             [down] = standings_of(bus, stage, control)
@@ -115,4 +115,4 @@ def test_a_target_that_nothing_calls_is_named(stage: Stage) -> None:
 
 
 def standings_of(bus: Bus, stage: Stage, control: Control) -> list[targets.Standing]:
-    return targets.standings(bus, orders.current(stage.bootstrap, topic_of(bus, control)), datetime.now(UTC))
+    return targets.standings(bus, orders.current(stage.cluster, topic_of(bus, control)), datetime.now(UTC))

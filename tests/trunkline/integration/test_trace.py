@@ -86,7 +86,7 @@ class Case:
         return data["note_id"]
 
     def trace(self, event: str) -> Trace:
-        with Control(self.stage.bootstrap) as control, closing(File(self.stage.ledger).connect()) as db:
+        with Control(self.stage.cluster) as control, closing(File(self.stage.ledger).connect()) as db:
             [found] = Tracer(self.bus, control, db).trace(event)
         return found
 
@@ -100,8 +100,8 @@ class Case:
     def replay(self) -> str:
         [flow] = self.bus.delivering.values()
         with (
-            Control(self.stage.bootstrap) as control,
-            closing(Sender(self.stage.bootstrap)) as sender,
+            Control(self.stage.cluster) as control,
+            closing(Sender(self.stage.cluster)) as sender,
             closing(File(self.stage.ledger).connect()) as db,
         ):
             progress = Replay(flow, control, sender, db, rate=50, wait=60).run(
@@ -193,7 +193,7 @@ def test_what_an_agent_made_leads_to_the_event_that_it_is_made_of(stage: Stage) 
     with stage.running(bus):
         wait_for(lambda: len(stage.read(f"{stage.prefix}.marks")) == 2)
         wait_for(lambda: stage.committed(bus, f"{stage.prefix}.notes.copied") == {0: 1})
-    with Control(stage.bootstrap) as control, closing(File(stage.ledger).connect()) as db:
+    with Control(stage.cluster) as control, closing(File(stage.ledger).connect()) as db:
         tracer = Tracer(bus, control, db)
         for mark in stage.read(f"{stage.prefix}.marks"):
             [found] = tracer.trace(header(mark, "ce_id"))

@@ -51,7 +51,7 @@ def test_real_events_and_rows_are_walked_by_both_versions(project: Project) -> N
             event: Event[Any] = Event(f"e{number}", at, {}, source=source, type="tests.Order.v1", key="k1")
             project.send(topic, project.value(number), to_headers(event))
         project.send(topic, b"junk", ())
-        with Control(project.bootstrap) as control:
+        with Control(project.cluster) as control:
             ours = [name for name in control.topics() if project.prefix in name]
             before = control.ends(ours)
 
@@ -69,6 +69,6 @@ def test_real_events_and_rows_are_walked_by_both_versions(project: Project) -> N
         assert "and 3 more in the same places" in told
         assert f"{topic} 0@4 is walked by neither version: failed: the value is no Avro" in told
         assert told.splitlines()[-1] == "5 inputs; requests: 4 changed"
-        with Control(project.bootstrap) as control:
+        with Control(project.cluster) as control:
             assert [name for name in control.topics() if project.prefix in name] == ours
             assert control.ends(ours) == before

@@ -108,7 +108,7 @@ def test_a_renamed_bus_goes_on(stage: Stage) -> None:
     renamed = after(stage.prefix)
     [process] = renamed.processing.values()
     [deliver] = renamed.delivering.values()
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         existing = control.existing(control.topics())
         assert topics_of(renamed, existing, Kafka()) == [], "no topic is new"
         control.start_offsets(renamed, list(reading(renamed)), None)
@@ -117,8 +117,8 @@ def test_a_renamed_bus_goes_on(stage: Stage) -> None:
         wait_for(lambda: stage.rows() == {State.DONE: 7, State.DEAD: 1}, why=lambda: new.log)
         assert post(new.url, renamed.sources[0], note(1)) == "duplicate", "the claim is known by the old name"
         with (
-            Control(stage.bootstrap) as control,
-            closing(Sender(stage.bootstrap)) as sender,
+            Control(stage.cluster) as control,
+            closing(Sender(stage.cluster)) as sender,
             closing(File(stage.ledger).connect()) as db,
         ):
             assert browse.flow_of(renamed, "rack") == "bringing"
@@ -139,7 +139,7 @@ def test_a_renamed_bus_goes_on(stage: Stage) -> None:
 
 
 def stage_topics(stage: Stage) -> list[str]:
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         return [topic for topic in control.topics() if stage.prefix in topic]
 
 
@@ -150,7 +150,7 @@ def test_a_rename_without_a_word_is_not_started(stage: Stage) -> None:
         wait_for(lambda: stage.rows() == {State.DONE: 2}, why=stage.rows)
     renamed = unsaid(stage.prefix)
     flow = f"{stage.prefix}.marks.rack"
-    with Control(stage.bootstrap) as control:
+    with Control(stage.cluster) as control:
         control.apply(topics_of(renamed, control.existing(control.topics()), Kafka()))
         with pytest.raises(UsageError, match=f"{flow} has not read {stage.prefix}.marks yet, .* --start earliest"):
             control.start_offsets(renamed, [flow], None)

@@ -25,6 +25,7 @@ from trunkline.avro.files import canonical
 from trunkline.errors import Poison, Unavailable
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of, schemas_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import PRODUCER
 from trunkline.kafka.registry import Registry, answer
 from trunkline.settings import Secret
@@ -112,7 +113,7 @@ def keys(count: int) -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Layout:
     """What kafka-python asks before it chooses a partition."""
 
     topic: str
@@ -143,7 +144,7 @@ def test_clients_agree_on_a_keys_partition(stage: Stage, partitions: int) -> Non
         producer.poll(0)
     assert producer.flush(60) == 0
     numbers = list(range(partitions))
-    cluster = Cluster("t", numbers)
+    cluster = Layout("t", numbers)
     theirs, others = KafkaPythonPartitioner(), AiokafkaPartitioner()
     for key in set(wanted):
         assert ours[key] == theirs.partition("t", key, key, None, None, cluster) == others(key, numbers, numbers), key
@@ -170,7 +171,7 @@ def register(bootstrap: str, topic: str, seed: int) -> dict[int, int]:
     """Register two hundred schemas in an order of its own and give their ids."""
     numbers = list(range(200))
     random.Random(seed).shuffle(numbers)  # noqa: S311
-    registry = Registry(bootstrap, topic)
+    registry = Registry(Cluster(bootstrap), topic)
     try:
         return {number: registry.id_of(schema(number)) for number in numbers}
     finally:
@@ -186,7 +187,7 @@ def test_registrars_that_race_agree_and_never_share_an_id(stage: Stage) -> None:
     assert first == second
     assert len(set(first.values())) == 200
     assert min(first.values()) >= 1
-    registry = Registry(stage.bootstrap, schemas_of(bus))
+    registry = Registry(stage.cluster, schemas_of(bus))
     try:
         assert {number: registry.id_of(schema(number)) for number in range(200)} == first
         assert {number: registry.text_of(first[number]) for number in range(200)} == dict(
@@ -202,7 +203,7 @@ def test_registrars_that_race_agree_and_never_share_an_id(stage: Stage) -> None:
 
 def test_new_schemas_are_registered_at_once(stage: Stage) -> None:
     bus = stage.make(deliver_bus(stage.prefix))
-    with closing(Registry(stage.bootstrap, schemas_of(bus))) as registry:
+    with closing(Registry(stage.cluster, schemas_of(bus))) as registry:
         registry.id_of(schema(0))
         began = time.monotonic()
         for number in range(1, 11):
@@ -211,7 +212,7 @@ def test_new_schemas_are_registered_at_once(stage: Stage) -> None:
 
 
 def test_a_registrys_topic_that_is_not_there_is_named(stage: Stage) -> None:
-    with closing(Registry(stage.bootstrap, f"{stage.prefix}.none")) as registry:
+    with closing(Registry(stage.cluster, f"{stage.prefix}.none")) as registry:
         wanted = rf"^the topic {stage.prefix}\.none does not exist\. Run `trunkline topics apply`\.$"
         with pytest.raises(Unavailable, match=wanted):
             registry.id_of(schema(0))
@@ -228,7 +229,7 @@ def test_what_stands_on_the_registrys_topic_and_is_no_schema_is_poison(stage: St
         (b"", b'"trunkline schema registry"'),
     ]
     places = stage.send((topic, key, value, (), 0) for key, value in stray)
-    registry = Registry(stage.bootstrap, topic)
+    registry = Registry(stage.cluster, topic)
     try:
         for place in places:
             with pytest.raises(Poison):

@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from trunkline.errors import Unavailable
 from trunkline.kafka import events
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Member, Sender, Slot
 
 
@@ -67,12 +68,12 @@ def test_what_was_fetched_from_a_partition_that_is_revoked_meanwhile_is_not_give
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(events, "Consumer", Rebalancing)
-    member = Member("nobody:1", "g", "t")
+    member = Member(Cluster("nobody:1"), "g", "t")
     assert [(record.slot, record.offset) for record in member.fetch(10, 1.0)] == [(Slot("t", 1), 7)]
 
 
 def test_who_gives_up_on_a_record_does_not_stop_the_others_reports() -> None:
-    sender = Sender("127.0.0.1:1", patience=0.2)
+    sender = Sender(Cluster("127.0.0.1:1"), patience=0.2)
     given_up, other = (sender.send("t", None, b"v", ()) for _ in range(2))
     assert not given_up.cancel()
     with pytest.raises(Unavailable, match="did not acknowledge"):

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from trunkline.kafka import confluent, registry
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.confluent import Confluent
 from trunkline.kafka.registry import NOT_FOUND_FOR, Registry
 
@@ -19,7 +20,7 @@ def schemas(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     made: Any
     asked: list[object] = []
     if request.param == "embedded":
-        made = Registry("nowhere", "schemas")
+        made = Registry(Cluster("nowhere"), "schemas")
         monkeypatch.setattr(made, "_catch_up", asked.append)
     else:
         made = Confluent("http://nowhere")

@@ -14,6 +14,7 @@ from trunkline.dev.broker import LocalKafka, Progress
 from trunkline.dev.demo.witness import told
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus, group_of, identity_of, schemas_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import Create, names, plan, reading
 from trunkline.settings import Settings
@@ -23,8 +24,8 @@ SETTLING = 40.0
 
 
 @contextlib.contextmanager
-def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator[tuple[Settings, str]]:
-    """Give settings and address of a broker with nothing of the bus on it, and stop it afterwards if it was down.
+def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator[tuple[Settings, Cluster]]:
+    """Give settings and a broker with nothing of the bus on it, and stop it afterwards if it was down.
 
     What an earlier demo left is removed. Where a person's own records are, or a worker runs, nothing is touched: then
     broker and ledger are the run's own, in its folder.
@@ -38,7 +39,7 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
         if not was_up:
             stack.callback(broker.down, settings)
         found = broker.up(settings, progress=say)
-        if taken := clear(bus, settings, found.bootstrap):
+        if taken := clear(bus, settings, Cluster(found.bootstrap)):
             if found.kind == "configured":
                 raise UsageError(
                     f"{taken} at {found.bootstrap}. The demo counts every record: set TRUNKLINE_KAFKA__BOOTSTRAP to a "
@@ -50,29 +51,29 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
             local = LocalKafka(folder / "broker", progress=say)
             stack.callback(local.stop)
             found = local.start()
-            clear(bus, settings, found.bootstrap)
+            clear(bus, settings, Cluster(found.bootstrap))
         if settings.state != folder and settings.ledger.path.exists():
             say(f"{settings.ledger.path} is no demo's and left alone: this demo has a ledger of its own in {folder}.")
         if settings.state == folder or settings.ledger.path.exists() or settings.ledger.url is not None:
             own = settings.ledger.model_copy(update={"path": folder / "ledger.db", "url": None})
             settings = settings.model_copy(update={"ledger": own})
-        yield settings, found.bootstrap
+        yield settings, Cluster(found.bootstrap)
 
 
-def clear(bus: Bus, settings: Settings, bootstrap: str) -> str:
+def clear(bus: Bus, settings: Settings, cluster: Cluster) -> str:
     """Remove what an earlier demo left of the bus and mark the broker as a demo's; or say why it is not ours to do.
 
     The mark is a topic, so it goes wherever the records go.
     """
     mark = f"trunkline.{bus.identity}.demo"
     groups = [group_of(bus, identity_of(flow)) for flow in reading(bus).values()]
-    with Control(bootstrap) as control:
+    with Control(cluster) as control:
         known = control.topics().keys()
         ours = names(bus) & known
         if any(control.members(group) for group in groups):
             return f"A worker runs the bus {bus.name}"
         if mark in known:
-            remove([mark, *ours], groups, bootstrap)
+            remove([mark, *ours], groups, cluster)
             path = settings.ledger.path
             for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
                 file.unlink(missing_ok=True)
@@ -85,13 +86,13 @@ def clear(bus: Bus, settings: Settings, bootstrap: str) -> str:
     return ""
 
 
-def remove(topics: Sequence[str], groups: Sequence[str], bootstrap: str) -> None:
+def remove(topics: Sequence[str], groups: Sequence[str], cluster: Cluster) -> None:
     """Delete groups and topics.
 
     Raises:
         Unavailable: a group is still there; its offsets would hide what comes next from it.
     """
-    with told(bootstrap), contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with told(cluster), contextlib.closing(KafkaAdminClient(**cluster.kafka_python())) as admin:
         left, until = dict.fromkeys(groups, ""), time.monotonic() + SETTLING
         while left:  # a broker that has just started is still loading them
             answers: dict[str, str] = admin.delete_groups(list(left))
@@ -102,9 +103,9 @@ def remove(topics: Sequence[str], groups: Sequence[str], bootstrap: str) -> None
         admin.delete_topics(list(topics))
 
 
-def create_topics(bus: Bus, settings: Settings, bootstrap: str) -> int:
+def create_topics(bus: Bus, settings: Settings, cluster: Cluster) -> int:
     """Create the topics of a bus; say how many."""
-    with Control(bootstrap) as control:
+    with Control(cluster) as control:
         return len(control.apply(plan(bus, control.existing(names(bus)), settings.kafka)))
 
 

@@ -22,6 +22,7 @@ from trunkline.dev.demo.witness import Topics
 from trunkline.dev.demo.worker import alive
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, group_of, identity_of, replay_of, sink_identity
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.topics import reading
 from trunkline.ledger import deliveries, reach
 from trunkline.settings import Settings
@@ -38,7 +39,7 @@ class Stage:
     """Everything that is up."""
 
     settings: Settings
-    bootstrap: str
+    cluster: Cluster
     gateway: str
     database: Path
     worker: subprocess.Popen[bytes]
@@ -57,7 +58,7 @@ class Run:
         topics = {topic.name for topic in bus.topics}
         letters = {dead_letters_of(identity_of(flow)) for flow in reading(bus).values()}
         replays = {replay_of(identity_of(flow)) for flow in bus.delivering.values()}
-        self._topics = Topics(stage.bootstrap, stage.gateway, topics | letters | replays)
+        self._topics = Topics(stage.cluster, stage.gateway, topics | letters | replays)
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 from prometheus_client.parser import text_string_to_metric_families
 
 from trunkline.errors import Unavailable
+from trunkline.kafka.cluster import Cluster
 
 PATIENCE = 20.0
 """Seconds without a record after which a topic cannot be read."""
@@ -45,15 +46,15 @@ class Topics:
     Every method raises Unavailable when the broker does not answer.
     """
 
-    def __init__(self, bootstrap: str, gateway: str, names: Collection[str]) -> None:
+    def __init__(self, cluster: Cluster, gateway: str, names: Collection[str]) -> None:
         self.records: dict[str, list[Seen]] = {name: [] for name in names}
         self._schemas: dict[int, Any] = {}
         # No environment: a proxy in it is not meant for this machine.
         self._http = httpx.Client(base_url=gateway, timeout=30, trust_env=False)
-        with told(bootstrap):
-            self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        with told(cluster):
+            self._admin = KafkaAdminClient(**cluster.kafka_python())
             self._consumer = KafkaConsumer(
-                bootstrap_servers=bootstrap,
+                **cluster.kafka_python(),
                 isolation_level="read_committed",
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
@@ -66,7 +67,7 @@ class Topics:
             ]
             self._consumer.assign(self._slots)
             self._consumer.seek_to_beginning()
-        self._bootstrap = bootstrap
+        self._cluster = cluster
 
     def close(self) -> None:
         """Leave the broker."""
@@ -76,7 +77,7 @@ class Topics:
 
     def read(self, tell: Callable[[int, int], None] = lambda _done, _of: None) -> None:
         """Read on, up to the end as it is now; `tell` hears how many offsets are read of how many."""
-        with told(self._bootstrap):
+        with told(self._cluster):
             ends = self._consumer.end_offsets(self._slots)
             begun = {slot: self._consumer.position(slot) for slot in self._slots}
             left = {slot for slot in self._slots if begun[slot] < ends[slot]}
@@ -91,11 +92,11 @@ class Topics:
                 left = {slot for slot in left if at[slot] < ends[slot]}
                 if time.monotonic() > until:
                     names = ", ".join(sorted({slot.topic for slot in left}))
-                    raise Unavailable(f"the broker at {self._bootstrap} gives no more records of {names}.")
+                    raise Unavailable(f"the broker at {self._cluster.bootstrap} gives no more records of {names}.")
 
     def committed(self, group: str) -> dict[tuple[str, int], int]:
         """Give the offsets that a group has committed, by topic and partition."""
-        with told(self._bootstrap):
+        with told(self._cluster):
             found = self._admin.list_group_offsets({group: None})[group]
         return {(slot.topic, slot.partition): at.offset for slot, at in found.items() if at.offset >= 0}
 
@@ -133,12 +134,12 @@ class Topics:
 
 
 @contextlib.contextmanager
-def told(bootstrap: str) -> Iterator[None]:
+def told(cluster: Cluster) -> Iterator[None]:
     """Turn what kafka-python raises into one line."""
     try:
         yield
     except (KafkaError, OSError) as error:
-        raise Unavailable(f"the broker at {bootstrap} cannot be read from: {error}.") from None
+        raise Unavailable(f"the broker at {cluster.bootstrap} cannot be read from: {error}.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import httpx
 
 from trunkline.errors import Unavailable
 from trunkline.flow.declare import Bus, group_of, identity_of
+from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import reading
 from trunkline.settings import Settings
@@ -57,14 +58,14 @@ def working(environment: Mapping[str, str], gateway: str, log: Path) -> Iterator
             worker.wait()
 
 
-def joined(bus: Bus, bootstrap: str) -> None:
+def joined(bus: Bus, cluster: Cluster) -> None:
     """Return when somebody reads for every flow.
 
     Raises:
         Unavailable: nobody does in time.
     """
     until = time.monotonic() + STARTING
-    with Control(bootstrap) as control:
+    with Control(cluster) as control:
         for name, flow in reading(bus).items():
             while not any(member.slots for member in control.members(group_of(bus, identity_of(flow)))):
                 if time.monotonic() > until:

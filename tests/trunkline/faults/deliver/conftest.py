@@ -261,7 +261,7 @@ class Case:
         found = dict(self._said)
         found |= {f"log {path.name}": path.read_bytes() for path in self.stage.folder.glob("*.log")}
         found |= {f"ledger {path.name}": path.read_bytes() for path in self.stage.folder.glob("ledger.db*")}
-        with Control(self.stage.bootstrap) as control:
+        with Control(self.stage.cluster) as control:
             topics = [topic for topic in control.topics() if self.stage.prefix in topic]
         for topic in topics:
             parts = [

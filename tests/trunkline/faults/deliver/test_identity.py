@@ -44,7 +44,7 @@ def test_a_start_without_offsets(case: Case, change: Callable[[Case], list[str]]
     case.write(FIRST)
     case.run_out()
     sinks = change(case)
-    with Control(case.stage.bootstrap) as control:
+    with Control(case.stage.cluster) as control:
         control.apply(plan(case.bus, {}, case.stage.kafka))
     assert "--start" in case.refused_to_start(), "invariant told: the refusal names what to say"
     for sink in ("shelf", "annex"):
@@ -52,7 +52,7 @@ def test_a_start_without_offsets(case: Case, change: Callable[[Case], list[str]]
         had = FIRST if sink == "shelf" else 0
         assert case.target.attempts == had, "invariant untold: nothing is sent before a person has said where to begin"
     case.write(THEN)
-    with Control(case.stage.bootstrap) as control:
+    with Control(case.stage.cluster) as control:
         control.start_offsets(case.bus, list(case.bus.delivering), "earliest")
     case.run_out(name="told")
     for sink in sinks:

@@ -40,7 +40,7 @@ def test_a_dead_letter_topic_out_of_order(case: Case, how: str) -> None:
             case.look().check()
         held = case.committed
         if how == "deleted":
-            with Control(case.stage.bootstrap) as control:
+            with Control(case.stage.cluster) as control:
                 control.apply(plan(case.bus, {}, case.stage.kafka))
             case.stage.send(
                 (letters, record.key, record.value, tuple(record.headers), record.partition) for record in kept

@@ -76,7 +76,7 @@ def test_a_rolling_restart_to_another_topology(case: Case) -> None:
         old = [stack.enter_context(case.worker(f"old{slot}", slot=slot)) for slot in range(2)]
         wait_for(lambda: all(counts(one, "delivered") for one in old), why=lambda: [one.log for one in old])
         case.become("annexed")
-        with Control(case.stage.bootstrap) as control:
+        with Control(case.stage.cluster) as control:
             control.apply(plan(case.bus, {}, case.stage.kafka))
             control.start_offsets(case.bus, list(case.bus.delivering), "earliest")
         new = []

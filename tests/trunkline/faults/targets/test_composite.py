@@ -114,8 +114,8 @@ def test_a_kill_in_the_middle_of_a_replay_of_what_was_taken_back(stage: Stage, m
         assert child.terminate() == 0
     stage.target.control.heal(stage.prefix)
     with (
-        Control(stage.bootstrap) as control,
-        closing(Sender(stage.bootstrap)) as sender,
+        Control(stage.cluster) as control,
+        closing(Sender(stage.cluster)) as sender,
         closing(File(stage.ledger).connect()) as db,
     ):
         planned = plan(survey(flow, control, db))

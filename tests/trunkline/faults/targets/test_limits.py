@@ -72,7 +72,7 @@ def test_two_processes_keep_one_limit_while_partitions_move(stage: Stage) -> Non
     with worker(stage, "one"):
         wait_for(lambda: len(stage.attempts()) > 300)
         with worker(stage, "two"):
-            with Control(stage.bootstrap) as control:
+            with Control(stage.cluster) as control:
                 wait_for(lambda: len(control.members(group_of(bus, flow))) == 2)
             joined = stage.attempts()[-1].at
             wait_for(lambda: stage.attempts()[-1].at > joined + 15, seconds=60)
