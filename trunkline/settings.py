@@ -133,6 +133,17 @@ class Secret(Env):
         return value
 
 
+def filled(setting: Env) -> str:
+    """Read a value that is something.
+
+    Raises:
+        UsageError: it is not set, or empty.
+    """
+    if not (value := setting.read()).strip():
+        raise UsageError(f"{setting.name} is empty. Set {setting.name} again.")
+    return value
+
+
 def env(name: str) -> Env:
     """Name an environment variable; it is read when the bus starts."""
     return Env(name)

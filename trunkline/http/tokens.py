@@ -24,7 +24,6 @@ from typing import Any, Protocol, assert_never
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from pyreqwest.http import Url
-from standardwebhooks import Webhook
 
 from trunkline.errors import Halt, Unavailable, Undeliverable, UsageError
 from trunkline.flow.credentials import (
@@ -44,7 +43,8 @@ from trunkline.http.signatures import message_signature, webhook_signature
 from trunkline.redact import forget_secret, keep_secret
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
-from trunkline.settings import Env, Secret
+from trunkline.settings import Env, filled
+from trunkline.sources.signatures import webhook_of
 from trunkline.verdict import wished, words
 
 DEADLINE = 5.0
@@ -98,7 +98,7 @@ def prove(credentials: Credentials | None, url: str, reach: Open) -> Proof:
         case ApiKey(secret, _, query):
             return Fixed(query={query: sendable(secret)})
         case Basic(user, password):
-            return Fixed({"authorization": basic(user_of(user), keyed(password))})
+            return Fixed({"authorization": basic(user_of(user), filled(password))})
         case Bearer(token):
             return Fixed({"authorization": f"Bearer {sendable(token)}"})
         case ClientCredentials() | RefreshToken():
@@ -106,7 +106,7 @@ def prove(credentials: Credentials | None, url: str, reach: Open) -> Proof:
             address, _, path = address_of(credentials.token_url)
             return Tokens(grant, path, reach(address))
         case Hmac(key, secret):
-            name, shared, authority = key_name(key), keyed(secret).encode(), authority_of(url)
+            name, shared, authority = key_name(key), filled(secret).encode(), authority_of(url)
             return Signing(
                 lambda method, path, _headers, body, now: message_signature(
                     method, authority, path, body, key=name, secret=shared, now=now
@@ -130,24 +130,13 @@ def is_set(setting: Env, environment: Mapping[str, str] = os.environ) -> bool:
     return bool(setting.read(environment).strip())
 
 
-def keyed(secret: Env) -> str:
-    """Read a secret that is something.
-
-    Raises:
-        UsageError: it is not set, or empty.
-    """
-    if not (value := secret.read()).strip():
-        raise UsageError(f"{secret.name} is empty. Set {secret.name} again.")
-    return value
-
-
 def sendable(secret: Env) -> str:
     """Read a value that goes into a request as it is.
 
     Raises:
         UsageError: it is not set, or holds what no header can.
     """
-    value = keyed(secret)
+    value = filled(secret)
     if not SENDABLE.fullmatch(value):
         raise UsageError(
             f"{secret.name} cannot be sent: it holds a line break, a control character or a space at an end. "
@@ -162,7 +151,7 @@ def user_of(user: Env) -> str:
     Raises:
         UsageError: it is not set, or has a colon, which would end it (RFC 7617 §2).
     """
-    if ":" in (name := keyed(user)):
+    if ":" in (name := filled(user)):
         raise UsageError(f"{user.name} has a colon, and a user's name can have none. Set {user.name} again.")
     return name
 
@@ -173,22 +162,10 @@ def key_name(key: Env) -> str:
     Raises:
         UsageError: it is not set, or has other characters than printable ASCII without quotes and backslashes.
     """
-    name = keyed(key)
+    name = filled(key)
     if not re.fullmatch(r"[ !#-\[\]-~]+", name):
         raise UsageError(f"{key.name} is no name of a key: it has more than printable ASCII, or quotes. Set it again.")
     return name
-
-
-def webhook_of(secret: Secret) -> Webhook:
-    """Read a secret of Standard Webhooks.
-
-    Raises:
-        UsageError: it is not set, or is none.
-    """
-    try:
-        return Webhook(keyed(secret))
-    except (ValueError, RuntimeError):
-        raise UsageError(f"{secret.name} is no Standard Webhooks secret (whsec_ and base64).") from None
 
 
 def basic(user: str, password: str) -> str:
@@ -283,8 +260,8 @@ def grant_of(credentials: ClientCredentials | RefreshToken) -> Grant:
     Raises:
         UsageError: one is not set.
     """
-    client = keyed(credentials.client)
-    secret = "" if credentials.secret is None else keyed(credentials.secret)
+    client = filled(credentials.client)
+    secret = "" if credentials.secret is None else filled(credentials.secret)
     form = {"scope": credentials.scope} if credentials.scope else {}
     refresh = ""
     match credentials:
@@ -295,7 +272,7 @@ def grant_of(credentials: ClientCredentials | RefreshToken) -> Grant:
             names = Names(credentials.token_url.name, credentials.client.name, credentials.secret.name)
         case RefreshToken(token=token):
             form = {"grant_type": "refresh_token", **form}
-            refresh = keyed(token)
+            refresh = filled(token)
             own = "" if credentials.secret is None else credentials.secret.name
             names = Names(credentials.token_url.name, credentials.client.name, own, token.name)
     if not secret:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from standardwebhooks import Webhook, WebhookVerificationError
+from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from trunkline.errors import Rejected, UsageError
-from trunkline.settings import Secret
+from trunkline.redact import keep_secret
+from trunkline.settings import Secret, filled
 
 NO_TEXT = "The signature is over text in UTF-8, and the body is none: it is compressed, or of another charset"
 PARTS = ("webhook-id", "webhook-timestamp", "webhook-signature")
@@ -22,12 +24,6 @@ class StandardWebhooks:
 
     secret: Secret
 
-    def _webhook(self) -> Webhook:
-        try:
-            return Webhook(self.secret.read())
-        except ValueError:
-            raise UsageError(f"{self.secret.name} is no Standard Webhooks secret (whsec_ and base64).") from None
-
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Return when a secret of ours signed this body in the last five minutes.
 
@@ -35,7 +31,7 @@ class StandardWebhooks:
             Rejected: 401, whatever is wrong with the proof.
         """
         try:
-            self._webhook().verify(body, dict(headers), json_parse=False)
+            webhook_of(self.secret).verify(body, dict(headers), json_parse=False)
         except UnicodeDecodeError:
             raise unproven(NO_TEXT) from None
         except (WebhookVerificationError, ValueError):
@@ -55,7 +51,7 @@ class StandardWebhooks:
         return {
             "webhook-id": message_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._webhook().sign(message_id, now, text),
+            "webhook-signature": webhook_of(self.secret).sign(message_id, now, text),
         }
 
 
@@ -70,7 +66,7 @@ class SignedBody:
     header: str
 
     def _signature(self, body: bytes) -> str:
-        return hmac.new(self.secret.read().encode(), body, hashlib.sha256).hexdigest()
+        return hmac.new(filled(self.secret).encode(), body, hashlib.sha256).hexdigest()
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Return when our secret signed this body.
@@ -87,6 +83,20 @@ class SignedBody:
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:  # noqa: ARG002 - this proof has no place for an id
         """Give the header that a sender adds."""
         return {self.header: self._signature(body)}
+
+
+def webhook_of(secret: Secret) -> Webhook:
+    """Read a secret of Standard Webhooks.
+
+    Raises:
+        UsageError: it is not set, or is none.
+    """
+    key = filled(secret)
+    keep_secret(key.removeprefix("whsec_"))
+    try:
+        return Webhook(key)
+    except (ValueError, EmptyWebhookSecretError):
+        raise UsageError(f"{secret.name} is no Standard Webhooks secret (whsec_ and base64).") from None
 
 
 def fault(headers: Mapping[str, str], now: datetime) -> str:

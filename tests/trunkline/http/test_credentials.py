@@ -107,6 +107,7 @@ def test_a_secret_that_cannot_be_sent_is_named_and_never_shown(
         ("KEY_NAME", 'a"b', Hmac(env("DEPOT_KEY_NAME"), Secret("DEPOT_KEY")), "DEPOT_KEY_NAME is no name of a key"),
         ("KEY_NAME", "ü", Hmac(env("DEPOT_KEY_NAME"), Secret("DEPOT_KEY")), "DEPOT_KEY_NAME is no name of a key"),
         ("KEY", "whsec_ü", SignedWebhook(Secret("DEPOT_KEY")), "DEPOT_KEY is no Standard Webhooks secret"),
+        ("KEY", "whsec_", SignedWebhook(Secret("DEPOT_KEY")), "DEPOT_KEY is no Standard Webhooks secret"),
         (
             "URL",
             "login.example.com",
