@@ -6,12 +6,13 @@ succeeds.
 
 import base64
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -26,6 +27,13 @@ USERINFO = re.compile(r"(?<=://)(?:[^/\s@:]*:[^/\s]+|[^/?#\s@:]+)(?=@)")
 
 A user alone is often a token.
 """
+
+CUT = "…"
+"""Stands where somebody has cut a text."""
+CODE = re.compile(r"%[0-9A-F]{2}|\\\\u[0-9a-f]{4}")
+"""A character as a URL or JSON writes it, in an expression."""
+ESCAPED = tuple({ord(one): f"\\u{ord(one):04x}" for one in more} for more in ("", "&<>", "&'+<>`"))
+"""What encoders of JSON write as codes although they need not: nothing; Go's; .NET's. PHP's writes a slash as `\\/`."""
 
 _secrets: set[str] = set()
 
@@ -46,7 +54,7 @@ def forget_secret(value: str) -> None:
 def redact(text: str, also: Iterable[str] = ()) -> str:
     """Give a text without secrets; `also` are values that are sensitive in it, found in any case.
 
-    What begins at the very end of the text, because somebody has cut it there, is found too.
+    What begins at the very end of the text, or before a `CUT`, is found too: somebody has cut it there.
     """
     found = USERINFO.sub(SECRET, text)
     if _secrets:
@@ -108,18 +116,28 @@ class Finder:
     def __init__(self, values: Iterable[str], flags: int = 0) -> None:
         found = {form for value in values for form in forms(value)}
         self._forms = sorted(found, key=lambda form: (-len(form), form))
-        self._pattern = re.compile("|".join(map(expression, self._forms)), flags)
+        self._folded = [form.casefold() for form in self._forms]
+        self._flags = flags
         self._cased = str.lower if flags & re.IGNORECASE else str
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(expression, self._forms)), self._flags)
 
     def replace(self, text: str, mark: str) -> str:
         """Put a mark in place of what is found."""
-        found = self._pattern.sub(mark, text)
-        cased = self._cased(found)
+        if any(map(text.casefold().__contains__, self._folded)):  # a pattern of so many is slow, and seldom needed
+            text = self._pattern.sub(mark, text)
+        return CUT.join(self._ended(part, mark) for part in text.split(CUT))
+
+    def _ended(self, text: str, mark: str) -> str:
+        """Put a mark in place of what begins at the end of a text."""
+        cased = self._cased(text)
         for form in map(self._cased, self._forms):
-            begin = cased.rfind(form[:SHORT]) if len(form) > SHORT else -1
+            begin = cased.rfind(form[:SHORT], max(0, len(cased) - len(form))) if len(form) > SHORT else -1
             if begin >= 0 and form.startswith(cased[begin:]):
-                return found[: begin - len(cased)] + mark
-        return found
+                return text[: begin - len(cased)] + mark
+        return text
 
 
 @cache
@@ -129,8 +147,8 @@ def _finder() -> Finder:
 
 
 def expression(form: str) -> str:
-    """Give the expression for one form; the two digits of an encoded byte may be in any case (RFC 3986 §2.1)."""
-    plain = re.sub("%[0-9A-F]{2}", lambda code: f"(?i:{code[0]})", re.escape(form))
+    """Give the expression for one form; the digits of an encoded character may be in any case (RFC 3986 §2.1)."""
+    plain = CODE.sub(lambda code: f"(?i:{code[0]})", re.escape(form))
     return plain if len(form) >= SHORT else rf"(?<!\w){plain}(?!\w)"
 
 
@@ -139,11 +157,16 @@ def forms(value: str) -> Iterator[str]:
     yield value
     yield " ".join(value.split())
     yield from (part for part in value.split() if len(part) >= 2 * SHORT)  # the scheme before it may be missing
-    yield json.dumps(value)[1:-1]
+    yield json.dumps(value)[1:-1].replace("/", r"\/")
     yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield from (json.dumps(value)[1:-1].translate(more) for more in ESCAPED)
+    yield json.dumps(value)[1:-1].replace(r"\"", r"\u0022").translate(ESCAPED[-1])
+    yield from (html.escape(value), html.escape(value, quote=False), html.escape(value).replace("&#x27;", "&#39;"))
     yield from (quote(value), quote(value, safe=""), quote_plus(value))
     if len(value) >= SHORT:
-        for text in alignments(value.encode()):
+        raw = value.encode()
+        yield from (raw.hex(), raw.hex().upper())
+        for text in alignments(raw):
             yield text
             yield text.replace("+", "-").replace("/", "_")
 

@@ -15,10 +15,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown
-from trunkline.redact import redact
+from trunkline.redact import CUT, redact
 
 KEPT = 200
 """Characters of a target's own words that are kept in a verdict."""
+LOOKED_AT = 4096
+"""Characters of them that are searched for secrets: a page of 64 KiB would hold up all other calls."""
 SENTENCES = ("detail", "message", "error_description", "error", "title")
 """Where JSON errors keep their sentence, as RFC 9457, RFC 6749 and most others do."""
 REUSED = re.compile(rb"(?i)idempotency_error|reuse|mismatch|not match|different|another (payload|body)")
@@ -240,10 +242,10 @@ def words(body: bytes) -> str:
         found = json.loads(body)
         if isinstance(found, dict):
             said = next((found[name] for name in SENTENCES if isinstance(found.get(name), str)), said)
-    text = redact(" ".join(said.split()))  # before it is cut: nobody finds half a secret
+    text = redact(" ".join(said.split())[:LOOKED_AT])  # before it is cut to size: nobody finds half a secret
     if not text.isprintable():
         text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    plain = text[:KEPT]
+    plain = text if len(text) <= KEPT else text[: KEPT - 1] + CUT
     return f": {plain}" if plain else ""
 
 

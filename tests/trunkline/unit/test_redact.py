@@ -1,6 +1,7 @@
 """Secrets and sensitive fields in every form in which somebody may say them again."""
 
 import base64
+import html
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -38,6 +39,12 @@ def encoded(value: str) -> list[str]:
         quote_plus(value).replace("%2B", "%2b"),
         json.dumps(value)[1:-1],
         json.dumps(value, ensure_ascii=False)[1:-1],
+        json.dumps(value)[1:-1].replace("/", "\\/"),  # as PHP writes it
+        json.dumps(value)[1:-1].replace("&", "\\u0026"),  # as Go does
+        "".join(one if one not in "+&" and one.isascii() else f"\\u{ord(one):04X}" for one in value),  # as .NET does
+        html.escape(value),
+        raw.hex(),
+        raw.hex().upper(),
         base64.b64encode(raw).decode(),
         base64.urlsafe_b64encode(raw).decode(),
         base64.b64encode(raw).decode().rstrip("="),
@@ -92,6 +99,24 @@ def test_one_that_was_cut_at_the_end_is_found_by_its_beginning(length: int) -> N
     assert redact(whole[: 8 + length]) == f"the key {SECRET}"
     assert redact("Tel. 0171-55512", ["0171-555123"]) == f"Tel. {SENSITIVE}"
     assert redact("correct-horses") == "correct-horses"
+
+
+def test_one_that_was_cut_is_found_by_its_beginning_wherever_the_text_goes_on() -> None:
+    keep_secret("correct-horse-batt")
+    assert redact("the key correct-ho…: try again, correct-ho") == f"the key {SECRET}…: try again, {SECRET}"
+    assert redact("Tel. 0171-555…, wrong", ["0171-555123"]) == f"Tel. {SENSITIVE}…, wrong"
+
+
+@pytest.mark.parametrize("quote", ['say "when"', "it's <so>", 'a\\"b\\\\"'])
+def test_quotes_are_found_however_they_are_escaped(quote: str) -> None:
+    keep_secret(quote)
+    dumped = json.dumps(quote)[1:-1]
+    for form in (
+        dumped,
+        dumped.replace('\\"', "\\u0022").replace("'", "\\u0027").replace("<", "\\u003C").replace(">", "\\u003E"),
+        html.escape(quote),
+    ):
+        assert SECRET in redact(f"({form})"), form
 
 
 def test_nothing_is_no_secret() -> None:

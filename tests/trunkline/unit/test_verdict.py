@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown
+from trunkline.redact import redact
 from trunkline.verdict import (
     Action,
     Again,
@@ -334,11 +335,19 @@ def test_every_verdict_has_an_action_and_no_wait_ends_after_patience(
         assert keyed or isinstance(verdict, Retryable)
 
 
+def test_what_was_cut_out_of_an_answer_is_hidden_in_the_middle_of_a_verdict_too() -> None:
+    body = b"x" * 180 + b" ann.onymous@example.com has it already"
+    verdict = judge(409, {}, body, now=NOW)
+    assert "ann.onymous@exam" in str(verdict)
+    assert "ann" not in redact(str(verdict), ["ann.onymous@example.com"])
+
+
 def test_what_a_target_said_is_one_harmless_line() -> None:
     assert words(b"") == ""
     assert words(b"  no\r\n such\tthing ") == ": no such thing"
     assert words("\x1b[31mred\u202e".encode()) == ": \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}"
     assert len(words(b"x" * 10_000)) == 202
+    assert words(b"x" * 201).endswith("xx…"), "who reads on sees that it was cut"
     assert words(b"\xff") == ": \N{REPLACEMENT CHARACTER}"
 
 
