@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, get_args
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trunkline.deadletter import Kind
 from trunkline.engine.agents import Timekeeper
 from trunkline.engine.deliver import Deliverer
 from trunkline.engine.process import Processor
@@ -97,10 +98,14 @@ class Survey(Collector):
     async def __aenter__(self) -> Self:
         for flow in self._reading:
             self._metrics.progressed(flow.name)
-            self._metrics.halted.labels(flow.name).set(0)
+            self._metrics.halted.labels(flow.name)
+            begin(self._metrics, flow.name, self._flows[flow.name])
+        for source in self._worker.publishers:
+            for outcome in ("received", "published", "rejected", "duplicate"):
+                self._metrics.sources.labels(source, outcome)
         for name in sorted(self._bus.targets):
-            self._metrics.circuits.labels(name).set(0)
-            self._metrics.waits.labels(name).set(0)
+            self._metrics.circuits.labels(name)
+            self._metrics.waits.labels(name)
         self._metrics.registry.register(self)
         self._thread.start()
         return self
@@ -318,6 +323,39 @@ def age(position: Position, lag: int, since: float, now: float) -> float:
     if position.published is not None:
         return max(0.0, now - position.published / 1000)
     return max(0.0, now - since) if lag else 0.0
+
+
+def begin(metrics: Metrics, name: str, flow: Flow) -> None:
+    """Let what a flow counts begin at 0: of a counter that begins with its first events no increase is seen."""
+    outcomes: Collection[str] = ()
+    topics: Collection[str] = ()
+    reasons: Collection[str] = ("poison", "permanent")
+    ends: Collection[str] = ("done", "dead")
+    match flow:
+        case Publish():
+            return
+        case Process():
+            outcomes, topics = ("read", "routed", "filtered", "unrouted", "dead"), [topic.name for topic in flow.to]
+        case Agent():
+            outcomes, topics = ("read", "taken", "dead"), [flow.to.name]
+        case Deliver():
+            sink = flow.to.name
+            for outcome in ("read", "delivered", "dead", "parked", "ambiguous", "superseded"):
+                metrics.sinks.labels(name, sink, outcome)
+            metrics.repeats.labels(name, sink)
+            metrics.ages.labels(name, sink)
+            for target in targets_of(flow.to):
+                metrics.attempts.labels(name, sink, target.name, "delivered", "2xx")
+                metrics.duration.labels(name, sink, target.name)
+            reasons, ends = get_args(Kind), ("done", "dead", "parked", "ambiguous", "superseded")
+    for outcome in outcomes:
+        metrics.process.labels(name, outcome)
+    for topic in topics:
+        metrics.emitted.labels(name, topic)
+    for reason in reasons:
+        metrics.letters.labels(name, reason)
+    for end in ends:
+        metrics.replays.labels(name, end)
 
 
 def described(flow: Flow) -> Iterator[dict[str, str]]:
