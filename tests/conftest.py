@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from testcontainers.core.container import DockerContainer
 
 from tests.shared import running
 from trunkline import redact
@@ -81,6 +80,8 @@ def on_jvm(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def in_docker(folder: Path) -> Iterator[str]:
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - a third of a second, where there is Docker
+
     port, _ = broker._ports(folder / "ports")
     settings = dict(line.split("=", 1) for line in broker.properties(29092, 29093).splitlines())
     settings |= {

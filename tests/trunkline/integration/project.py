@@ -1,5 +1,6 @@
 """A project of its own for a test, and what the test types there and writes onto its topics."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -33,6 +34,8 @@ from trunkline.ledger.sqlite import File
 
 TRUNKLINE = Path(sys.executable).with_name("trunkline")
 HAPPENED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+OWN = ("topology", "schemas", "producers", "consumers")
+"""The modules of a project: each has its own."""
 BIG = 9_007_199_254_740_993
 """2^53 + 1: what a float would round."""
 
@@ -104,17 +107,23 @@ def run(folder: Path, *arguments: str, **environment: str) -> Done:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["trunkline", *arguments])
         patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.setattr(sys, "dont_write_bytecode", True)  # it would count for what is changed in the same second
+        importlib.invalidate_caches()
         for name, value in environment.items():
             patch.setenv(name, value)
-        for name in ("topology", "schemas"):
-            patch.delitem(sys.modules, name, raising=False)
+        for name in own_modules():
+            patch.delitem(sys.modules, name)
         try:
             app()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
-        for name in ("topology", "schemas"):
-            sys.modules.pop(name, None)
+        for name in own_modules():
+            del sys.modules[name]
     return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def own_modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in OWN]
 
 
 @dataclass

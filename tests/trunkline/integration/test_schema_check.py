@@ -1,186 +1,31 @@
 """`trunkline schema check`: who reads what a proposed version takes away, by file and line, and nobody else."""
 
+import importlib.util
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.shared import made
+from tests.trunkline.integration.hotel import build, git, record, stay, write
+from tests.trunkline.integration.project import Done
+from tests.trunkline.integration.project import run as trunkline
 from trunkline.flow.readers import plainly
 
-pytestmark = pytest.mark.xdist_group("hotel")  # the type checker reads the library once
 
-COMMAND = str(Path(sys.executable).with_name("trunkline"))
-ROOM = {"name": "rooms", "type": {"type": "array", "items": {
-    "type": "record", "name": "Room", "fields": [{"name": "floor", "type": "long"}, {"name": "size", "type": "long"}],
-}}}  # fmt: skip
-NAMES = ["guest", "city", "street", "country", "phone", "mail", "notes", "state", "payer", "agent", "unread"]
-FILES = {
-    "producers/desk.py": """
-        from typing import Any
-        from trunkline import Event
-        from trunkline.sources import Webhook, WebhookRequest
-
-
-        class Desk(Webhook):
-            name = "desk"
-
-            def events(self, request: WebhookRequest) -> list[Event[Any]]:
-                import json
-                from datetime import UTC, datetime
-                data = json.loads(request.body)
-                return [Event(id=data["guest"], time=datetime(2026, 1, 1, tzinfo=UTC), data=data)]
-        """,
-    "producers/examples/desk/one.json": json.dumps(
-        dict.fromkeys(NAMES, "x") | {"rooms": [{"floor": 1, "size": 2}], "total": 3, "city": "Bern"}
-    ),
-    "producers/examples/tables.json": '{"hotel.cities": {"Bern": {"city": "Bern", "zone": "CET", "mayor": "y"}}}',
-    "consumers/steps/stays.py": """
-        from collections.abc import Iterator, Mapping
-        from operator import itemgetter
-        from typing import Any
-        from schemas import BillV1, CityV1, RoomV1, StayV1
-        from trunkline import Drop, Event
-
-
-        def known(stay: Event[StayV1], cities: Mapping[str, CityV1]) -> Event[StayV1] | Drop:
-            if not stay.data["guest"]:
-                return Drop("nobody")
-            if stay.data.get("country", "") == "":
-                return Drop("nowhere")
-            city = cities.get("Bern")
-            return Drop("closed") if city and city["zone"] == "" else at(stay)
-
-
-        def at(stay: Event[StayV1]) -> Event[StayV1]:
-            text = address(stay.data)
-            if "phone" not in stay.data:
-                return stay
-            match stay.data:
-                case {"mail": mail, "guest": _}:
-                    print(mail, text)
-            loosely(stay.data)
-            return stay
-
-
-        def address(stay: StayV1) -> str:
-            return f"{stay['street']}"
-
-
-        def loosely(stay: Any) -> None:
-            stay.get("notes")
-            itemgetter("agent")(stay)
-
-
-        def bills(stay: Event[StayV1]) -> Iterator[BillV1]:
-            floors = [
-                room
-                .get(
-                    "floor"
-                )
-                for room in stay.data["rooms"]
-            ]
-            yield {"guest": "x", "total": sum(map(int, map(str, floors)))}
-        """,
-    "consumers/sinks/till.py": """
-        from schemas import BillV1, StayV1
-        from trunkline import Event
-        from trunkline.sinks import HttpSink, Request
-
-
-        class Till(HttpSink):
-            name = "till"
-
-            def request(self, event: Event[StayV1]) -> Request:
-                return Request.post("/x", json={"p": event.data["payer"], "t": event.data["total"]})
-        """,
-    "topology.py": """
-        from consumers.sinks.till import Till
-        from consumers.steps.stays import bills, known
-        from producers.desk import Desk
-        from schemas import BillV1, CityV1, StayV1
-        from trunkline import Bus, Deliver, Enrich, Process, Publish, Secret, Table, Target, Topic, Where, env
-        from trunkline.sources import StandardWebhooks
-
-        stays = Topic("hotel.stays", StayV1)
-        bill = Topic("hotel.bills", BillV1)
-        big = Topic("hotel.big", StayV1)
-        cities = Table("hotel.cities", CityV1, key="city")
-        bus = Bus("hotel", [
-            Publish(Desk(verify=StandardWebhooks(Secret("X"))), to=stays),
-            Process(stays, [Enrich(known, cities)], to={bill: bills, big: Where('state != ""')}),
-            Deliver(big, to=Till(Target("till", env("TILL_URL")))),
-        ])
-        """,
-}  # fmt: skip
-
-
-def stay(rename: dict[str, str], kinds: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Define a stay with fields under other names; each says what it was called before, so that v1 can be read."""
-    fields: list[dict[str, Any]] = [{"name": name, "type": "string"} for name in NAMES]
-    fields += [json.loads(json.dumps(ROOM)), {"name": "total", "type": "long"}]
-    for field in [*fields, *fields[len(NAMES)]["type"]["items"]["fields"]]:
-        if (new := rename.get(field["name"])) is not None:
-            field |= {"aliases": [field["name"]], "name": new}
-        elif kinds and field["name"] in kinds:
-            field["type"] = kinds[field["name"]]
-    return {"type": "record", "name": "Stay", "fields": fields}
-
-
-def record(name: str, **fields: str) -> dict[str, Any]:
-    return {"type": "record", "name": name, "fields": [{"name": one, "type": kind} for one, kind in fields.items()]}
-
-
-def git(folder: Path, *arguments: str) -> None:
-    who = ["-c", "user.name=n", "-c", "user.email=n@example.com"]
-    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [COMMAND, "schema", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=110
-    )
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hotel")
-    for name, text in FILES.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text).lstrip())
-    for package in ("producers", "consumers", "consumers/steps", "consumers/sinks"):
-        (folder / package / "__init__.py").touch()
-    (folder / "schemas").mkdir()
-    write(folder, "stay.v1", stay({}))
-    write(folder, "bill.v1", record("Bill", guest="string", total="long"))
-    write(folder, "city.v1", record("City", city="string", zone="string", mayor="string"))
-    assert run(folder, "types").returncode == 0
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-qm", "first")
-    write(folder, "city.v2", record("City", city="string", zone="string"))
-    assert run(folder, "check").returncode == 0  # and the type checker remembers the library
-    (folder / "schemas/city.v2.avsc").unlink()
-    return folder
+def run(folder: Path, *arguments: str) -> Done:
+    return trunkline(folder, "schema", *arguments)
 
 
 @pytest.fixture
-def hotel(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "hotel"))
-
-
-def write(folder: Path, name: str, definition: dict[str, Any]) -> None:
-    (folder / f"schemas/{name}.avsc").write_text(json.dumps(definition, indent=2))
+def hotel(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made(tmp_path_factory, "hotel", build), tmp_path / "hotel"))
 
 
 def test_nothing_proposed_is_nothing_to_say(hotel: Path) -> None:
     done = run(hotel, "check")
-    assert (done.stdout, done.stderr, done.returncode) == ("ok: nothing proposed\n", "", 0)
+    assert (done.stdout, done.stderr, done.code) == ("ok: nothing proposed\n", "", 0)
 
 
 def test_what_is_no_type_is_told_by_its_own_file(hotel: Path) -> None:
@@ -188,7 +33,7 @@ def test_what_is_no_type_is_told_by_its_own_file(hotel: Path) -> None:
     for command in ("check", "types"):
         done = run(hotel, command)
         told = 'trunkline: city.v2.avsc: "time zone" is no name of a field; rename it.\n'
-        assert (done.stdout, done.stderr, done.returncode) == ("", told, 2)
+        assert (done.stdout, done.stderr, done.code) == ("", told, 2)
 
 
 def test_ten_renames_are_named_each_where_it_is_read_and_an_unread_one_is_not(hotel: Path) -> None:
@@ -217,14 +62,14 @@ def test_ten_renames_are_named_each_where_it_is_read_and_an_unread_one_is_not(ho
         f'topology.py:14  a condition of hotel.stays.known reads "state", {more} "state_2" instead.',
         "12 faults: city v2, stay v2 proposed",
     ]
-    assert done.returncode == 1
+    assert done.code == 1
 
 
 def test_a_field_that_nobody_reads_names_nobody(hotel: Path) -> None:
     write(hotel, "stay.v2", stay({"unread": "more", "size": "area"}))
     write(hotel, "city.v2", record("City", city="string", zone="string"))
     done = run(hotel, "check")
-    assert (done.stdout, done.stderr, done.returncode) == ("ok: city v2, stay v2 proposed\n", "", 0)
+    assert (done.stdout, done.stderr, done.code) == ("ok: city v2, stay v2 proposed\n", "", 0)
 
 
 def test_a_changed_type_is_named_where_the_field_is_read_and_where_it_is_written(hotel: Path) -> None:
@@ -262,7 +107,7 @@ def test_a_released_version_never_changes_and_who_reads_what_an_edit_takes_away_
 
 def test_code_that_was_moved_to_the_new_version_may_still_read_the_old_one(hotel: Path) -> None:
     write(hotel, "stay.v2", stay({"payer": "patron", "notes": "remarks"}))
-    assert run(hotel, "types").returncode == 0
+    assert run(hotel, "types").code == 0
     for name in ("topology.py", "consumers/sinks/till.py", "consumers/steps/stays.py"):
         path = hotel / name
         path.write_text(path.read_text().replace("StayV1", "StayV2"))
@@ -289,23 +134,19 @@ def test_versions_that_cannot_be_read_are_named_in_their_files(hotel: Path) -> N
             " Give it a default, or write v1_to_v2 in schemas/city.py."
         )
     ]
-    assert run(hotel, "check", "--mode", "FORWARD").returncode == 0
+    assert run(hotel, "check", "--mode", "FORWARD").code == 0
     (hotel / "schemas/city.py").write_text("def v1_to_v2(old): return {**old, 'river': 'x'}\n")
-    assert run(hotel, "check").returncode == 0
+    assert run(hotel, "check").code == 0
     wrong = run(hotel, "check", "--mode", "SIDEWARDS")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert (wrong.code, wrong.stdout) == (2, "")
     assert "--mode SIDEWARDS is none of BACKWARD" in wrong.stderr
 
 
 def test_json_and_what_is_missing(hotel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(hotel / ".git")
     write(hotel, "stay.v2", stay({"payer": "patron", "notes": "remarks"}))
-    found = hotel / "without/mypy"
-    found.mkdir(parents=True)
-    (found.parent / "sitecustomize.py").write_text(
-        "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'mypy' else f(n, *a)"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(found.parent))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mypy" else find(name, *more))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(hotel.parent))
     done = run(hotel, "check", "--json")
     said = json.loads(done.stdout)
@@ -315,9 +156,9 @@ def test_json_and_what_is_missing(hotel: Path, monkeypatch: pytest.MonkeyPatch) 
         "no git revision to compare with",
         "mypy is not installed, so only what the examples reach was looked at",
     ]
-    assert done.returncode == 1
+    assert done.code == 1
     asked = run(hotel, "check", "--against", "main")
-    assert (asked.returncode, asked.stderr.startswith("trunkline: --against compares with a git revision")) == (2, True)
+    assert (asked.code, asked.stderr.startswith("trunkline: --against compares with a git revision")) == (2, True)
 
 
 @pytest.mark.parametrize(

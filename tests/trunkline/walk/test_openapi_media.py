@@ -3,9 +3,6 @@
 from typing import Any
 
 import pytest
-from openapi_core import OpenAPI
-from openapi_core.exceptions import OpenAPIError
-from openapi_core.testing import MockRequest
 
 from trunkline.flow.journeys import Data, body_data
 from trunkline.flow.openapi import Document, breaks, faults_of
@@ -166,6 +163,10 @@ def test_parts_are_judged_by_their_schemas_and_types(given: Data, told: list[tup
 
 @pytest.mark.parametrize("changed", [{}, {"page": "three"}, {"page": None}])
 def test_openapi_core_judges_parts_alike(changed: Data) -> None:
+    from openapi_core import OpenAPI  # noqa: PLC0415 - half a second, of which only two tests have need
+    from openapi_core.exceptions import OpenAPIError  # noqa: PLC0415
+    from openapi_core.testing import MockRequest  # noqa: PLC0415
+
     simple = closed(page={"type": "string", "pattern": "^[0-9]+$"}, sku={"type": "string"})
     given = {"page": 3, "sku": "a", **changed}
     judge = document("multipart/form-data", simple)
