@@ -1,5 +1,6 @@
 """What comes in: the requests of those who post events, and how their bodies are read."""
 
+import codecs
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +30,21 @@ class WebhookRequest:
         A Decimal keeps every digit, whether it comes as a text or as a number; bytes come as base64.
 
         Raises:
-            Rejected: 400 when it is no JSON, 422 with every wrong field when it has another shape.
+            Rejected: 400 when it is no JSON or names something twice, 422 with every wrong field when it has another
+                shape.
         """
-        if (exact := json.exactly(self.body)) is not self.body:
-            with contextlib.suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
-                return read_json(shape, exact)
+        body = self.body.removeprefix(codecs.BOM_UTF8)
         try:
-            return read_json(shape, self.body)
+            value = read_exactly(shape, body)
+            json.consider(body)
         except ValidationError as error:
             wrong = fields_of(error)
             if wrong and wrong[0][1].startswith("Invalid JSON: "):
                 raise Rejected(400, "The body is no JSON", f"{wrong[0][1]}.") from None
             raise invalid(wrong, error.error_count()) from None
+        except ValueError as error:
+            raise Rejected(400, "The body is no JSON", f"It cannot be read: {error}.") from None
+        return value
 
     def xml(self, shape: type[T], names: xml.Scope = xml.NOTHING) -> T:
         """Read the body as XML of this shape, as `json` would read the same: `request.xml(Posted)["order"]`.
@@ -67,6 +71,14 @@ class WebhookRequest:
             found = xml.places(self.body, charset, names)
             wrong = fields_of(error, lambda path: f"line {found.line_of(path)}: ")
             raise invalid(wrong, error.error_count()) from None
+
+
+def read_exactly(shape: type[T], body: bytes) -> T:
+    """Read JSON of a shape, in which a Decimal keeps every digit of a number."""
+    if (exact := json.exactly(body)) is not body:
+        with contextlib.suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
+            return read_json(shape, exact)
+    return read_json(shape, body)
 
 
 def invalid(wrong: Sequence[tuple[str, str]], count: int) -> Rejected:

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -159,14 +159,25 @@ def refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which JSON has not")
 
 
-def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object of its members."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it names {name[:40]!r} twice")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it names {twice[:40]!r} twice")
     return found
+
+
+PLAIN = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=refuse, object_pairs_hook=unique)
+
+
+def consider(body: bytes) -> None:
+    """Pass what a more lenient reader took for JSON.
+
+    Raises:
+        ValueError: it names something twice, of which another reader may take the other, or holds NaN.
+    """
+    PLAIN.decode(body.decode())
 
 
 LONG = re.compile(rb"[0-9][0-9.]{15}")

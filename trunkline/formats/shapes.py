@@ -17,8 +17,11 @@ validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def reader_of(shape: Any) -> TypeAdapter[Any]:
-    """Make what reads JSON of a shape: its bytes stand there as base64, of either alphabet (RFC 4648 §4, §5)."""
-    config = ConfigDict(val_json_bytes="base64")
+    """Make what reads JSON of a shape: its bytes stand there as base64, of either alphabet (RFC 4648 §4, §5).
+
+    No float is NaN or infinite, as 1e400 would be.
+    """
+    config = ConfigDict(val_json_bytes="base64", allow_inf_nan=False)
     try:
         return TypeAdapter(shape, config=config)
     except PydanticUserError:  # a TypedDict takes it from what it stands in alone

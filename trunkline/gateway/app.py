@@ -118,7 +118,7 @@ def build(
             return problem(503, "Not now", f"Nothing was acknowledged, post it again. {why}")
         if (publisher := publishers.get(name)) is None:
             known = ", ".join(sorted(publishers)) or "none"
-            return problem(404, "No such source", f"Nobody here is called {name}; the sources are: {known}.")
+            return problem(404, "No such source", f"Nobody here is called {name[:SHOWN]}; the sources are: {known}.")
         try:
             refuse_encoded(request)
             body = await read(request)
@@ -201,9 +201,11 @@ def refuse_encoded(request: Request) -> None:
     Raises:
         Rejected: 415, it is compressed: what is signed would be other bytes than what is read.
     """
-    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
-        why = f"Its Content-Encoding is {coding[:40]}; send it as it is. Nothing was published."
-        raise Rejected(415, "The body is compressed", why)
+    for name, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        coding = ", ".join(request.headers.getlist(name)).strip().lower()
+        if coding not in ("", plain):
+            why = f"Its {name} is {coding[:40]}; send it as it is. Nothing was published."
+            raise Rejected(415, "The body is compressed", why)
 
 
 async def read(request: Request) -> bytes:

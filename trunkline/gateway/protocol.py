@@ -1,31 +1,60 @@
-"""How requests are read: by llhttp, as Node.js does, and never more beside a body than `LARGEST_HEAD`."""
+"""How requests are read: by llhttp, as Node.js does, within bounds of what is no body, of time, and of connections."""
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import asyncio
+import re
+
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trunkline.gateway.problems import problem
 
 LARGEST_HEAD = 16 * 1024
 """Bytes in one piece of a request that are no body: its line and headers, what stands between chunks, its trailer."""
+HEAD_SECONDS = 5.0
+"""In which the line and headers of a request must have come."""
+BODY_SECONDS = 20.0
+"""In which its body must have come: longer than the app waits for one, so that who dawdles is told."""
+MOST = 1_024
+"""Connections at once: a process needs others for its broker and its targets."""
+OFFER = re.compile(rb"(?i)\r\nupgrade:")
 
 
 class Bounded(HttpToolsProtocol):
     """uvicorn's protocol, which by itself keeps a head however long it grows and takes a trailer for more of it.
 
-    Who offers to speak another protocol (Java's own client does, HTTP/2) is answered in this one (RFC 9110 §7.8), with
-    a slower reader: httptools loses the body of such a request.
+    It also waits without end for the rest of a request, and for a body that nobody reads any more.
+
+    Who offers to speak another protocol (Java's own client does, HTTP/2) is answered in this one (RFC 9110 §7.8).
+    llhttp reads no body behind such an offer, so it reads the head a second time without it.
     """
 
     _beside = 0
+    _coming = False
+    """Whether some of a request has come and not all of it."""
     _heading = False
     _offers = False
+    _due: asyncio.TimerHandle | None = None
     _head = b""
     """What has come of a connection since it was at rest, as long as that is one head."""
     _before: object = None
     """The request before that."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Begin with a connection; one on which nothing comes is closed as an idle one is."""
+        super().connection_made(transport)
+        self._await(self.timeout_keep_alive)
+        if len(self.connections) > MOST:
+            why = f"This process has {MOST} connections already. Nothing was published; close those that are not used."
+            self._refuse(503, "Too many connections", why)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with a connection."""
+        self._await(None)
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         """Read what has come, and refuse a request with too much beside its body."""
+        self._begin()
         for at in range(0, len(data), LARGEST_HEAD):
             piece = data[at : at + LARGEST_HEAD]
             self._beside += len(piece)
@@ -37,10 +66,10 @@ class Bounded(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
             if self._offers:
-                if self.cycle is self._before:
-                    self._hand_over(data[at + LARGEST_HEAD :])
+                if self.cycle is self._before and self._passes_over():
+                    self.data_received(self._head + data[at + LARGEST_HEAD :])
                 else:
-                    why = "It offers another protocol, and came before the last answer."
+                    why = "It asks for a tunnel, or for another protocol before the last answer came."
                     self._refuse(400, "This is not read", f"{why} Nothing was published.")
                 return
             if self._beside > LARGEST_HEAD:
@@ -63,6 +92,7 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
+        self._begin()
         self._heading = True
         super().on_message_begin()
 
@@ -77,6 +107,7 @@ class Bounded(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._offers = True
         else:
+            self._await(BODY_SECONDS)
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -88,6 +119,8 @@ class Bounded(HttpToolsProtocol):
         """End a request."""
         self._beside = 0
         if not self._offers:
+            self._coming = False
+            self._await(None)
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -97,13 +130,35 @@ class Bounded(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: it is passed over."""
 
-    def _hand_over(self, rest: bytes) -> None:
-        """Let the other reader read this connection from here."""
-        self.connections.discard(self)
-        other = H11Protocol(self.config, self.server_state, self.app_state, self.loop)
-        other.connection_made(self.transport)
-        self.transport.set_protocol(other)
-        other.data_received(self._head + rest)
+    def _passes_over(self) -> bool:
+        """Begin again with a head without its offer; say whether it had one (a CONNECT is another kind)."""
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        plain = OFFER.sub(b"\r\noffered:", head)
+        self._head, self._beside, self._offers = plain + end + rest, 0, False
+        self.parser = httptools.HttpRequestParser(self)
+        return plain != head
+
+    def _begin(self) -> None:
+        """Begin to wait for a request, when some of it has come."""
+        if not self._coming:
+            self._coming = True
+            self._await(HEAD_SECONDS)
+
+    def _await(self, seconds: float | None) -> None:
+        """Wait so long for what comes next, and no more for what came before."""
+        if self._due is not None:
+            self._due.cancel()
+        self._due = None if seconds is None else self.loop.call_later(seconds, self._is_late)
+
+    def _is_late(self) -> None:
+        """Close a connection on which nothing comes, or not the rest of a request."""
+        if self.pipeline:  # it is not read before the request ahead of it has its answer
+            self._await(BODY_SECONDS)
+        elif self._heading and self._at_rest:
+            why = f"Its headers were not whole after {HEAD_SECONDS:g} seconds; nothing was published."
+            self._refuse(408, "The head takes too long", why)
+        else:
+            self.transport.close()
 
     def _refuse(self, status: int, title: str, detail: str) -> None:
         answer = problem(status, title, detail)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ from trunkline.engine.worker import Worker
 from trunkline.flow.declare import Bus
 from trunkline.gateway.app import Condition, Door, build
 from trunkline.gateway.ports import bind
-from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
+from trunkline.gateway.protocol import Bounded
 from trunkline.kafka.cluster import Cluster
 from trunkline.observe import Every, Metrics, Observer
 from trunkline.redact import redact
@@ -26,6 +27,8 @@ from trunkline.settings import Settings
 
 REQUEST_SECONDS = 5.0
 """How long requests in progress are waited for when the worker drains."""
+FILES = 8_192
+"""Files and connections that a process may have open, where the machine lets it: many shells begin with 1,024."""
 CLOSING_SECONDS = 4.0
 """What closing may take besides draining: with the default 25 s a process has ended after 29 s, whatever hangs."""
 IDLE_SECONDS = 75
@@ -55,6 +58,7 @@ async def serve(
         UsageError: a flow is unknown, a secret is not set, or the port is taken.
         Unavailable: broker, ledger or a table cannot be reached.
     """
+    allow(FILES)
     metrics = Metrics()
     door = Door()
     stopping = asyncio.Event()
@@ -83,7 +87,6 @@ async def serve(
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
             http=Bounded,
-            h11_max_incomplete_event_size=LARGEST_HEAD,
         )
     )
     url = "http://{}:{}".format(*ports[0].getsockname()[:2])
@@ -101,6 +104,14 @@ async def serve(
         server.should_exit = True
         await serving
     return worker.drained
+
+
+def allow(files: int) -> None:
+    """Let this process have so many files open, or as many as the machine lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class Server(uvicorn.Server):

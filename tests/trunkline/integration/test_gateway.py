@@ -256,6 +256,11 @@ def test_a_compressed_body_is_told_to_come_as_it_is(gate: Gate) -> None:
         assert refused(answer, 415)["detail"].startswith(f"Its Content-Encoding is {coding}; send it as it is.")
     assert gate.counted() - counted == {"received": 3, "rejected": 3}
     assert gate.http.post(DESK, content=OK, headers={"content-encoding": "identity"}).status_code == 401
+    for coding, status in (("gzip, chunked", 415), ("Chunked", 401)):
+        head = f"POST {DESK} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n"
+        with socket.create_connection((gate.http.base_url.host, gate.http.base_url.port), 10) as sender:
+            sender.sendall(head.encode())
+            assert sender.recv(65_536).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["with its length", "in chunks"])
@@ -292,7 +297,8 @@ def test_an_address_that_is_not_there_is_a_problem_too(gate: Gate) -> None:
     assert "desk, tray" in problem["detail"]
     refused(gate.http.get("/elsewhere"), 404)
     refused(gate.post(named(), path=f"{DESK}/"), 404)
-    assert len(refused(gate.http.get(f"/{'x' * 9_000}"), 404)["detail"]) < 300
+    for long in ("/" + "x" * 9_000, "/in/" + "x" * 9_000):
+        assert len(refused(gate.post(named(), path=long), 404)["detail"]) < 300
     for method, path, takes in (("GET", DESK, "POST"), ("OPTIONS", DESK, "POST"), ("POST", "/healthz", "GET, HEAD")):
         answer = gate.http.request(method, path)
         assert f"{method} {path}: it takes {takes}." in refused(answer, 405)["detail"]

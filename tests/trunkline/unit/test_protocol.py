@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.trunkline.support import wait_for
+from trunkline.gateway import protocol
 from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
 
 HEAD = b"POST /in/desk HTTP/1.1\r\nhost: gateway\r\n"
@@ -25,16 +27,14 @@ class Desk:
     def __init__(self) -> None:
         self.broken = self.headers = self.taken = 0
         app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"])])
-        config = uvicorn.Config(
-            app, port=0, log_config=None, lifespan="off", http=Bounded, h11_max_incomplete_event_size=LARGEST_HEAD
-        )
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded, timeout_keep_alive=2)
         self.server = uvicorn.Server(config)
 
     async def take(self, request: Request) -> Response:
         self.taken += 1
         try:
-            if (body := await request.body()) == b"slow":
-                await asyncio.sleep(0.2)
+            if (body := await request.body()).startswith(b"slow"):
+                await asyncio.sleep(0.05 * len(body))
             return Response(f"{len(body)}")
         except ClientDisconnect:
             self.broken += 1
@@ -191,3 +191,60 @@ def test_what_is_no_http_is_refused_with_a_problem(desk: Desk, sent: bytes) -> N
     status, told = desk.say(sent)
     assert status == 400
     assert json.loads(told)["title"] == "This is no HTTP request"
+
+
+@pytest.mark.parametrize(
+    ("begun", "again", "status"),
+    [
+        (b"", b"", None),
+        (b"\r\n", b"\r\n", None),
+        (HEAD[:20], b"", 408),
+        (HEAD + b"x: ", b"y", 408),
+        (HEAD + OFFER + b"x: ", b"y", 408),
+        (HEAD + b"content-length: 9\r\n\r\nab", b"", None),
+        (b"GET /nothing HTTP/1.1\r\nhost: gateway\r\ncontent-length: 9999\r\n\r\n", b"y", 404),
+        (HEAD + OFFER + b"content-length: 9999\r\n\r\n", b"y", None),
+    ],
+    ids=["nothing", "empty lines", "half a line", "a header", "an offer", "half a body", "after the answer", "offered"],
+)
+def test_a_sender_that_dawdles_loses_its_connection(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, begun: bytes, again: bytes, status: int | None
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.3)
+    told = b""
+    with desk.connected() as connection, contextlib.suppress(ConnectionError):
+        connection.settimeout(0.05)
+        connection.sendall(begun)
+        for _ in range(200):
+            with contextlib.suppress(TimeoutError):
+                if not (more := connection.recv(65536)):
+                    break
+                told += more
+            connection.sendall(again)
+        else:
+            pytest.fail("the connection is still open")
+    assert told.startswith(b"HTTP/1.1 %d " % status if status else b""), told
+    assert status or not told
+
+
+def test_a_request_behind_a_slow_one_is_not_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.6)
+    ahead = HEAD + b"content-length: 20\r\n\r\n" + 5 * b"slow"
+    with desk.connected() as connection:
+        connection.sendall(ahead + HEAD + b"content-length: 3\r\n\r\n")
+        answer = connection.makefile("rb")
+        assert heard(answer) == (200, b"20")
+        connection.sendall(b"abc")
+        assert heard(answer) == (200, b"3")
+
+
+def test_no_more_connections_are_taken_than_there_is_room_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for(lambda: not desk.server.server_state.connections)
+    monkeypatch.setattr(protocol, "MOST", 2)
+    request = HEAD + b"content-length: 1\r\n\r\na"
+    with desk.connected(), desk.connected():
+        status, told = desk.say(b"")
+        assert (status, json.loads(told)["title"]) == (503, "Too many connections")
+    wait_for(lambda: not desk.server.server_state.connections)
+    assert desk.say(request) == (200, b"1")

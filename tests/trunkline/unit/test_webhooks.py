@@ -41,6 +41,35 @@ def test_a_body_of_the_right_shape_is_read() -> None:
     }
 
 
+def test_a_body_may_begin_with_a_mark_of_its_bytes() -> None:
+    assert WebhookRequest({}, b"\xef\xbb\xbf" + posted(RIGHT).body).json(Order)["number"] == "7"
+
+
+class Measured(TypedDict):
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"value": 1, "value": 2}', "It cannot be read: it names 'value' twice."),
+        (b'{"value": 1, "of": [{"a": 1, "\\u0061": 1}]}', "It cannot be read: it names 'a' twice."),
+        (b'{"value": 1, "unknown": -Infinity}', "it holds -Infinity"),
+    ],
+)
+def test_what_readers_take_differently_is_no_json(body: bytes, why: str) -> None:
+    with pytest.raises(Rejected, match=why) as error:
+        WebhookRequest({}, body).json(Measured)
+    assert error.value.status == 400
+
+
+def test_a_float_is_a_number() -> None:
+    assert WebhookRequest({}, b'{"value": 1e308}').json(Measured) == {"value": 1e308}
+    for none in (b"1e400", b"NaN", b"-Infinity"):
+        with pytest.raises(Rejected, match="Wrong or missing: value"):
+            WebhookRequest({}, b'{"value": %s}' % none).json(Measured)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"number=7", b"[" * 100_000])
 def test_a_body_that_is_no_json_is_a_400(body: bytes) -> None:
     with pytest.raises(Rejected) as error:
