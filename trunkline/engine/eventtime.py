@@ -1,7 +1,7 @@
 """How far a partition is, in offsets and in the times of its records. Sans-I/O: clocks are arguments, in milliseconds.
 
 Time goes on with the records that are read. Where none come it goes on with the clock: a topic that was read to its end
-and has been silent for SILENT is as late as the clock, less SILENT.
+and has been silent for SILENT is as late as the clock, less SILENT. A record from the future does not take it there.
 """
 
 from collections import deque
@@ -49,10 +49,11 @@ class Reach:
             self.silent = now
 
     def time(self, now: int) -> int | None:
-        """Say how late it is; None while nobody knows."""
+        """Say how late it is; None while nobody knows. It is never later than now, whatever a writer's clock says."""
+        newest = None if self.newest is None else min(self.newest, now)
         if self.silent is not None and now - self.silent >= SILENT:
-            return max(now - SILENT, self.newest or 0)
-        return self.newest
+            return max(now - SILENT, newest or 0)
+        return newest
 
     def since(self, limit: int) -> int:
         """Give the first offset that may hold a record later than `limit`: where a body that begins anew has to."""

@@ -147,10 +147,14 @@ class Actor:
         """Run the body; nothing that it raises reaches Faust, which would acknowledge and go on."""
         try:
             async for made in self._body(stream):
+                if not self._belt.busy:
+                    why = "it yields while it has no moment: it makes something when it has been given one"
+                    self._fail(Permanent(why))
+                    break
                 yield made
         except asyncio.CancelledError:
             self._fail(Permanent("its task was cancelled"))
-        except Exception as error:  # noqa: BLE001 - whatever a body raises is judged by the engine
+        except BaseException as error:  # noqa: BLE001 - whatever a body raises is judged by the engine, sys.exit() too
             self._fail(error)
         else:
             self._fail(Permanent("it has returned; a body ends with its stream"))

@@ -26,6 +26,16 @@ def test_a_topic_at_its_end_is_as_late_as_the_clock_once_it_is_silent() -> None:
     assert reach.time(90_000) == 30_000
 
 
+def test_a_record_from_the_future_does_not_take_time_with_it() -> None:
+    """Everything that is awaited would be missed at once, and nothing any more until the clock had come as far."""
+    reach = Reach(0, 0)
+    reach.read(0, 10_000)
+    reach.read(1, 3_600_000)
+    assert reach.time(11_000) == 11_000
+    reach.ended(2, 12_000)
+    assert reach.time(12_000 + SILENT) == 12_000 + SILENT
+
+
 def test_two_topics_are_as_late_as_the_slower_one() -> None:
     first, second = Reach(0, 0), Reach(0, 0)
     first.read(0, 5_000)
