@@ -4,7 +4,6 @@ Every producer partitions with murmur2, as Java and kafka-python do; librdkafka'
 """
 
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from confluent_kafka import (
 
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
+from trunkline.kafka.clientlog import LOG
 from trunkline.kafka.cluster import Cluster
 
 LARGEST = 8 * 1024 * 1024
@@ -40,9 +40,6 @@ BY_KEY = -1
 
 AT_START, AT_END, NOWHERE = OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID
 """Where a member begins to read a topic of which its group has no offset; nowhere is a Halt (I1)."""
-
-LOG = logging.getLogger("librdkafka")
-LOG.addHandler(logging.NullHandler())
 
 COMMON = {"logger": LOG, "log_level": 4, "broker.address.family": "v4"}
 PRODUCER = {

@@ -1,0 +1,35 @@
+"""What librdkafka says many times is told once, with the number of those that were not."""
+
+import logging
+
+import pytest
+
+from trunkline.kafka.clientlog import LOG, QUIET, Once
+from trunkline.kafka.events import COMMON
+
+
+def test_a_broker_that_is_away_is_told_once_a_minute_and_not_by_every_client_many_times_a_second() -> None:
+    now = [100.0]
+    once = Once(lambda: now[0])
+
+    def say(client: str, words: str = "Connect to 10.0.0.7:9092 failed: refused (after {} ms)") -> str | None:
+        text = words.format(int(now[0]) % 10)
+        record = logging.LogRecord("librdkafka", logging.ERROR, "", 0, "%s [%s] %s", ("FAIL", client, text), None)
+        return record.getMessage() if once.filter(record) else None
+
+    assert say("rdkafka#consumer-1") is not None
+    for _ in range(2_000):
+        now[0] += 0.02
+        assert say("rdkafka#consumer-2") is None
+    assert say("rdkafka#consumer-1", "Authentication failed") is not None, "another matter is told at once"
+    now[0] += QUIET
+    told = say("rdkafka#consumer-3")
+    assert told is not None
+    assert told.endswith("ms) (2000 more like it since the last one)")
+
+
+def test_clients_log_through_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert COMMON["logger"] is LOG
+    for number in range(50):
+        LOG.error("%s [%s] %s", "FAIL", f"rdkafka#producer-{number}", "only this test says so")
+    assert len(caplog.records) == 1
