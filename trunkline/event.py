@@ -8,7 +8,7 @@ import hashlib
 import struct
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -30,6 +30,10 @@ SPECVERSION: Header = ("ce_specversion", b"1.0")
 CONTENT_TYPE: Header = ("content-type", b"application/avro")
 UNREADABLE: Header = ("trunkline-unreadable", b"the name of a header is no UTF-8")
 """What stands for the headers of a record that cannot be told, as one of them has no name."""
+FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+AHEAD = timedelta(days=1)
+TIMES = "an event happens after 1970, at most a day ahead of now, and its time has an offset"
+"""What holds of the time of every event that is let in (L2)."""
 REQUIRED = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 
 
@@ -189,6 +193,11 @@ def headed(
     if traceparent is not None:
         headers.append(("traceparent", traceparent.encode()))
     return headers
+
+
+def is_timely(time: datetime, now: datetime) -> bool:
+    """Say whether an event that is let in now may have happened then (L2)."""
+    return time.tzinfo is not None and FIRST <= time <= now + AHEAD
 
 
 def written(time: datetime) -> bytes:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from trunkline.avro.codec import HEAD
 from trunkline.engine import spans
 from trunkline.errors import Permanent, Rejected, Unavailable
-from trunkline.event import Event, Headers, to_headers
+from trunkline.event import TIMES, Event, Headers, is_timely, to_headers
 from trunkline.flow.declare import Bus, Publish
 from trunkline.flow.transform import stamp
 from trunkline.kafka.events import Sender, Written
@@ -25,9 +25,6 @@ from trunkline.ledger.deliveries import payload_of
 from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer
 from trunkline.webhooks import WebhookRequest
-
-AHEAD = timedelta(days=1)
-FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,8 @@ class Publisher:
         self._count("rejected", detail=why)
 
     def _prepare(self, event: Event[Any]) -> Prepared:
-        now = datetime.now(UTC)
-        if event.time.tzinfo is None or not FIRST <= event.time <= now + AHEAD:
-            why = "an event happens after 1970, at most a day ahead of now, and its time has an offset"
-            raise Rejected(422, "The event is not valid", f"Its time is {event.time.isoformat()}.", [("time", why)])
+        if not is_timely(event.time, datetime.now(UTC)):
+            raise Rejected(422, "The event is not valid", f"Its time is {event.time.isoformat()}.", [("time", TIMES)])
         if not event.id:
             raise Rejected(422, "The event is not valid", "Its id is empty.", [("id", "an event needs an id")])
         try:

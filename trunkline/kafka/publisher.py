@@ -5,14 +5,14 @@ It sends with kafka-python, which runs wherever Python does. Its default partiti
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from trunkline.errors import Permanent, Unavailable
-from trunkline.event import Event, to_headers
+from trunkline.event import TIMES, Event, is_timely, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
 from trunkline.kafka.cluster import Cluster
@@ -87,7 +87,8 @@ class Publisher:
         iterate to the end. Up to 2,000 records are under way at once.
 
         Raises:
-            Permanent: an event does not fit the schema, lacks the key, or is larger than the topic allows.
+            Permanent: an event does not fit the schema, lacks the key or an id, is larger than the topic allows, or has
+                no time of an event: one without an offset, before 1970 or more than a day ahead.
             Unavailable: a record was not acknowledged; those yielded before it were. Publish the rest again.
         """
         waiting: deque[Any] = deque()
@@ -106,6 +107,10 @@ class Publisher:
         )
 
     def _send(self, event: Event[Any]) -> Any:
+        if not event.id:
+            raise Permanent("an event needs an id")
+        if not is_timely(event.time, datetime.now(UTC)):
+            raise Permanent(f"event {event.id} has the time {event.time.isoformat()}: {TIMES}")
         key = key_of(self._to, event.data)
         stamped = Event(
             id=event.id,

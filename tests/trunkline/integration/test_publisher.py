@@ -1,5 +1,5 @@
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -93,6 +93,24 @@ def test_what_can_never_be_published_says_why(cluster: Cluster, bus: Bus, wrong:
         pytest.raises(Permanent, match=said),
     ):
         list(publisher.rows([row("0"), wrong], THEN))
+
+
+@pytest.mark.parametrize(
+    ("event_id", "time", "said"),
+    [
+        ("", THEN, "an event needs an id"),
+        ("e", THEN.replace(tzinfo=None), "its time has an offset"),
+        ("e", datetime(1969, 12, 31, tzinfo=UTC), "after 1970"),
+        ("e", datetime.now(UTC) + timedelta(days=2), "at most a day ahead"),
+    ],
+)
+def test_what_the_gateway_lets_in_is_published_and_no_more(
+    cluster: Cluster, bus: Bus, event_id: str, time: datetime, said: str
+) -> None:
+    [topic] = bus.topics
+    data = {"sku": "1", "delta": -2, "basket_id": "b", "store_id": "s"}
+    with Publisher(cluster, bus, topic, service="tills") as publisher, pytest.raises(Permanent, match=said):
+        list(publisher.publish([Event(event_id, time, data)]))
 
 
 def test_nobody_to_publish_to_is_one_line(cluster: Cluster, bus: Bus) -> None:
