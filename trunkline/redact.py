@@ -14,7 +14,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache, cached_property
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 SECRET = "[secret]"  # noqa: S105 - stands in a secret's place
 SENSITIVE = "[sensitive]"
@@ -43,6 +43,13 @@ def keep_secret(value: str) -> None:
     if value.strip() and value not in _secrets:
         _secrets.add(value)
         _finder.cache_clear()
+
+
+def keep_password(url: str) -> None:
+    """Replace the password in an address from now on, as it stands there and decoded."""
+    if password := urlsplit(url).password:
+        keep_secret(password)
+        keep_secret(unquote(password))
 
 
 def forget_secret(value: str) -> None:

@@ -1,7 +1,7 @@
 """From a target's declaration to the way there."""
 
 from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Target
@@ -9,7 +9,7 @@ from trunkline.http.guard import Guard, Network, networks
 from trunkline.http.proofs import OPEN
 from trunkline.http.tokens import DEADLINE, prove
 from trunkline.http.transport import Transport, is_address
-from trunkline.redact import keep_secret
+from trunkline.redact import keep_password
 from trunkline.settings import Env
 
 
@@ -42,7 +42,5 @@ def address(setting: Env, what: str) -> str:
     if not is_address(url):
         told = f"{setting.name} is no address {what}"
         raise UsageError(f"{told}. Set it to one such as https://api.example.com/v1, without a query.")
-    if password := urlsplit(url).password:
-        keep_secret(password)
-        keep_secret(unquote(password))
+    keep_password(url)
     return url

@@ -7,12 +7,15 @@ is on. Known ids are cached for ever, "not found" for five seconds (I4).
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from trunkline.avro.codec import Codec
 from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
+from trunkline.redact import keep_password, redact
+
+T = TypeVar("T")
 
 PATIENCE = httpx.Timeout(10.0)
 WAITS = httpx.Timeout(4.0)
@@ -27,7 +30,19 @@ class Confluent:
     """Schemas by id, and ids by schema; safe to use from several threads."""
 
     def __init__(self, url: str) -> None:
-        """Prepare; user and password may stand in the address."""
+        """Prepare; user and password may stand in the address.
+
+        Raises:
+            UsageError: it is none; what it may hold of a password is not shown.
+        """
+        try:
+            place = httpx.URL(url)
+        except httpx.InvalidURL:
+            place = httpx.URL()
+        if place.scheme not in ("http", "https") or not place.host:
+            told = "the address of the schema registry is none such as https://registry.example.com"
+            raise UsageError(f"{told}. A /, @, ? or # in its user or password is written %2F, %40, %3F or %23.")
+        keep_password(url)
         self._client = httpx.Client(base_url=url, timeout=PATIENCE, headers={"accept": JSON, "content-type": JSON})
         self._lock = threading.Lock()
         self._ids: dict[str, int] = {}
@@ -49,7 +64,7 @@ class Confluent:
                 answer = self._ask("POST", f"/subjects/{subject}/versions", {"schema": text})
                 if answer.status_code in (409, 422):
                     raise UsageError(f"the registry refuses {subject}: {words(answer)}. Run `trunkline schema check`.")
-                self._ids[text] = int(whole(answer)["id"])
+                self._ids[text] = part(answer, "id", int)
             return self._ids[text]
 
     def text_of(self, schema_id: int) -> str | None:
@@ -70,7 +85,7 @@ class Confluent:
                 now = time.monotonic()
                 self._missing = still(self._missing, now) | {schema_id: now + NOT_FOUND_FOR}
                 return None
-            self._texts[schema_id] = str(whole(answer)["schema"])
+            self._texts[schema_id] = part(answer, "schema", str)
             return self._texts[schema_id]
 
     def codec_of(self, schema_id: int) -> Codec:
@@ -102,21 +117,27 @@ def still(missing: Mapping[int, float], now: float) -> dict[int, float]:
     return {schema_id: until for schema_id, until in missing.items() if until > now}
 
 
-def whole(answer: httpx.Response) -> Any:
-    """Give what the registry said.
+def part(answer: httpx.Response, name: str, kind: type[T]) -> T:
+    """Give the part of this name of what the registry said.
 
     Raises:
-        Unavailable: it was an error.
+        Unavailable: it was an error, or has no such part: a proxy before it may answer with a page of its own.
     """
     if answer.status_code != 200:
         raise Unavailable(f"the schema registry answered {answer.status_code}: {words(answer)}")
-    return answer.json()
+    try:
+        found = answer.json()[name]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, kind):
+        raise Unavailable(f"the schema registry answered 200 without the {name} of a schema; it may be none")
+    return found
 
 
 def words(answer: httpx.Response) -> str:
     """Give the registry's words of an error, in one line and no longer than that."""
     try:
-        return " ".join(str(answer.json()["message"]).split())[:200]
+        return redact(" ".join(str(answer.json()["message"]).split()))[:200]
     except (ValueError, KeyError, TypeError):
         return "it does not say why"
 

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from trunkline.errors import UsageError
 from trunkline.ledger import calls, delivered
 from trunkline.ledger.database import Failure, outdated
+from trunkline.redact import keep_secret, redact
 
 if TYPE_CHECKING:  # a tenth of every start that a ledger in a file does not spend
     import psycopg
@@ -150,11 +151,15 @@ class Server:
         try:
             parts = conninfo_to_dict(self._url)
         except psycopg.ProgrammingError:  # whose message quotes the address
-            raise UsageError(
-                "TRUNKLINE_LEDGER__URL is no address of PostgreSQL such as postgresql://user:password@host:5432/database."
-            ) from None
-        self._password = str(parts.get("password") or "")
+            parts = {}
         host, port, name = (parts.get("host", "localhost"), parts.get("port", 5432), parts.get("dbname", ""))
+        if not parts or (
+            "://" in self._url and "@" in f"{host}{port}{name}"
+        ):  # a password that goes on after its / or @
+            told = "TRUNKLINE_LEDGER__URL is no address of PostgreSQL such as postgresql://host:5432/database?user=bus"
+            raise UsageError(f"{told}. A / or @ in its user or password is written %2F or %40.")
+        for secret in ("password", "sslpassword"):
+            keep_secret(str(parts.get(secret) or ""))
         self.name = f"the ledger {name} at {host}:{port}"
 
     def exists(self) -> bool:
@@ -199,8 +204,7 @@ class Server:
 
     def told(self, error: "psycopg.Error") -> str:
         """Give what the database says in one line, without the password."""
-        line = " ".join(str(error).split()) or type(error).__name__
-        return line.replace(self._password, "…") if self._password else line
+        return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 def migrate(db: "Connection", name: str) -> None:

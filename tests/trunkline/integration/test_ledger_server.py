@@ -38,7 +38,16 @@ def test_the_settings_choose_between_file_and_server(url: SecretStr) -> None:
     assert reach(settings.Ledger()).name == "the ledger var/ledger.db"
 
 
-@pytest.mark.parametrize("wrong", ["postgresql//me:geheim@host/x", "host=a passwort=geheim", "geheim"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "postgresql//me:geheim@host/x",
+        "host=a passwort=geheim",
+        "geheim",
+        "postgresql://me:a/geheim@host/x",
+        "postgresql://me:a@geheim@host/x",
+    ],
+)
 def test_an_address_that_is_none_is_not_quoted(wrong: str) -> None:
     with pytest.raises(UsageError, match="TRUNKLINE_LEDGER__URL is no address") as raised:
         Server(SecretStr(wrong))
