@@ -1,7 +1,6 @@
 """What comes in: the requests of those who post events, and how their bodies are read."""
 
 import codecs
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from trunkline.errors import Rejected
 from trunkline.formats import json, xml
 from trunkline.formats.plain import CHARSET
-from trunkline.formats.shapes import fields_of, read_json
+from trunkline.formats.shapes import fields_of, read_exactly, read_json
 from trunkline.formats.typed import typed
 
 T = TypeVar("T")
@@ -71,14 +70,6 @@ class WebhookRequest:
             found = xml.places(self.body, charset, names)
             wrong = fields_of(error, lambda path: f"line {found.line_of(path)}: ")
             raise invalid(wrong, error.error_count()) from None
-
-
-def read_exactly(shape: type[T], body: bytes) -> T:
-    """Read JSON of a shape, in which a Decimal keeps every digit of a number."""
-    if (exact := json.exactly(body)) is not body:
-        with contextlib.suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
-            return read_json(shape, exact)
-    return read_json(shape, body)
 
 
 def invalid(wrong: Sequence[tuple[str, str]], count: int) -> Rejected:

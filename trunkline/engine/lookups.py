@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
+from decimal import Decimal
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from trunkline.engine.cache import Cache
@@ -21,7 +20,8 @@ from trunkline.engine.targets import Gate, Targets
 from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, Unknown
 from trunkline.flow.declare import Lookup, Process, flow_name, lookups_of
 from trunkline.flow.rows import Remote, Row, Rows
-from trunkline.formats.shapes import fields_of, read_json
+from trunkline.formats import json
+from trunkline.formats.shapes import fields_of, read_exactly, read_json
 from trunkline.kafka import events
 from trunkline.observe import Observed, Observer
 from trunkline.requests import Idempotency, Request, expand
@@ -258,16 +258,29 @@ def checked(lookup: Lookup, row: Any) -> Row:
     Raises:
         Permanent: it is none.
     """
-    read: Callable[[bytes], Row] = partial(read_json, lookup.record)
+    shape: type[Row] = lookup.record
     try:
         # As strings decimals keep all their digits; but where the type has a float it wants a number.
         with suppress(ValidationError):
-            return read(orjson.dumps(row, default=str))
-        return read(orjson.dumps(row, default=lambda value: orjson.Fragment(str(value))))
+            return read_json(shape, json.dumps(row))
+        return read_exactly(shape, json.dumps(numbered(row)))
     except ValidationError as error:
         names = ", ".join(path for path, _ in fields_of(error)[:5])
         told = f"{lookup.name} answered what is no {lookup.record.__name__}; wrong or missing: {names}"
         raise Permanent(told) from None
+
+
+def numbered(value: Any) -> Any:
+    """Copy a value so that its decimals are written as numbers."""
+    match value:
+        case dict():
+            return {name: numbered(each) for name, each in value.items()}
+        case list():
+            return [numbered(each) for each in value]
+        case Decimal():
+            return json.Number(value)
+        case _:
+            return value
 
 
 def askers_of(flow: Process, targets: Targets, observe: Observer) -> dict[str, Asker]:

@@ -2,9 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from trunkline.formats.json import exactly
 
 T = TypeVar("T")
 
@@ -41,6 +44,18 @@ def read_json(shape: type[T], body: bytes | str) -> T:
     value: T | None = reader(shape).validate_json(body, strict=True)
     found: T = validator(shape).validate_json(body, strict=True) if value is None else value
     return found
+
+
+def read_exactly(shape: type[T], body: bytes) -> T:
+    """Read JSON of a shape, in which a Decimal keeps every digit of a number.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    if (exact := exactly(body)) is not body:
+        with suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
+            return read_json(shape, exact)
+    return read_json(shape, body)
 
 
 def fields_of(error: ValidationError, place: Callable[[Path], str] = lambda _: "") -> list[tuple[str, str]]:

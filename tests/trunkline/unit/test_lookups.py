@@ -30,6 +30,11 @@ class Share(TypedDict):
     share: float
 
 
+class Both(TypedDict):
+    share: float
+    score: Decimal
+
+
 CRM = Target("crm", env("CRM_URL"))
 
 
@@ -134,6 +139,11 @@ def test_an_answer_is_a_row_of_its_type_with_its_own_digits() -> None:
     assert read(floating, ["7"], Response(200, body=b'{"share": 0.5}')) == {"7": {"share": 0.5}}
     assert read(several(), ["7", "8"], Response(200, body=body)) == {
         "7": {"score": Decimal("0.1000000000000000000001")}
+    }
+    both = Lookup("ratings", CRM, "/of/{key}", Both, "id")
+    body = b'{"share": 0.5, "score": 12345678901234567.10, "unknown": 10000000000000000000000000}'
+    assert read(both, ["7"], Response(200, body=body)) == {
+        "7": {"share": 0.5, "score": Decimal("12345678901234567.10")}
     }
 
 
