@@ -127,6 +127,8 @@ class Registry:
                      "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
                 )  # fmt: skip
                 self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
+            else:
+                self._consumer.resume([self._partition])
             _, end = self._consumer.get_watermark_offsets(self._partition, timeout=patience)
             while self._next < end:
                 message = self._consumer.poll(0.1)
@@ -138,6 +140,7 @@ class Registry:
                 if (error := message.error()) is not None:
                     raise KafkaException(error)  # noqa: TRY301 - told to the caller as all broker errors are
                 self._learn(message.offset() or 0, message.key() or b"", message.value() or b"")
+            self._consumer.pause([self._partition])  # else it asks a hundred times a second for more, for good
         except KafkaException as error:
             self._silent = time.monotonic() + SILENT_FOR
             if error.args[0].code() in MISSING:

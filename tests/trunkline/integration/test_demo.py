@@ -34,7 +34,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     kafka = LocalKafka(state / "broker")
     kafka.start()
     yield state
-    assert kafka.stop(), "the broker was up before the demo, so the demo leaves it up"
+    assert kafka.kill(), "the broker was up before the demo, so the demo leaves it up"
 
 
 class Terminal:

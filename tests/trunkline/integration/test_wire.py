@@ -16,7 +16,7 @@ import fastavro
 import httpx
 import pytest
 from aiokafka.partitioner import DefaultPartitioner as AiokafkaPartitioner  # type: ignore[import-untyped]  # has none
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from kafka import KafkaProducer
 from kafka.partitioner import DefaultPartitioner as KafkaPythonPartitioner
 
@@ -209,6 +209,30 @@ def test_new_schemas_are_registered_at_once(stage: Stage) -> None:
         for number in range(1, 11):
             registry.id_of(schema(number))
         assert time.monotonic() - began < 3
+
+
+def test_a_registry_that_knows_everything_asks_for_nothing_more(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And still hears of what others register; librdkafka itself counts the requests."""
+    told: list[str] = []
+
+    def consumer(settings: dict[str, Any]) -> Consumer:
+        return Consumer({**settings, "statistics.interval.ms": 200, "stats_cb": told.append})
+
+    def asked() -> int:
+        told.clear()
+        wait_for(lambda: registry._consumer.poll(0) or told)  # type: ignore[union-attr]  # it has asked by now
+        return sum(one["req"].get("Fetch", 0) for one in json.loads(told[-1])["brokers"].values())
+
+    bus = stage.make(deliver_bus(stage.prefix))
+    monkeypatch.setattr("trunkline.kafka.registry.Consumer", consumer)
+    with closing(Registry(stage.cluster, schemas_of(bus))) as registry:
+        registry.id_of(schema(0))
+        before = asked()
+        asked()
+        assert asked() <= before + 2, "what was under way may end"
+        with closing(Registry(stage.cluster, schemas_of(bus))) as other:
+            new = other.id_of(schema(1))
+        assert registry.text_of(new) == schema(1)
 
 
 def test_a_registrys_topic_that_is_not_there_is_named(stage: Stage) -> None:
