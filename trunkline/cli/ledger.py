@@ -94,7 +94,9 @@ def rebuild(
     cluster = cluster_of(settings)
     with Control(cluster) as control, closing(Sender(cluster)) as sender:
         topic_of(bus, control)
-        with reach(settings.ledger).connect() as db:
+        ledger = reach(settings.ledger)
+        with ledger.connect() as db:
+            identity.belong(db, bus.identity, ledger.name)
             made, restored = Rebuild(bus, cluster, control, sender, db, tell).run(choice)
     if as_json:
         print_json({"id": made.id, "epoch": made.epoch, "sinks": [data_of(one, choice) for one in restored]})

@@ -29,14 +29,16 @@ from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
 from trunkline.kafka.registry import Format, registry_of
-from trunkline.kafka.topics import LETTERS_KEPT, control_of
-from trunkline.ledger import reach
+from trunkline.kafka.topics import LETTERS_GONE, control_of
+from trunkline.ledger import identity, reach
 from trunkline.ledger.expiry import Keep, keep_sweeping
 from trunkline.ledger.writer import Writer
 from trunkline.observe import Observer
 from trunkline.settings import Settings
 
 ORDERS_PATIENCE = 30.0
+KEEP = Keep(rest=LETTERS_GONE, done=LETTERS_GONE)
+"""What was delivered by a replay has a letter too."""
 
 
 class Worker:
@@ -68,7 +70,7 @@ class Worker:
         """Start everything.
 
         Raises:
-            UsageError: an address or secret is not set.
+            UsageError: an address or secret is not set, or the ledger is another bus's.
             Unavailable: broker, ledger or a table cannot be reached.
         """
         for flow in self._flows:  # a missing secret stops the start, not the first event
@@ -86,6 +88,7 @@ class Worker:
         await self._targets.__aenter__()
         ledger = reach(self._settings.ledger)
         self._writer = Writer(ledger)
+        await self._writer.write(lambda db: identity.belong(db, self._bus.identity, ledger.name))
         self._sender = Sender(self._cluster)
         fleet = Fleet()
         forms = await asyncio.to_thread(self._register)
@@ -157,7 +160,7 @@ class Worker:
             observe=self._observe,
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)
-        self._sweeping = self._loop.create_task(keep_sweeping(self._writer, Keep(LETTERS_KEPT)))
+        self._sweeping = self._loop.create_task(keep_sweeping(self._writer, KEEP))
         for runner in self._threads:
             runner.start()
         for deliverer in self._deliverers:

@@ -34,6 +34,11 @@ RECORD_BYTES = 1024 * 1024 + 64 * 1024
 LETTER_BYTES = RECORD_BYTES + 64 * 1024
 """What a dead letter and its replay may have: the whole record and our headers (D5)."""
 LETTERS_KEPT = timedelta(days=14)
+LETTERS_CLOSED = timedelta(days=1)
+"""After so long Kafka begins another file of letters: all of one are kept until the youngest of them may go."""
+LETTERS_GONE = LETTERS_KEPT + 2 * LETTERS_CLOSED
+"""After so long no letter is there any more, however late Kafka cleans up: until then it must be known what became of
+it, or one that was replayed would look open, and the next replay deliver it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ class Planner:
             yield from self._declared(table.name, table.partitions, COMPACT, "table", of=table)
         for name, flow in reading(self._bus).items():
             source = self._partitions(flow.topic)
-            letters = kept(LETTERS_KEPT, LETTER_BYTES)
+            letters = kept(LETTERS_KEPT, LETTER_BYTES) | {"segment.ms": milliseconds(LETTERS_CLOSED)}
             own = identity_of(flow)
             yield from self._following(dead_letters_of(own), source, letters, f"dead letters of {name}")
             yield from self._following(replay_of(own), source, letters, f"replays of {name}", exactly=True)
@@ -201,8 +206,12 @@ def size_of(key: bytes | None, value: bytes, headers: Headers) -> int:
 
 def kept(keep: timedelta, most: int = RECORD_BYTES) -> dict[str, str]:
     """Give the settings of a topic whose records go after a while."""
-    milliseconds = keep // timedelta(milliseconds=1)
-    return {"cleanup.policy": "delete", "retention.ms": str(milliseconds), "max.message.bytes": str(most)}
+    return {"cleanup.policy": "delete", "retention.ms": milliseconds(keep), "max.message.bytes": str(most)}
+
+
+def milliseconds(time: timedelta) -> str:
+    """Give a time as a topic's setting."""
+    return str(time // timedelta(milliseconds=1))
 
 
 def reading(bus: Bus) -> dict[str, Reading]:

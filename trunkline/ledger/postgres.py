@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from pydantic import SecretStr
 
 from trunkline.errors import UsageError
-from trunkline.ledger import calls, delivered
+from trunkline.ledger import calls, delivered, identity
 from trunkline.ledger.database import Failure, outdated
 from trunkline.redact import keep_secret, redact
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a tenth of every start that a ledger in a file does not spe
 
 SETUP = """
 SET synchronous_commit = on;
+SET client_encoding = 'UTF8';
+SET default_transaction_isolation = 'read committed';
 SET lock_timeout = '10s';
 SET statement_timeout = '30s';
 SET idle_in_transaction_session_timeout = '30s';
@@ -132,6 +134,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     calls.POSTGRES,
     delivered.POSTGRES,
+    identity.BUS,
 )
 
 
@@ -187,7 +190,12 @@ class Server:
         return db
 
     def open(self) -> "psycopg.Connection[tuple[Any, ...]]":
-        """Open a connection of the driver."""
+        """Open a connection of the driver.
+
+        Raises:
+            UsageError: the database cannot hold all text.
+            Failure: the server does not answer.
+        """
         import psycopg  # noqa: PLC0415 - as above
 
         try:
@@ -200,6 +208,12 @@ class Server:
         except psycopg.Error as error:
             raw.close()
             raise Failure(f"{self.name} cannot be used: {self.told(error)}") from None
+        if (encoding := raw.info.parameter_status("server_encoding")) != "UTF8":
+            raw.close()
+            raise UsageError(
+                f"{self.name} cannot hold all text: the database was created in {encoding}. Create one "
+                "in UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0), and name it in TRUNKLINE_LEDGER__URL."
+            )
         return raw
 
     def told(self, error: "psycopg.Error") -> str:

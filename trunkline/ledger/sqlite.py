@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from trunkline.ledger import calls, delivered
+from trunkline.ledger import calls, delivered, identity
 from trunkline.ledger.database import Failure, outdated
 
 PATIENCE = 10.0
@@ -125,6 +125,7 @@ MIGRATIONS = (
     ),
     calls.SQLITE,
     delivered.SQLITE,
+    identity.BUS,
 )
 
 LOGGED = 8_000

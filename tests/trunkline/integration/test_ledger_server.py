@@ -1,6 +1,7 @@
 """The ledger's server: its address is a secret, its commits are synced, its days are tables."""
 
 import re
+import uuid
 from datetime import UTC, datetime
 
 import psycopg
@@ -150,3 +151,22 @@ def test_a_table_that_somebody_removed_is_the_servers_trouble(url: SecretStr) ->
         db.run("DROP TABLE deliveries")
         with pytest.raises(Failure, match="lacks a table"), db.transaction():
             deliveries.record(db, [done(1)._replace(attempts=2)])
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_all_text_is_refused(url: SecretStr, encoding: str) -> None:
+    name = f"ledger_{encoding.lower()}_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as db:
+        db.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    other = make_conninfo(url.get_secret_value(), dbname=name, options="")
+    # What a target says of itself is kept with an attempt, in whatever alphabet.
+    with pytest.raises(UsageError, match=f"cannot hold all text: the database was created in {encoding}."):
+        Server(SecretStr(other)).connect()
+
+
+def test_what_a_role_or_a_database_sets_for_its_sessions_is_set_back(url: SecretStr) -> None:
+    given = conninfo_to_dict(url.get_secret_value())["options"]
+    options = f"{given} -cdefault_transaction_isolation=serializable -cclient_encoding=LATIN1"
+    with Server(SecretStr(make_conninfo(url.get_secret_value(), options=options))).connect() as db:
+        assert db.run("SHOW transaction_isolation") == [("read committed",)], "who waits for a day must see it made"
+        assert db.run("SELECT ?", "zażółć") == [("zażółć",)]

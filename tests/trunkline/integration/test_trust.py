@@ -2,6 +2,13 @@
 
 from datetime import UTC, date, datetime
 
+import pytest
+
+from tests.trunkline.support import Shelf, Stage, note, notes, wait_for
+from trunkline import Bus, Deliver, Target, env
+from trunkline.errors import UsageError
+from trunkline.kafka.control import Control
+from trunkline.kafka.topics import plan
 from trunkline.ledger import deliveries, identity, runs
 from trunkline.ledger.database import Ledger
 from trunkline.ledger.deliveries import Outcome, Place, State
@@ -36,3 +43,29 @@ def test_what_was_under_way_is_forgotten_with_the_trust(ledger: Ledger) -> None:
         trust(db, Identity("new", first.epoch + 1))
         assert identity.read(db) == Identity("new", 2)
         assert oldest_day(db) == date(2024, 10, 4)
+
+
+def test_a_ledger_is_of_one_bus(ledger: Ledger) -> None:
+    with ledger.connect() as db:
+        identity.belong(db, "shop", ledger.name)
+        identity.belong(db, "shop", ledger.name)
+        with pytest.raises(UsageError, match=r"is the one of bus shop; .* Give other its own: another file"):
+            identity.belong(db, "other", ledger.name)
+
+
+def test_a_bus_that_is_given_the_ledger_of_another_does_not_start(stage: Stage) -> None:
+    def reading(name: str) -> Bus:
+        flow = Deliver(notes(stage.prefix, 1), to=Shelf(Target("shelf", env("SHELF_URL"))), name=f"{name}.shelf")
+        return Bus(name, [flow])
+
+    first, second = reading(stage.prefix), reading(f"{stage.prefix}-too")
+    stage.make(first)
+    stage.write(first, [note(1)])
+    with stage.running(first):
+        wait_for(lambda: stage.rows() == {State.DONE: 1}, why=stage.rows)
+    with Control(stage.cluster) as control:
+        control.apply(plan(second, control.existing(control.topics()), stage.kafka))
+        control.start_offsets(second, list(second.delivering), "earliest")
+    # The rows of both would be the same: nothing of the second would be delivered, and nobody told so.
+    with pytest.raises(UsageError, match=f"is the one of bus {stage.prefix};"), stage.running(second):
+        pass

@@ -1,9 +1,11 @@
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from trunkline import Bus, Deliver, Enrich, Process, Publish, Table, Target, Topic, days, env
+from trunkline.engine.worker import KEEP
 from trunkline.errors import Fault
 from trunkline.event import Event
 from trunkline.kafka.control import beginning, passed
@@ -88,6 +90,16 @@ def test_everything_that_is_missing_is_created() -> None:
     assert found["trunkline.t.control"].config["cleanup.policy"] == "compact"
     assert found["trunkline.t.control"].config["message.timestamp.type"] == "LogAppendTime"
     assert names(bus()) == found.keys()
+
+
+def test_what_became_of_a_letter_is_known_until_the_letter_has_gone() -> None:
+    for change in plan(bus(), {}, KAFKA):
+        if isinstance(change, Create) and change.topic.endswith(".dlq"):
+            config = change.config
+            # All letters of a segment stay until the youngest may go; and Kafka looks for them every five minutes.
+            longest = timedelta(milliseconds=int(config["retention.ms"]) + int(config["segment.ms"]), hours=1)
+            assert longest < KEEP.done, "else a letter that was replayed looks open, and is delivered again"
+            assert longest < KEEP.rest
 
 
 def test_what_was_applied_needs_nothing_more() -> None:
