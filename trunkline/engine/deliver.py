@@ -265,6 +265,11 @@ class Deliverer:
         self.core.bars(number, keys)
         self._act()
 
+    def over(self, runs: Collection[str]) -> None:
+        """Take note of replays that have ended."""
+        self.core.over(runs)
+        self._act()
+
     async def give_back(self, slots: Sequence[Slot], seconds: float) -> Mapping[Slot, int]:
         """Finish what has begun, at most so long, forget the partitions, and give the offsets to commit."""
         positions: Mapping[Slot, int] = {}

@@ -131,7 +131,7 @@ class Dispatcher:
         self.ended = 0
         """Those of them that are finished, durably."""
         self.given_up = 0
-        """Those of them that went unfinished to whoever has their partition next."""
+        """Those of them that went unfinished to whoever has their partition next, or whose replay was over."""
         self.repeats = 0
         """Events that came again after they had been finished, or that no live replay sent."""
         self._policy = policy
@@ -319,6 +319,13 @@ class Dispatcher:
         self.accepted += 1
         self._lanes.add(delivery)
 
+    def over(self, runs: Collection[str]) -> None:
+        """Take note of replays that have ended: what they sent and nobody has called yet is not called any more."""
+        for first in self._open.values():
+            for delivery in (first, *first.twins):
+                if delivery.run in runs and not delivery.attempts and not delivery.busy:
+                    delivery.live = False
+
     # Calls.
 
     def turn(self, now: float, room: int = ANY) -> None:
@@ -328,6 +335,10 @@ class Dispatcher:
         together = self._policy.together
         groups: dict[Hashable, list[Delivery]] = {}
         for delivery in self._lanes.start():
+            if lapsed(delivery):
+                self._lanes.answered()
+                self._lapse(delivery)
+                continue
             unknown = delivery.newer or isinstance(delivery.poison, UnknownSchema)
             if unknown and self._to_wait_for_fleet(delivery):
                 self._lanes.answered()
@@ -362,7 +373,7 @@ class Dispatcher:
         if delivery.stage is not Stage.STARTED:
             self._lanes.answered()
             return False
-        if not self._open_for_calls(now):
+        if not self._open_for_calls(now) or lapsed(delivery):
             self._put_back(delivery)
             return False
         asking = self._asks(delivery)
@@ -698,6 +709,14 @@ class Dispatcher:
             gone = delivery.twins
         self._admit_all(gone, None)
 
+    def _lapse(self, delivery: Delivery) -> None:
+        """Forget the head of a lane whose replay is over; copies that waited for it are looked at by themselves."""
+        self._lanes.finish(delivery.lane)
+        self._give_up(delivery)
+        self.repeats += 1
+        delivery.watermark.finish(delivery.record.offset)
+        self._admit_all(delivery.twins, None)
+
     def _give_up(self, delivery: Delivery) -> None:
         self._let_go(delivery)
         self.given_up += 1
@@ -726,6 +745,11 @@ class Dispatcher:
     def _keeps(self, delivery: Delivery) -> bool:
         """Say whether a delivery's partition is ours and will stay so."""
         return self.owns(delivery) and delivery.record.slot not in self._leaving
+
+
+def lapsed(delivery: Delivery) -> bool:
+    """Say whether a delivery is of a replay that was over before anybody called it."""
+    return bool(delivery.run) and not (delivery.live or delivery.doubtful or delivery.attempts)
 
 
 def conflict(delivery: Delivery) -> str:

@@ -61,6 +61,10 @@ class Desk(Protocol):
         """Take all keys that are parked or blocked, as read after look-up `number` had begun."""
         ...
 
+    def over(self, runs: Collection[str]) -> None:
+        """Take note of replays that have ended."""
+        ...
+
     async def give_back(self, slots: Sequence[Slot], seconds: float) -> Mapping[Slot, int]:
         """Finish what has begun, at most so long, forget the partitions, and give the offsets to commit."""
         ...
@@ -130,6 +134,8 @@ class Intake:
         self._durable: Mapping[Slot, int] = {}
         self._advancing = False
         self._handed = 0
+        self._runs: set[str] = set()
+        """Replays of which something was handed over while they were live."""
         self.met: Mapping[Slot, int] = {}
         """Where partitions began, or met their end last; may be read from any thread."""
 
@@ -214,6 +220,7 @@ class Intake:
                     overwriting = runs.overwriting(db, self._sink)
                     for delivery in replayed:
                         delivery.overwrite = delivery.run in overwriting
+                    self._runs |= live & {delivery.run for delivery in replayed}
                 self._handed += 1
                 self._tell(self._desk.arrived, number, batch, known, live)
                 if len(records) < FEW:
@@ -222,6 +229,9 @@ class Intake:
                 next_commit = now + COMMIT_EVERY
                 member.commit(self._durable)
                 self._tell(self._advance)
+                if self._runs and (over := self._runs - runs.live(db, self._sink)):
+                    self._runs -= over
+                    self._tell(self._desk.over, over)
                 if self._number is not None:
                     number = self._core.looking()
                     self._tell(self._desk.barred, number, parked_keys(db, self._number))

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import sleep
 from typing import Any, Literal
 
 import pytest
@@ -17,14 +19,17 @@ from trunkline.flow.declare import Deliver as Flow
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender, Written
+from trunkline.kafka.orders import Command
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.sqlite import File
 from trunkline.operate.browse import Dead, behind
+from trunkline.operate.control import Desk
 from trunkline.operate.replay import Known, Plan, Progress, Replay, plan, survey
 from trunkline.sinks import HttpSink, Request
 
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 AfterDead = Literal["continue", "park_key", "block"]
 
 
@@ -267,3 +272,31 @@ def test_what_a_later_event_has_overtaken_is_superseded_unless_overwritten(stage
         assert ids(case.replay(plan(known, keys=["c"])).delivered) == ["c-1"]
     assert (case.applied("a"), case.applied("b"), case.applied("c")) == ([2], [2, 1], [1])
     assert stage.rows() == {State.DONE: 4, State.SUPERSEDED: 1}
+
+
+def test_what_an_interrupted_replay_has_sent_is_not_called_when_the_sink_goes_on(stage: Stage) -> None:
+    case = Case(stage, stage.make(held(stage.prefix, "continue")))
+    case.refuse("/a/1")
+    stage.write(case.bus, [note(1)])
+
+    def ended_before_it_was_called(progress: Progress) -> None:
+        if progress.open:
+            wait_for(lambda: sum(one.core.stages()["queued"] for one in deliverers) == 1)
+            raise KeyboardInterrupt
+
+    with stage.running(case.bus) as running:
+        deliverers = running.worker._deliverers
+        wait_for(lambda: stage.rows() == {State.DEAD: 1}, why=stage.rows)
+        case.heal()
+        with Control(stage.cluster) as control, closing(Sender(stage.cluster)) as sender:
+            desk = Desk(case.bus, stage.cluster, control, sender, 30)
+            assert desk.pause("shelf", Command("one", "ann@desk", NOW)).complete
+            assert case.replay(plan(case.survey()), ended_before_it_was_called).trouble == "interrupted"
+            stage.write(case.bus, [note(2)])
+            wait_for(lambda: sum(one.core.stages()["queued"] for one in deliverers) == 2)
+            sleep(1.5)  # it looks twice a second which replays are over
+            assert desk.resume("shelf", Command("two", "ann@desk", NOW)).complete
+        wait_for(lambda: stage.rows() == {State.DEAD: 1, State.DONE: 1}, why=stage.rows)
+        assert case.applied() == [2], "who has interrupted a replay had a reason"
+        assert case.replay(plan(case.survey())).complete
+        assert case.applied() == [2, 1]

@@ -448,6 +448,8 @@ class Simulation:
             self.following[run] = {following}
         self.agenda.say(f"person replays {', '.join(f'e{one.number}' for one in ordered)} as {run}")
         self.agenda.soon(self.send_next, None, (run, deque(ordered)))
+        if self.agenda.chance() < 0.2:
+            self.agenda.later(3 * self.agenda.chance(), self.interrupt, None, run)
         return run
 
     def send_next(self, given: tuple[str, deque[Happening]]) -> None:
@@ -472,11 +474,18 @@ class Simulation:
         if self.world.ledger.runs:
             self.over(next(iter(self.world.ledger.runs)))
 
+    def interrupt(self, run: str) -> None:
+        """End a run early, unless it is over."""
+        if run in self.world.ledger.runs:
+            self.over(run)
+
     def over(self, run: str) -> None:
         """End a run."""
         del self.world.ledger.runs[run]
         self.oracle.over.add(run)
         self.agenda.say(f"{run} is over")
+        for worker in self.workers:
+            self.agenda.later(self.agenda.chance(), worker.ask_runs, worker, None)
 
     # The end.
 

@@ -147,6 +147,9 @@ class Worker:
         self.parking = world.policy.after_dead != "continue"
         self.live: set[Delivery] = set()
         """Deliveries whose replay was live when it was looked up."""
+        self.over: set[Delivery] = set()
+        """Deliveries that nobody had called when it was heard here that their replay was over."""
+        self.heard_over: set[str] = set()
         self.recorded = self.found_finished = self.dropped = 0
         self.stand()
         self.core.skip([EVENTS[number].id for number in world.skips])
@@ -267,6 +270,21 @@ class Worker:
             self.advance(self.advanced, positions)
         if self.parking and self.world.agenda.chance() < parks:
             self.read_parks()
+
+    def ask_runs(self, _: object) -> None:
+        """Read which replays are over."""
+        if self.ready and (over := self.world.oracle.over - self.heard_over):
+            self.heard_over |= over
+            self.tell(self.overs, over)
+
+    def overs(self, runs: set[str]) -> None:
+        """Hear which replays are over."""
+        self.note("over")
+        for first in self.core._open.values():
+            uncalled = (one for one in (first, *first.twins) if one.run in runs and not one.attempts and not one.busy)
+            self.over.update(one for one in uncalled if not one.doubtful)
+        self.core.over(runs)
+        self.act()
 
     def read_parks(self) -> None:
         """Let the dispatcher hear which keys are parked, by whomever."""
@@ -506,7 +524,9 @@ class Worker:
         """Let the dispatcher choose, and do what it has decided."""
         core, agenda = self.core, self.world.agenda
         if core._lanes._ready:
+            lapsing = [one for one in core._open.values() if one in self.over] if self.over else []
             core.turn(agenda.now)
+            self.dropped += sum(one.stage is Stage.GONE for one in lapsing)
         for effect in core.take() if core._effects else ():
             match effect:
                 case Call(chosen):
@@ -598,6 +618,8 @@ class Worker:
             Calling(self.number, number_of(one), one.record.slot, one.run, one.overwrite, one, one in self.live)
             for one in group
         ]
+        if late := [one for one in group if one in self.over]:
+            raise Broken(f"called-after-all: w{self.number} {late[0].event.id} of {late[0].run}, heard to be over")
         oracle.called(calls)
         flight = Flight(group, calls)
         self.flights.append(flight)

@@ -397,6 +397,36 @@ def test_a_replay_that_is_over_is_not_called_though_it_waited_for_one_that_was_n
     assert desk.core.positions()[REPLAY] == 3
 
 
+def test_what_nobody_has_called_when_its_replay_ends_is_not_called_any_more() -> None:
+    """A paused sink, a target that is down or a long lane may hold it until long after the person has thought again."""
+    desk, known = Desk(), {"e1": State.DEAD, "e2": State.DEAD, "e3": State.DEAD, "e4": State.DEAD}
+    called, queued, chosen, other = (
+        delivery("a", 1, slot=REPLAY, run="r"),
+        delivery("a", 2, slot=REPLAY, run="r"),
+        delivery("b", 3, slot=REPLAY, run="r"),
+        delivery("c", 4, slot=REPLAY, run="o"),
+    )
+    later = delivery("a", 5)
+    assert desk.arrive(called, queued, chosen, other, known=known, live=["r", "o"]) == ["e1", "e3", "e4"]
+    desk.arrive(later)
+    assert desk.begin(called)
+    desk.core.over(["r"])
+    assert not desk.begin(chosen), "it was chosen, and its call had not begun"
+    assert desk.begin(other), "its replay goes on"
+    assert desk.turn() == []
+    assert desk.committed is None or desk.core.positions()[REPLAY] == 1
+    desk.core.answered(called, OK, desk.now, lambda: 0.0)
+    desk.turn()
+    assert desk.effects == [Record(called, State.DONE, park=False)], "it was under way"
+    assert desk.recorded(called) == ["e5"], "e2 stays a dead letter, and what came after it goes on"
+    desk.core.answered(other, OK, desk.now, lambda: 0.0)
+    desk.turn()
+    desk.recorded(other)
+    assert desk.core.positions()[REPLAY] == 5
+    desk.deliver(later)
+    assert (len(desk.core._lanes), desk.core.gap(), desk.core.counts()["bytes"]) == (0, 0, 0)
+
+
 def test_a_replay_goes_before_its_own_event_that_waits_behind_a_blocked_key() -> None:
     """It may be what that event waits for: another worker's late dead letter has blocked the key."""
     desk = Desk(after_dead="block", parked=[b"a"])
