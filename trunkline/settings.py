@@ -144,6 +144,13 @@ def filled(setting: Env) -> str:
     return value
 
 
+def is_set(setting: Env, environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether a setting has any value."""
+    if setting.name not in environment and f"{setting.name}_FILE" not in environment:
+        return False
+    return bool(setting.read(environment).strip())
+
+
 def env(name: str) -> Env:
     """Name an environment variable; it is read when the bus starts."""
     return Env(name)

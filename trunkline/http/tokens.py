@@ -12,7 +12,6 @@ import base64
 import contextlib
 import json
 import math
-import os
 import random
 import re
 import time
@@ -43,7 +42,7 @@ from trunkline.http.signatures import message_signature, webhook_signature
 from trunkline.redact import forget_secret, keep_secret
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
-from trunkline.settings import Env, filled
+from trunkline.settings import Env, filled, is_set
 from trunkline.sources.signatures import webhook_of
 from trunkline.verdict import wished, words
 
@@ -121,13 +120,6 @@ def prove(credentials: Credentials | None, url: str, reach: Open) -> Proof:
             return Rotating(proof, prove(second, url, reach)) if all(map(is_set, settings_of(second))) else proof
         case _:
             assert_never(credentials)
-
-
-def is_set(setting: Env, environment: Mapping[str, str] = os.environ) -> bool:
-    """Say whether a setting has any value."""
-    if setting.name not in environment and f"{setting.name}_FILE" not in environment:
-        return False
-    return bool(setting.read(environment).strip())
 
 
 def sendable(secret: Env) -> str:

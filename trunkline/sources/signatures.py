@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from trunkline.errors import Rejected, UsageError
 from trunkline.redact import keep_secret
-from trunkline.settings import Secret, filled
+from trunkline.settings import Secret, filled, is_set
 
 NO_TEXT = "The signature is over text in UTF-8, and the body is none: it is compressed, or of another charset"
 PARTS = ("webhook-id", "webhook-timestamp", "webhook-signature")
@@ -20,9 +20,14 @@ TOLERANCE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class StandardWebhooks:
-    """Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, five minutes of tolerance."""
+    """Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, five minutes of tolerance.
+
+    While a secret is replaced, `also` names the other one, and a signature of either is believed; unset or empty, it is
+    left out.
+    """
 
     secret: Secret
+    also: Secret | None = None
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Return when a secret of ours signed this body in the last five minutes.
@@ -30,12 +35,15 @@ class StandardWebhooks:
         Raises:
             Rejected: 401, whatever is wrong with the proof.
         """
-        try:
-            webhook_of(self.secret).verify(body, dict(headers), json_parse=False)
-        except UnicodeDecodeError:
-            raise unproven(NO_TEXT) from None
-        except (WebhookVerificationError, ValueError):
-            raise unproven(fault(headers, datetime.now(UTC))) from None
+        for one in live(self.secret, self.also):
+            try:
+                webhook_of(one).verify(body, dict(headers), json_parse=False)
+            except UnicodeDecodeError:
+                raise unproven(NO_TEXT) from None
+            except (WebhookVerificationError, ValueError):
+                continue
+            return
+        raise unproven(fault(headers, datetime.now(UTC)))
 
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:
         """Give the three headers that a sender adds now.
@@ -47,11 +55,12 @@ class StandardWebhooks:
             text = body.decode()
         except UnicodeDecodeError:
             raise UsageError(f"{NO_TEXT}.") from None
+        first, *_ = [webhook_of(one) for one in live(self.secret, self.also)]  # a worker that starts asks for all
         now = datetime.now(UTC)
         return {
             "webhook-id": message_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": webhook_of(self.secret).sign(message_id, now, text),
+            "webhook-signature": first.sign(message_id, now, text),
         }
 
 
@@ -60,13 +69,16 @@ class SignedBody:
     """HMAC-SHA256 of the body under a shared secret, in hexadecimal, in one header: Sendcloud and many others.
 
     There is no time in it: a request that somebody has overheard may come again, and is then an event known before.
+    `also` is as in `StandardWebhooks`.
     """
 
     secret: Secret
     header: str
+    also: Secret | None = None
 
-    def _signature(self, body: bytes) -> str:
-        return hmac.new(filled(self.secret).encode(), body, hashlib.sha256).hexdigest()
+    def _signatures(self, body: bytes) -> list[str]:
+        secrets = [filled(one).encode() for one in live(self.secret, self.also)]
+        return [hmac.new(secret, body, hashlib.sha256).hexdigest() for secret in secrets]
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Return when our secret signed this body.
@@ -77,12 +89,18 @@ class SignedBody:
         given = next((value for name, value in headers.items() if name.lower() == self.header.lower()), "").strip()
         if not given:
             raise unproven(f"The signature is missing: there is no {self.header}")
-        if not hmac.compare_digest(given.lower().encode(), self._signature(body).encode()):
+        told = given.lower().encode()
+        if not any(hmac.compare_digest(told, right.encode()) for right in self._signatures(body)):
             raise unproven(f"The signature in {self.header} is not that of these bytes under the secret that we share")
 
     def sign(self, message_id: str, body: bytes) -> dict[str, str]:  # noqa: ARG002 - this proof has no place for an id
         """Give the header that a sender adds."""
-        return {self.header: self._signature(body)}
+        return {self.header: self._signatures(body)[0]}
+
+
+def live(secret: Secret, also: Secret | None) -> list[Secret]:
+    """Give the secrets that count now."""
+    return [secret] if also is None or not is_set(also) else [secret, also]
 
 
 def webhook_of(secret: Secret) -> Webhook:

@@ -1,8 +1,8 @@
-"""A secret that is none lets nobody in: whoever posts could sign with it too."""
+"""Which secrets let somebody in. One that is none lets nobody: whoever posts could sign with it too."""
 
 import pytest
 
-from trunkline import Secret
+from trunkline import Rejected, Secret
 from trunkline.errors import UsageError
 from trunkline.sources import SignedBody, StandardWebhooks
 
@@ -26,3 +26,41 @@ def test_a_prefix_alone_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESK_SECRET", "whsec_")
     with pytest.raises(UsageError, match="DESK_SECRET is no Standard Webhooks secret"):
         StandardWebhooks(SECRET).sign("a", b"{}")
+
+
+NEXT = Secret("DESK_NEXT")
+
+
+@pytest.mark.parametrize(
+    ("proof", "newer"),
+    [
+        (StandardWebhooks(SECRET, also=NEXT), StandardWebhooks(NEXT)),
+        (SignedBody(SECRET, header="x-signature", also=NEXT), SignedBody(NEXT, header="x-signature")),
+    ],
+    ids=["StandardWebhooks", "SignedBody"],
+)
+def test_two_secrets_are_believed_while_one_is_replaced(
+    proof: SignedBody | StandardWebhooks, newer: SignedBody | StandardWebhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESK_SECRET", "whsec_c2VjcmV0")
+    monkeypatch.setenv("DESK_NEXT", "whsec_bmV4dA==")
+    by_old, by_new = proof.sign("a", b"{}"), newer.sign("a", b"{}")
+    proof.check(by_old, b"{}")
+    proof.check(by_new, b"{}")
+    with pytest.raises(Rejected):
+        proof.check(by_new, b"[]")
+    for nothing in ("", None):
+        if nothing is None:
+            monkeypatch.delenv("DESK_NEXT")
+        else:
+            monkeypatch.setenv("DESK_NEXT", nothing)
+        proof.check(by_old, b"{}")
+        with pytest.raises(Rejected):
+            proof.check(by_new, b"{}")
+
+
+def test_a_second_secret_that_is_none_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESK_SECRET", "whsec_c2VjcmV0")
+    monkeypatch.setenv("DESK_NEXT", "whsec_")
+    with pytest.raises(UsageError, match="DESK_NEXT is no Standard Webhooks secret"):
+        StandardWebhooks(SECRET, also=NEXT).sign("a", b"{}")
