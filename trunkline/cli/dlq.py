@@ -53,7 +53,7 @@ def list_letters(
             print_letters(view, as_json=as_json)
             tell_unknown([view], settings)
             return
-        known = control.topics()
+        known = control.topics([dead_letters_of(identity_of(flow)) for flow in reading(bus).values()])
         found = [
             View(bus, name, letters, control, db)
             for name, flow in reading(bus).items()

@@ -118,7 +118,7 @@ def replay(
 def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, cluster: Cluster) -> Iterator[str]:
     """Say what keeps a sink from being called, and the command that ends it."""
     topic = control_of(bus)
-    if topic not in control.topics():
+    if topic not in control.topics([topic]):
         return
     held, now = orders.current(cluster, topic), datetime.now(UTC)
     sink, known_by = flow.to.name, sink_identity(flow.to)

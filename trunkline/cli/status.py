@@ -30,7 +30,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
     cluster = cluster_of(settings)
     with Control(cluster) as control, looking(settings) as db:
         topic = control_of(bus)
-        held = orders.current(cluster, topic) if topic in control.topics() else Orders()
+        held = orders.current(cluster, topic) if topic in control.topics([topic]) else Orders()
         found = standings(bus, control, db, held, datetime.now(UTC))
         gone = [] if db is None else left(bus, control, db)
         blind = db is None and any(one.kind == "deliver" and one.progress for one in found)

@@ -85,13 +85,13 @@ class Control:
         """Leave the broker."""
         self._admin.close()
 
-    def topics(self) -> dict[str, int]:
-        """Give every topic with its number of partitions."""
-        return {found["name"]: len(found["partitions"]) for found in self._ask(self._admin.describe_topics)}
+    def topics(self, names: Collection[str] | None = None) -> dict[str, int]:
+        """Give every topic with its number of partitions, or those of these names that there are."""
+        return {found["name"]: len(found["partitions"]) for found in self._described(names)}
 
     def existing(self, names: Collection[str]) -> dict[str, Existing]:
         """Describe those of these topics that exist, with the settings that a plan compares."""
-        found = {topic["name"]: topic for topic in self._ask(self._admin.describe_topics) if topic["name"] in names}
+        found = {topic["name"]: topic for topic in self._described(names)}
         if not found:
             return {}
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name, configs=list(COMPARED)) for name in found]
@@ -243,7 +243,8 @@ class Control:
         Raises:
             UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
         """
-        if missing := sorted(set(needed(bus, flows)) - set(self.topics())):
+        wanted = set(needed(bus, flows))
+        if missing := sorted(wanted - self.topics(wanted).keys()):
             raise UsageError(
                 f"{'these topics do' if len(missing) > 1 else 'this topic does'} not exist: {', '.join(missing)}. "
                 "Run `trunkline topics apply`."
@@ -371,12 +372,17 @@ class Control:
         return {slot: ends[slot] if offset < 0 else min(offset, ends[slot]) for slot, offset in found.items()}
 
     def _slots(self, topics: Collection[str]) -> list[Slot]:
-        known = self.topics()
+        known = self.topics(topics)
         for topic in topics:
             if topic not in known:
-                close = difflib.get_close_matches(topic, known, n=1)
+                close = difflib.get_close_matches(topic, self.topics(), n=1)
                 raise UsageError(f"there is no topic {topic}.{f' Did you mean {close[0]}?' if close else ''}")
         return [Slot(topic, partition) for topic in topics for partition in range(known[topic])]
+
+    def _described(self, names: Collection[str] | None) -> list[Any]:
+        """Describe topics, and of a cluster that has thousands only those that are asked about."""
+        found = self._ask(lambda: self._admin.describe_topics(None if names is None else list(names)))
+        return [topic for topic in found if topic["partitions"]]
 
     def _offsets(self, slots: Collection[Slot], spec: Any, *, isolation: str = "read_committed") -> dict[Slot, int]:
         if not slots:

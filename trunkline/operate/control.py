@@ -68,7 +68,7 @@ def topic_of(bus: Bus, control: Control) -> str:
         UsageError: it does not exist.
     """
     topic = control_of(bus)
-    if topic not in control.topics():
+    if topic not in control.topics([topic]):
         raise UsageError(f"the topic {topic} does not exist. Run `trunkline topics apply`.")
     return topic
 

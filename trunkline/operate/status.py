@@ -81,7 +81,7 @@ class Standing:
 
 def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, now: datetime) -> list[Standing]:
     """Ask how every flow stands, the worst first; `held` is what the control topic says."""
-    known = control.topics()
+    known = control.topics({topic for _, flow in bus.named() for topic in used(flow)})
     called = targets.standings(bus, held, now)
     unused, troubled = targets.unused(called), targets.troubled(called)
     found: list[Standing] = []

@@ -16,7 +16,7 @@ from trunkline.flow.declare import group_of
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Start
 from trunkline.kafka.events import Slot
-from trunkline.kafka.topics import Create, Grow, names, plan
+from trunkline.kafka.topics import Create, Grow, names, plan, reading
 from trunkline.settings import Kafka
 from trunkline.sinks import HttpSink, Request
 
@@ -66,6 +66,29 @@ def test_topics_are_made_once_and_are_then_as_declared(control: Control) -> None
     grown = control.apply(plan(wider, control.existing(names(bus)), Kafka()))
     assert [type(change) for change in grown] == [Grow, Grow, Grow]
     wait_for(lambda: {control.topics()[change.topic] for change in grown} == {3})
+
+
+def test_a_question_about_some_topics_describes_no_others(
+    control: Control, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that others share, all topics are as many as they like."""
+    describe, asked = control._admin.describe_topics, list[Any]()
+
+    def noting(topics: Any = None) -> Any:
+        asked.append(topics)
+        return describe(topics)
+
+    monkeypatch.setattr(control._admin, "describe_topics", noting)
+    name = bus.topics[0].name
+    assert control.ends([name]).keys() == control.beginnings([name]).keys() == {Slot(name, 0), Slot(name, 1)}
+    assert [*control.read(name)] == []
+    assert [*control.existing([name, f"{name}s"])] == [name]
+    assert control.topics(["", "no name/of a topic", "x" * 300, f"{name}s", name]) == {name: 2}
+    control.start_offsets(bus, [*reading(bus)], None)
+    assert asked
+    assert None not in asked
+    with pytest.raises(UsageError, match=rf"^there is no topic {name}s\. Did you mean {name}\?$"):
+        control.ends([f"{name}s"])
 
 
 def test_offsets_are_set_as_soon_as_their_group_has_a_coordinator(
