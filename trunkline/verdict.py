@@ -110,24 +110,26 @@ def judge(
     if 200 <= status < 300:
         return Delivered(status)
     said = f"answered {status}{words(body)}"
+    running = f"{said.rstrip('.')}: an earlier attempt is still running"
     match status:
         case 401 | 407:
             return Halt(
                 f"the target {said.rstrip('.')}: it does not accept our credentials. Check the secret of this target."
             )
         case _ if 300 <= status < 400:
-            return Halt(f"the target {said}: redirects are never followed. Put the new address in the target's URL.")
+            told = "redirects are never followed. Put the new address in the target's URL."
+            return Halt(f"the target {said.rstrip('.')}: {told}")
         case 404 | 410 if method == "DELETE":
             return Delivered(status)
         case 400 | 409 | 422 if keyed and reused(status, body):
             told = "its idempotency key came before with another payload, so one of the two is not applied"
-            return Permanent(f"{said}: {told}", status=status, alarm=True)
+            return Permanent(f"{said.rstrip('.')}: {told}", status=status, alarm=True)
         case 409 if keyed and about_the_key(body):
-            return Retryable(f"{said}: an earlier attempt is still running", status=status, after=wished(headers, now))
+            return Retryable(running, status=status, after=wished(headers, now))
         case 409 | 412 if latest and method not in READING:
             return Superseded(status)
         case 409 if keyed:
-            return Retryable(f"{said}: an earlier attempt is still running", status=status, after=wished(headers, now))
+            return Retryable(running, status=status, after=wished(headers, now))
         case 408 | 425 | 429:
             return Retryable(said, status=status, after=wished(headers, now))
         case _ if 400 <= status < 500:

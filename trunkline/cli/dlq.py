@@ -200,6 +200,8 @@ def show(
         elif open_ := [dead for dead in view.letters.dead if not view.finished(dead)]:
             dead = next((dead for dead in open_ if dead.who not in view.behind), open_[0])
         else:
+            if as_json:
+                print_json(None)
             talk.print(f"{name} has no open dead letters.", markup=False)
             return
         raw = browse.value_of(control, dead)

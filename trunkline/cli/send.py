@@ -7,6 +7,8 @@ from typing import Annotated
 
 import httpx
 import typer
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from trunkline import settings
 from trunkline.adapters import Source
@@ -43,7 +45,13 @@ def send(
     address = url or f"http://{config.host}:{config.port}"
     headers = kind | found.verify.sign(f"msg_{uuid.uuid4().hex}", body)
     try:
-        answer = httpx.post(f"{address}/in/{found.name}", content=body, headers=headers, timeout=PATIENCE)
+        answer = httpx.post(
+            f"{address}/in/{found.name}",
+            content=body,
+            headers=headers,
+            timeout=PATIENCE,
+            trust_env=url is not None,  # the gateway of the settings is on this machine: no proxy is meant for it
+        )
     except httpx.TimeoutException:
         why = "it may have published it. Send it again: what has come before has no second effect"
         raise Unavailable(f"the gateway at {address} has not answered for {PATIENCE} s, and {why}.") from None
@@ -52,15 +60,38 @@ def send(
     if answer.status_code >= 300:
         talk.print(answer.text, markup=False)
         raise Unavailable(f"the gateway answered {answer.status_code}; nothing was acknowledged.")
+    try:
+        acknowledged = ACKNOWLEDGED.validate_json(answer.content)
+    except ValidationError:
+        raise Unavailable(f"what answered {answer.status_code} at {address} is no gateway of Trunkline.") from None
     if json:
         print_json(answer.json())
         sys.exit(0)
-    for event in answer.json()["events"]:
+    for event in acknowledged["events"]:
         where = f" → {event['topic']} partition {event['partition']} offset {event['offset']}"
         out.print(
             f"{event['id']}  {event['outcome']}{where if event['outcome'] == 'published' else ', as it was before'}",
             markup=False,
         )
+
+
+class Taken(TypedDict):
+    """One event, where it is now."""
+
+    id: str
+    outcome: str
+    topic: str
+    partition: int | None
+    offset: int | None
+
+
+class Acknowledged(TypedDict):
+    """What a gateway answers to events that it has published."""
+
+    events: list[Taken]
+
+
+ACKNOWLEDGED = TypeAdapter(Acknowledged)
 
 
 def source_of(bus: Bus, name: str) -> Source:

@@ -90,6 +90,10 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"it leaves {told}: what one leaves is nobody else's. Give each the weight that it needs."
     for reason in one.halted:
         yield f"halted: {reason}"
+    if one.kind == "deliver" and one.halted and not one.paused and not any("`trunkline " in why for why in one.halted):
+        yield f"when the target is mended: trunkline sink resume {one.flow}; when a setting is, restart its workers."
+    if one.workers == 0 and one.lag and one.started and not one.missing:
+        yield f"nobody runs it: trunkline run {one.flow}; why its last worker ended is in that one's log."
     for full in one.held_up:
         yield f"{full.topic} partition {full.partition} is held up by {holder(full)}."
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from textwrap import shorten
 from typing import Any, Literal, Self, TypeVar, assert_never
 
 from kafka import KafkaConsumer, TopicPartition
@@ -28,6 +29,10 @@ Start = Literal["earliest", "latest"] | datetime
 
 PATIENCE = 10.0
 """Seconds for which one question may stay without an answer."""
+SAID = 300
+"""Characters that are told of what a client says."""
+CREATING = 60.0
+"""Seconds that new partitions may take to be there: on a small machine two hundred of them take long."""
 TRANSACTIONS = 30.0
 """Seconds after which no transaction can be open any more (P1)."""
 
@@ -133,9 +138,9 @@ class Control:
         if grown:
             self._ask(lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}))
         if created or grown:
-            self._ask(lambda: self._admin.wait_for_topics([*created, *grown]))
+            self._ask(lambda: self._admin.wait_for_topics([*created, *grown]), CREATING)
             # A leader may be known a moment before it is one.
-            self.ends([*created, *grown])
+            self._offsets(self._slots([*created, *grown]), OffsetSpec.LATEST, patience=CREATING)
         return [*created.values(), *grown.values()]
 
     def _create(self, created: Mapping[str, Create]) -> None:
@@ -384,16 +389,18 @@ class Control:
         found = self._ask(lambda: self._admin.describe_topics(None if names is None else list(names)))
         return [topic for topic in found if topic["partitions"]]
 
-    def _offsets(self, slots: Collection[Slot], spec: Any, *, isolation: str = "read_committed") -> dict[Slot, int]:
+    def _offsets(
+        self, slots: Collection[Slot], spec: Any, *, isolation: str = "read_committed", patience: float = PATIENCE
+    ) -> dict[Slot, int]:
         if not slots:
             return {}
         wanted = {TopicPartition(*slot): spec for slot in slots}
-        answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level=isolation))
+        answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level=isolation), patience)
         return {Slot(*place): found.offset for place, found in answer.items()}
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _ask(self, question: Callable[[], T], patience: float = PATIENCE) -> T:
         """Ask again while the answer is that it is too early, as long as patience lasts."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while True:
             try:
                 return question()
@@ -468,5 +475,5 @@ def passed(
 
 
 def said(error: Exception) -> str:
-    """Give what a client's error says, on one line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    """Give what a client's error says, on one line; of the partitions that it may list, not hundreds."""
+    return shorten(" ".join(str(error).split()).rstrip("."), SAID, placeholder=" …") or type(error).__name__

@@ -6,16 +6,25 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import typer
 from rich.console import Console
 
+from topology import bus
 from trunkline.cli import send, show
 from trunkline.cli.main import COMMANDS, app, command_at
 from trunkline.cli.sink import hint
+from trunkline.cli.target import state_of
 from trunkline.flow.walk import EXAMPLES
+from trunkline.kafka.orders import Announcement, Orders, Worker
+from trunkline.operate.targets import standings, troubled
 from trunkline.operate.trace import Delivery, Node, Stands, Step, Trace
 
 
@@ -105,6 +114,65 @@ def test_a_sender_is_told_when_its_answer_is_late(
             app()
     said = f"trunkline: the gateway at {url} has not answered for 0.2 s, and it may have published it. Send it again"
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_what_answers_and_is_no_gateway_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STOREFRONT_SIGNING_SECRET", "whsec_c2VjcmV0")
+    with answering(b'{"accepted": true}') as url:
+        monkeypatch.setattr(sys, "argv", ["trunkline", "send", "storefront", "--example", "--url", url])
+        with pytest.raises(SystemExit, match="1"):
+            app()
+    assert capsys.readouterr().err == f"trunkline: what answered 200 at {url} is no gateway of Trunkline.\n"
+
+
+def test_the_gateway_of_this_machine_is_posted_to_past_any_proxy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STOREFRONT_SIGNING_SECRET", "whsec_c2VjcmV0")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    event = {"id": "e-1", "outcome": "duplicate", "topic": "", "partition": None, "offset": None}
+    with answering(json.dumps({"events": [event]}).encode()) as url:
+        monkeypatch.setenv("TRUNKLINE_GATEWAY__PORT", url.rpartition(":")[2])
+        monkeypatch.setattr(sys, "argv", ["trunkline", "send", "storefront", "--example"])
+        with pytest.raises(SystemExit, match="0"):
+            app()
+    assert capsys.readouterr().out == "e-1  duplicate, as it was before\n"
+
+
+def test_a_target_that_has_asked_to_wait_is_not_told_as_stopped_by_somebody() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    worker = Worker("w", "host", 7, ("shop.stock-movements.warehouse",), "t")
+    held = Orders(workers={"w": Announcement(worker, 0, {}, (), now, targets={"stock": "stopped"})})
+    [stock, _] = standings(bus, held, now)
+    assert state_of(stock) == "asking us to wait at 1 of 1 worker"
+    [words] = troubled([stock])["shop.stock-movements.warehouse"]
+    assert words == "stock is asking us to wait at 1 of 1 worker"
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """Answer every post with this body."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 400])

@@ -95,6 +95,7 @@ def test_every_answer_has_the_verdict_of_the_table(
 
 def test_a_conflict_is_worth_a_retry_only_under_our_key() -> None:
     assert isinstance(judge(409, {}, b"", now=NOW), Retryable)
+    assert str(judge(409, {}, b"Busy.", now=NOW)) == "answered 409: Busy: an earlier attempt is still running"
     assert isinstance(judge(409, {}, b"", now=NOW, keyed=False), Permanent)
 
 
