@@ -3,7 +3,9 @@
 import importlib
 import io
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -97,6 +99,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True)] = False,  # noqa: ARG001, FBT002
 ) -> None:
     """Run with --help for the commands."""
+    sys.excepthook = tell_bug  # not sooner: typer would put its own in its place
     if env is not None:
         read_env(env)
 
@@ -122,3 +125,8 @@ def app() -> None:
         what = f"{error.filename}: " if error.filename else "what it says cannot be written: "
         talk.print(safe(redact(f"trunkline: {what}{error.strerror or error}.")), markup=False)
         sys.exit(1)
+
+
+def tell_bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Print what nobody has caught as Python does, but without secrets."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

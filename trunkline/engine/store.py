@@ -50,7 +50,7 @@ class Store:
         options.set_write_buffer_size(BUFFERED)
         options.set_keep_log_file_num(1)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whole rows, sensitive fields too
             self._db = rocksdict.Rdict(str(folder), options=options)
         except OSError as error:
             raise Unavailable(

@@ -157,6 +157,8 @@ class File:
         with ExitStack() as opened:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self._inode is None:
+                    self.path.touch(0o640)  # SQLite itself would let everybody on the machine read it
                 uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if self._inode is None else 'rw'}"
                 raw = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE)
                 opened.callback(raw.close)

@@ -34,6 +34,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_nobody_on_the_machine_reads_a_required_key_from_the_command_line(target: RunningTarget) -> None:
+    told = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(target.pid)], capture_output=True, text=True, check=True
+    )
+    assert "trunkline.dev.target" in told.stdout
+    assert "let:me:in" not in told.stdout
+
+
 def send(target: RunningTarget, name: str, idempotency_key: str) -> socket.socket:
     """Send one POST and leave its answer unread."""
     host, port = urlsplit(target.url).hostname, urlsplit(target.url).port

@@ -82,6 +82,24 @@ def test_what_is_wrong_is_told_in_one_line(
     assert "\N{REPLACEMENT CHARACTER}" not in told
 
 
+BUG = """
+from trunkline.cli import declared, main
+from trunkline.redact import keep_secret
+def show():
+    keep_secret("hush-hush-1")
+    raise RuntimeError("no way to https://me:hush-hush@there under hush-hush-1")
+declared.show = show
+main.app()
+"""
+
+
+def test_a_bug_of_a_command_is_told_without_secrets() -> None:
+    ended = subprocess.run([sys.executable, "-c", BUG, "show"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback (most recent call last):")
+    assert ended.stderr.endswith("RuntimeError: no way to https://[secret]@there under [secret]\n")
+
+
 def test_a_full_disk_is_told_in_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-c", "from trunkline.cli.main import app; app()", "schema", "ls"]

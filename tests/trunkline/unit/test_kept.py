@@ -174,6 +174,11 @@ def test_a_store_keeps_rows_with_how_far_they_were_read(tmp_path: Path) -> None:
     again.close()
 
 
+def test_rows_are_for_nobody_else_on_the_machine(tmp_path: Path) -> None:
+    Store(tmp_path / "rows").close()
+    assert oct((tmp_path / "rows").stat().st_mode & 0o777) == "0o700"
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="Set TRUNKLINE_STATE to a folder"):

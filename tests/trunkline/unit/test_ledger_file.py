@@ -44,6 +44,13 @@ INSERT INTO runs VALUES ('r', 'store', 1, 'then', NULL);
 """
 
 
+def test_a_new_ledger_is_not_for_everybody_on_the_machine(tmp_path: Path) -> None:
+    with File(tmp_path / "made" / "ledger.db").connect() as db:
+        record(db, done(1))
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "made").iterdir()}
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), "0o640")
+
+
 def test_a_ledger_of_the_first_layout_is_brought_up_to_date(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as raw:
         raw.executescript(FIRST_LAYOUT)

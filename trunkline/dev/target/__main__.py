@@ -16,7 +16,11 @@ from trunkline.dev.target.server import Server
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; exit 2 when the port is taken or the file is no database."""
-    parser = argparse.ArgumentParser(prog="python -m trunkline.dev.target", description="Stand for remote APIs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trunkline.dev.target",
+        description="Stand for remote APIs; @FILE stands for arguments, one a line.",
+        fromfile_prefix_chars="@",
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--database", type=Path, required=True, help="the SQLite file that witnesses read")
     parser.add_argument(

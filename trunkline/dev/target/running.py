@@ -102,9 +102,12 @@ def start(database: Path, port: int = 0, require: Sequence[str] = ()) -> Running
         Unavailable: it did not start; its own line on stderr says why.
     """
     command = [sys.executable, "-m", "trunkline.dev.target", "--port", str(port), "--database", str(database)]
-    command += [f"--require={requirement}" for requirement in require]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    command.append("@/dev/stdin")  # everybody on the machine can read a command line
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    assert process.stdin is not None
     assert process.stdout is not None
+    with process.stdin:
+        process.stdin.writelines(f"--require={requirement}\n" for requirement in require)
     with process.stdout:
         word, _, url = process.stdout.readline().partition(" ")
     if word != "target":
