@@ -119,9 +119,8 @@ class Publisher:
         if (size := size_of(key, value, headers)) > RECORD_BYTES:
             why = f"It has {size} bytes with key and headers; {RECORD_BYTES} are allowed."
             raise Rejected(413, "The event is too large", why)
-        return Prepared(
-            stamped, key, value, headers, claims.id_of(stamped.source, stamped.id), payload_of(value[HEAD:]), span
-        )
+        claim, payload = claims.id_of(stamped.source, stamped.id), value[HEAD - claims.SCHEMA : HEAD]
+        return Prepared(stamped, key, value, headers, claim, payload + payload_of(value[HEAD:]), span)
 
     async def _claim(self, prepared: Sequence[Prepared]) -> list[claims.Answer]:
         now = time.time()

@@ -10,6 +10,9 @@ from trunkline.ledger.database import Connection
 PATIENCE = 15.0
 """Seconds for which a claim is its owner's: longer than the producer tries."""
 
+SCHEMA = 4
+"""Bytes with which a payload begins: the id of the schema that it is written with."""
+
 Answer = Literal["ours", "published", "pending", "conflict"]
 
 
@@ -29,7 +32,8 @@ def take(db: Connection, claim: bytes, payload: bytes, owner: str, now: float) -
     """Claim an event before it is published.
 
     "ours": publish it. "published": it is on the topic already. "pending": another post of it is under way, come back
-    later. "conflict": the id was used for another payload.
+    later. "conflict": the id was used for another payload. Payloads of two schemas do not tell whether their contents
+    differ: it may be a repeat of before the schema had a new version, or from a worker that has none yet.
     """
     if db.run(
         "INSERT INTO claims (id, payload, state, owner, deadline) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
@@ -38,7 +42,7 @@ def take(db: Connection, claim: bytes, payload: bytes, owner: str, now: float) -
     ):
         return "ours"
     [(theirs, state)] = db.run("SELECT payload, state FROM claims WHERE id = ?", claim)
-    if theirs != payload:
+    if theirs != payload and theirs[:SCHEMA] == payload[:SCHEMA]:
         return "conflict"
     if state == State.PUBLISHED:
         return "published"

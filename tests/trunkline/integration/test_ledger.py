@@ -334,16 +334,17 @@ def test_runs_are_live_until_they_end(db: Connection) -> None:
 
 def test_a_claim_is_its_owners_until_its_deadline(db: Connection) -> None:
     claim = claims.id_of("t/till", "a")
-    assert claims.take(db, claim, b"x", "one", 100.0) == "ours"
-    assert claims.take(db, claim, b"x", "two", 100.0) == "pending"
-    assert claims.take(db, claim, b"y", "two", 100.0) == "conflict"
-    assert claims.take(db, claim, b"x", "two", 100.0 + claims.PATIENCE) == "ours"
+    assert claims.take(db, claim, b"0001x", "one", 100.0) == "ours"
+    assert claims.take(db, claim, b"0001x", "two", 100.0) == "pending"
+    assert claims.take(db, claim, b"0001y", "two", 100.0) == "conflict"
+    assert claims.take(db, claim, b"0002y", "two", 100.0) == "pending", "as a newer version of the schema has it"
+    assert claims.take(db, claim, b"0001x", "two", 100.0 + claims.PATIENCE) == "ours"
     claims.release(db, [claim], "one")
-    assert claims.take(db, claim, b"x", "one", 100.0 + claims.PATIENCE) == "pending"
+    assert claims.take(db, claim, b"0001x", "one", 100.0 + claims.PATIENCE) == "pending"
     claims.release(db, [claim], "two")
-    assert claims.take(db, claim, b"x", "one", 100.0) == "ours"
+    assert claims.take(db, claim, b"0001x", "one", 100.0) == "ours"
     claims.publish(db, claim)
-    assert claims.take(db, claim, b"x", "two", 1e9) == "published"
+    assert claims.take(db, claim, b"0001x", "two", 1e9) == "published"
 
 
 def test_a_sink_keeps_its_number(db: Connection) -> None:
