@@ -93,6 +93,7 @@ class Recorder:
                     overwrite=delivery.overwrite,
                     keyed=self._keyed,
                     latest=self._latest,
+                    topic=delivery.origin.topic,
                 )
             )
         found: Mapping[Place, Standing]
@@ -191,6 +192,7 @@ class Recorder:
             park,
             self._latest,
             delivery.run if delivery.live else "",
+            origin.topic,
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from trunkline.event import Event, digest, digest_after
@@ -69,7 +70,8 @@ class Outcome(NamedTuple):
     """How a delivery ended, to be recorded.
 
     `owner` is that of the intent, empty where there was none. `park`: park the key in the same transaction.
-    `latest`: remember a delivered event as the newest of its key. `run`: the replay that sent it, if one did.
+    `latest`: remember a delivered event as the newest of its key in its `topic`. `run`: the replay that sent it, if one
+    did.
     """
 
     place: Place
@@ -85,6 +87,7 @@ class Outcome(NamedTuple):
     park: bool = False
     latest: bool = False
     run: str = ""
+    topic: str = ""
 
 
 def place_of(sink: str, event: Event[Any]) -> Place:
@@ -223,11 +226,11 @@ def record(db: Connection, outcomes: Sequence[Outcome]) -> Recorded:
     written = [row for group in apart(outcomes) for row in db.join(RECORD, KINDS, map(columns, group))]
     delivered.add(db, Counter((sink, day) for state, sink, day in written if state == State.DONE))
     db.join(
-        'WITH given (sink, key, partition, "offset", day) AS (:rows) '
-        'INSERT INTO latest (sink, key, partition, "offset", day) SELECT * FROM given WHERE true '
-        'ON CONFLICT (sink, key) DO UPDATE SET partition = excluded.partition, "offset" = excluded."offset", '
+        'WITH given (sink, key, topic, partition, "offset", day) AS (:rows) '
+        'INSERT INTO latest (sink, key, topic, partition, "offset", day) SELECT * FROM given WHERE true '
+        'ON CONFLICT (sink, key, topic) DO UPDATE SET partition = excluded.partition, "offset" = excluded."offset", '
         'day = excluded.day WHERE latest.partition <> excluded.partition OR latest."offset" < excluded."offset"',
-        "integer bytea integer bigint integer",
+        "integer bytea text integer bigint integer",
         newest(outcomes),
     )
     doubtful = [one for one in outcomes if one.state is not State.DONE]
@@ -259,16 +262,16 @@ def columns(one: Outcome) -> tuple[object, ...]:
 
 
 def newest(outcomes: Iterable[Outcome]) -> list[tuple[object, ...]]:
-    """Give the newest delivered event of every key whose last one is to be remembered."""
-    found: dict[tuple[int, bytes], Outcome] = {}
+    """Give the newest delivered event of a topic for every key whose last one is to be remembered."""
+    found: dict[tuple[int, bytes, str], Outcome] = {}
     for one in outcomes:
         if one.latest and one.state is State.DONE and one.key is not None:
-            other = found.get((one.sink, one.key))
+            other = found.get((one.sink, one.key, one.topic))
             if other is None or other.offset < one.offset:
-                found[one.sink, one.key] = one
+                found[one.sink, one.key, one.topic] = one
     return [
-        (*key, found[key].partition, found[key].offset, int(found[key].at.timestamp() // 86_400))
-        for key in sorted(found)
+        (*key, one.partition, one.offset, int(one.at.timestamp() // 86_400))
+        for key, one in sorted(found.items(), key=itemgetter(0))
     ]
 
 

@@ -12,7 +12,7 @@ class Intent:
     """A call about to be made. `now` and `deadline`, at which it is over at the latest, are epoch seconds.
 
     `run` is the live replay that sends it, empty when none does; `owner` names one life of one process. `latest`: the
-    target stores the last state of a key.
+    target stores the last state of a key. `topic` is where partition and offset are.
     """
 
     place: Place
@@ -28,6 +28,7 @@ class Intent:
     overwrite: bool = False
     keyed: bool = True
     latest: bool = False
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def delivered_latest(db: Connection, intents: Sequence[Intent]) -> set[Place]:
         db,
         intents,
         "CROSS JOIN latest l WHERE l.sink = given.sink AND l.key = given.key AND l.partition = given.partition "
-        'AND l."offset" > given."offset"',
+        # A row of an older Trunkline does not name its topic.
+        'AND l.topic IN (given.topic, \'\') AND l."offset" > given."offset"',
     )
 
 
@@ -132,9 +134,10 @@ def after_unfinished(db: Connection, intents: Sequence[Intent]) -> set[Place]:
 
 def beside(db: Connection, intents: Sequence[Intent], what: str) -> set[Place]:
     """Find those of the intents with a key that have `what` (the rest of a SELECT from `given`) beside them."""
+    given = 'WITH given (day, id, sink, key, partition, "offset", topic) AS (:rows) '
     rows = db.join(
-        f'WITH given (day, id, sink, key, partition, "offset") AS (:rows) SELECT given.day, given.id FROM given {what}',  # noqa: S608 - written above
-        "integer bytea integer bytea integer bigint",
+        f"{given} SELECT given.day, given.id FROM given {what}",  # noqa: S608 - written above
+        "integer bytea integer bytea integer bigint text",
         map(whereabouts, keyed(intents)),
     )
     return {Place(day, id_) for day, id_ in rows}
@@ -148,7 +151,7 @@ def keyed(intents: Iterable[Intent]) -> Iterator[Intent]:
 def whereabouts(intent: Intent) -> tuple[object, ...]:
     """Give an intent's place, and where its event first stood."""
     return (
-        intent.place.day, intent.place.id, intent.sink, intent.key, intent.partition, intent.offset
+        intent.place.day, intent.place.id, intent.sink, intent.key, intent.partition, intent.offset, intent.topic
     )  # fmt: skip
 
 

@@ -135,6 +135,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     calls.POSTGRES,
     delivered.POSTGRES,
     identity.BUS,
+    (
+        "ALTER TABLE latest ADD COLUMN topic text NOT NULL DEFAULT ''",
+        "ALTER TABLE latest DROP CONSTRAINT latest_pkey",
+        "ALTER TABLE latest ADD PRIMARY KEY (sink, key, topic)",
+    ),
 )
 
 

@@ -126,6 +126,24 @@ MIGRATIONS = (
     calls.SQLITE,
     delivered.SQLITE,
     identity.BUS,
+    (
+        # One of each topic: offsets of two say nothing of each other. Rows from before do not name theirs.
+        "ALTER TABLE latest RENAME TO latest_before",
+        """
+        CREATE TABLE latest (
+            sink INTEGER NOT NULL,
+            key BLOB NOT NULL,
+            topic TEXT NOT NULL,
+            partition INTEGER NOT NULL,
+            offset INTEGER NOT NULL,
+            day INTEGER NOT NULL,       -- on which it was delivered, since 1970
+            PRIMARY KEY (sink, key, topic)
+        ) WITHOUT ROWID
+        """,
+        "INSERT INTO latest SELECT sink, key, '', partition, offset, day FROM latest_before",
+        "DROP TABLE latest_before",
+        "CREATE INDEX latest_by_day ON latest (day)",
+    ),
 )
 
 LOGGED = 8_000

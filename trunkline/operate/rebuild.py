@@ -301,6 +301,7 @@ class Known:
             at=now,
             park=parks(flow, state),
             latest=flow.to.writes == "latest",
+            topic=self.origin.topic,
         )
 
     def entry(self, part: Part, outcome: Outcome) -> Entry:
@@ -356,6 +357,7 @@ def outcome_of(entry: Entry, flow: Deliver, number: int) -> Outcome:
         at=entry.at,
         park=parks(flow, state),
         latest=flow.to.writes == "latest",
+        topic=entry.origin.topic,
     )
 
 

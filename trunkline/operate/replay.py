@@ -363,4 +363,5 @@ def asking(dead: Dead, place: Place, number: int) -> Intent:
         deadline=0.0,
         now=0.0,
         latest=True,
+        topic=origin.topic,
     )

@@ -238,6 +238,20 @@ def test_a_replay_does_not_bring_an_older_state_back(db: Connection) -> None:
     assert intend(db, replace(replayed, run="")) == Finished(State.DEAD)
 
 
+def test_offsets_of_another_topic_of_the_sink_supersede_nothing(db: Connection) -> None:
+    """The sink was moved to a topic with more partitions, or reads two."""
+    record(db, ended("old", State.DEAD, 5, topic="new"))
+    before = ended("before", State.DONE, 1_000, latest=True, topic="old")
+    record(db, before, ended("new", State.DONE, 4, latest=True, topic="new"))
+    replayed = call("old", offset=5, run="r", keyed=True, latest=True, topic="new")
+    assert intend(db, replayed) is GO, "nothing later of its key is delivered"
+    record(db, ended("newer", State.DONE, 6, latest=True, topic="new"), before._replace(place=place("again")))
+    assert intend(db, replayed) == Superseded()
+    assert intend(db, replace(replayed, topic="old")) == Superseded()
+    db.run("UPDATE latest SET topic = '' WHERE topic = 'new'")
+    assert intend(db, replayed) == Superseded(), "a row of an older Trunkline"
+
+
 def test_a_key_is_parked_until_its_last_unfinished_event_has_ended(db: Connection) -> None:
     assert record(db, ended("a", State.DEAD, 1, park=True), ended("b", State.DEAD, 2, key=OTHER)) == set()
     record(db, ended("c", State.PARKED, 3), ended("d", State.PARKED, 4))
