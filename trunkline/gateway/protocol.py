@@ -14,6 +14,8 @@ HEAD_SECONDS = 5.0
 """In which the line and headers of a request must have come."""
 BODY_SECONDS = 20.0
 """In which its body must have come: longer than the app waits for one, so that who dawdles is told."""
+READ_SECONDS = 20.0
+"""In which its sender must have read some more of the answers."""
 MOST = 1_024
 """Connections at once: a process needs others for its broker and its targets."""
 OFFER = re.compile(rb"(?i)\r\nupgrade:")
@@ -22,7 +24,8 @@ OFFER = re.compile(rb"(?i)\r\nupgrade:")
 class Bounded(HttpToolsProtocol):
     """uvicorn's protocol, which by itself keeps a head however long it grows and takes a trailer for more of it.
 
-    It also waits without end for the rest of a request, and for a body that nobody reads any more.
+    It also waits without end for the rest of a request, for a body that nobody reads any more, and until its answers
+    are read.
 
     Who offers to speak another protocol (Java's own client does, HTTP/2) is answered in this one (RFC 9110 §7.8).
     llhttp reads no body behind such an offer, so it reads the head a second time without it.
@@ -138,6 +141,16 @@ class Bounded(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         return plain != head
 
+    def pause_writing(self) -> None:
+        """Hear that answers are not read."""
+        super().pause_writing()
+        self._await(READ_SECONDS)
+
+    def resume_writing(self) -> None:
+        """Hear that some have been."""
+        super().resume_writing()
+        self._await(BODY_SECONDS if self._coming else None)
+
     def _begin(self) -> None:
         """Begin to wait for a request, when some of it has come."""
         if not self._coming:
@@ -152,7 +165,9 @@ class Bounded(HttpToolsProtocol):
 
     def _is_late(self) -> None:
         """Close a connection on which nothing comes, or not the rest of a request."""
-        if self.pipeline:  # it is not read before the request ahead of it has its answer
+        if self.flow.write_paused:
+            self.transport.abort()  # closing would wait for a reader too
+        elif self.pipeline:  # it is not read before the request ahead of it has its answer
             self._await(BODY_SECONDS)
         elif self._heading and self._at_rest:
             why = f"Its headers were not whole after {HEAD_SECONDS:g} seconds; nothing was published."

@@ -26,9 +26,12 @@ class Desk:
 
     def __init__(self) -> None:
         self.broken = self.headers = self.taken = 0
-        app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"])])
+        app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"]), Route("/much", self.much)])
         config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded, timeout_keep_alive=2)
         self.server = uvicorn.Server(config)
+
+    async def much(self, _: Request) -> Response:
+        return Response(b"x" * 20_000_000)
 
     async def take(self, request: Request) -> Response:
         self.taken += 1
@@ -226,6 +229,24 @@ def test_a_sender_that_dawdles_loses_its_connection(
             pytest.fail("the connection is still open")
     assert told.startswith(b"HTTP/1.1 %d " % status if status else b""), told
     assert status or not told
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["one answer", "several"])
+def test_who_reads_no_answer_loses_the_connection(
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    once: bool,  # noqa: FBT001
+) -> None:
+    wait_for(lambda: not desk.server.server_state.connections)
+    monkeypatch.setattr(protocol, "READ_SECONDS", 0.3)
+    ask = b"GET /much HTTP/1.1\r\nhost: gateway\r\n\r\n"
+    with desk.connected() as connection:
+        connection.sendall(ask if once else 3 * ask)
+        wait_for(lambda: desk.server.server_state.connections)
+        wait_for(lambda: not desk.server.server_state.connections)
+    with desk.connected() as connection:
+        connection.sendall(ask)
+        assert heard(connection.makefile("rb")) == (200, b"x" * 20_000_000), "who reads gets it"
 
 
 def test_a_request_behind_a_slow_one_is_not_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
