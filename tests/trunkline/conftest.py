@@ -9,6 +9,7 @@ from tests.trunkline import postgres as database
 from tests.trunkline.support import Stage
 from trunkline.dev.target.running import RunningTarget, start
 from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 
 ledger = database.ledger
@@ -30,16 +31,29 @@ def sender(cluster: Cluster) -> Iterator[Sender]:
         yield sender
 
 
+@pytest.fixture(scope="session")
+def control(cluster: Cluster) -> Iterator[Control]:
+    """Give what asks the broker for every stage."""
+    with Control(cluster) as control:
+        yield control
+
+
 @pytest.fixture
 def stage(
     cluster: Cluster,
+    control: Control,
     sender: Sender,
     witness: tuple[RunningTarget, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
     running, database = witness
-    stage = Stage(f"t{uuid.uuid4().hex[:8]}", cluster.bootstrap, tmp_path, running, database, senders={cluster: sender})
+    stage = Stage(
+        f"t{uuid.uuid4().hex[:8]}",
+        *(cluster.bootstrap, tmp_path, running, database),
+        senders={cluster: sender},
+        controls={cluster: control},
+    )
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
     yield stage

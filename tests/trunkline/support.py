@@ -231,13 +231,13 @@ class Attempt(NamedTuple):
 def wait_for(condition: Callable[[], object], *, seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
     """Return when it holds; fail with what is the case instead when it does not in this time.
 
-    Looking takes a third of the time at most: what costs much, like reading a topic, is looked at more rarely.
+    Looking takes a fifth of the time at most: what costs much, like reading a topic, is looked at more rarely.
     """
     began = looked = time.monotonic()
     while not condition():
         now = time.monotonic()
         assert now < began + seconds, f"it never came to hold: {why()}"
-        time.sleep(max(0.02, 2 * (now - looked)))
+        time.sleep(max(0.02, 4 * (now - looked)))
         looked = time.monotonic()
 
 
@@ -319,6 +319,8 @@ class Stage:
     """How the topics of its buses are made."""
     senders: Mapping[Cluster, Sender] = field(default_factory=dict)
     """By brokers that nobody harms: one that is connected, which takes half a second."""
+    controls: Mapping[Cluster, Control] = field(default_factory=dict)
+    """By brokers that nobody harms: one that is connected."""
 
     def __post_init__(self) -> None:
         self.environment.update(DESK_SECRET=SECRET, SHELF_URL=f"{self.target.url}/{self.prefix}")
@@ -332,11 +334,17 @@ class Stage:
     def ledger(self) -> Path:
         return self.folder / "ledger.db"
 
+    @contextmanager
+    def control(self) -> Iterator[Control]:
+        """Give what asks the broker."""
+        with ExitStack() as until:
+            yield self.controls.get(self.cluster) or until.enter_context(Control(self.cluster))
+
     # A bus and its workers.
 
     def make(self, bus: Bus) -> Bus:
         """Make the bus's topics and let its flows begin with what is written from now on."""
-        with Control(self.cluster) as control:
+        with self.control() as control:
             control.apply(plan(bus, {}, self.kafka))
             control.start_offsets(bus, list(reading(bus)), None)
         return bus
@@ -508,7 +516,7 @@ class Stage:
     def committed(self, bus: Bus, flow: str) -> dict[int, int]:
         """Give the group's offsets of the flow's own topic, by partition."""
         topic = reading(bus)[flow].topic.name
-        with Control(self.cluster) as control:
+        with self.control() as control:
             found = control.committed(group_of(bus, flow))
         return {slot.partition: offset for slot, (offset, _) in found.items() if slot.topic == topic}
 
@@ -521,7 +529,7 @@ class Stage:
                 admin.remove_group_members(group, members)
 
     def ends(self, topic: str) -> dict[int, int]:
-        with Control(self.cluster) as control:
+        with self.control() as control:
             return {slot.partition: offset for slot, offset in control.ends([topic]).items()}
 
     def attempts(self) -> list[Attempt]:
