@@ -20,6 +20,8 @@ from trunkline.ledger.deliveries import FINAL, Place, Row, State
 
 AT_ONCE = 500
 """Rows that are looked up in one query."""
+AT_HAND = 4096
+"""Bytes of a value that is kept while letters are listed: there may be a million of them, and each may have 1 MiB."""
 
 STANDING: dict[State | None, str] = {
     None: "open",
@@ -42,6 +44,8 @@ class Dead:
     letter: Letter
     event: Event[Any]
     letters: int = 1
+    left: bool = False
+    """Its value was left on the topic: `value_of` gives it."""
 
     @property
     def who(self) -> tuple[str, str]:
@@ -119,7 +123,8 @@ def gather(records: Iterable[Record]) -> Letters:
         except (KeyError, ValueError, Poison):
             foreign += 1
             continue
-        dead = Dead(record, letter, event)
+        left = record.value is not None and len(record.value) > AT_HAND
+        dead = Dead(replace(record, value=None) if left else record, letter, event, left=left)
         if (other := newest.get(dead.who)) is not None:
             dead = replace(max(other, dead, key=age), letters=other.letters + 1)
         newest[dead.who] = dead
@@ -172,16 +177,25 @@ def value_of(control: Control, dead: Dead) -> bytes | None:
     Raises:
         Unavailable: it is not there any more.
     """
-    digest = dict(dead.record.headers).get(REFERENCE)
+    record, origin = dead.record, dead.letter.origin
+    digest = dict(record.headers).get(REFERENCE)
+    if digest is None and not dead.left:
+        return record.value
     if digest is None:
-        return dead.record.value
-    origin = dead.letter.origin
-    start = {origin.partition: origin.offset}
-    with closing(control.read(origin.topic, partition=origin.partition, start=start)) as records:
-        first = next(records, None)
+        there = at(control, record.topic, record.partition, record.offset)
+        if there is None or there.offset != record.offset:
+            raise Unavailable(f"the dead letter of event {dead.event.id} has gone: its topic has deleted it.")
+        return there.value
+    first = at(control, origin.topic, origin.partition, origin.offset)
     if first is None or hashlib.sha256(first.value or b"").hexdigest().encode() != digest:
         raise Unavailable(
             f"the value of event {dead.event.id} was too large for its dead letter and is gone from "
             f"{origin.topic} partition {origin.partition} offset {origin.offset}."
         )
     return first.value
+
+
+def at(control: Control, topic: str, partition: int, offset: int) -> Record | None:
+    """Read the first record that is there from an offset on; None when there is none."""
+    with closing(control.read(topic, partition=partition, start={partition: offset})) as records:
+        return next(records, None)

@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -6,11 +7,11 @@ import pytest
 
 from trunkline import deadletter
 from trunkline.deadletter import Failure, Kind, Origin
-from trunkline.errors import UsageError
+from trunkline.errors import Unavailable, UsageError
 from trunkline.event import Event, Headers, to_headers
 from trunkline.kafka.control import Record
 from trunkline.ledger.deliveries import State
-from trunkline.operate.browse import behind, gather
+from trunkline.operate.browse import behind, gather, value_of
 from trunkline.operate.replay import Known, Progress, key_of, next_of, plan, select
 from trunkline.redact import hashed
 
@@ -61,6 +62,27 @@ def test_a_letter_that_is_no_event_is_named_by_where_it_first_stood() -> None:
     headers = deadletter.write((("colour", b"red"),), Origin("t.lines", 3, 99), failure)
     [dead] = gather([Record("f.dlq", 3, 0, b"\xff", b"\x01", headers, AT)]).dead
     assert (dead.event.source, dead.event.id) == ("kafka:t.lines", "3@99")
+
+
+class Topic:
+    """Reads one dead-letter topic as the control plane does."""
+
+    def __init__(self, *records: Record) -> None:
+        self.records = records
+
+    def read(self, topic: str, *, partition: int, start: Mapping[int, int]) -> Generator[Record, None, None]:
+        yield from (one for one in self.records if one.topic == topic and one.offset >= start[partition])
+
+
+def test_large_values_are_read_when_they_are_wanted_and_not_kept_by_the_thousand() -> None:
+    small, large = letter("small"), replace(letter("large", offset=7), value=b"x" * 100_000)
+    found = {dead.event.id: dead for dead in gather([small, large]).dead}
+    assert (found["small"].record.value, found["large"].record.value) == (b"value", None)
+    there: Any = Topic(small, large)
+    assert [value_of(there, found[name]) for name in ("small", "large")] == [small.value, large.value]
+    later: Any = Topic(small, replace(large, offset=8))
+    with pytest.raises(Unavailable, match="the dead letter of event large has gone"):
+        value_of(later, found["large"])
 
 
 def known(
