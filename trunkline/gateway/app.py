@@ -107,6 +107,8 @@ def build(
             if span is not None:
                 status = answer.status_code
                 span.end(str(status) if status >= 400 else "", {"http.response.status_code": status})
+            if door.state == "draining":  # the next one would meet our closing, and have no answer (RFC 9112 §9.5)
+                answer.headers["connection"] = "close"
             return answer
 
     async def take(request: Request) -> Response:

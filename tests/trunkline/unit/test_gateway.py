@@ -1,9 +1,11 @@
 """What the gateway does with a body that never ends, and when a worker is ready."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from trunkline.errors import Rejected
@@ -53,6 +55,21 @@ def test_when_a_worker_is_ready(state: Any, condition: Condition, why: str) -> N
     found = unready(door, condition)
     assert found.startswith(why)
     assert bool(found) == bool(why)
+
+
+def test_a_worker_that_drains_keeps_no_connection() -> None:
+    door = Door()
+    served = app.build({}, cast("Any", None), CollectorRegistry(), door, lambda: Condition(FLOWS, [], {}))
+
+    async def post(state: Any) -> tuple[int, str | None]:
+        door.state = state
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://gate") as http:
+            answer = await http.post("/in/desk", content=b"{}")
+        return answer.status_code, answer.headers.get("connection")
+
+    assert asyncio.run(post("starting")) == (503, None)
+    assert asyncio.run(post("open")) == (404, None)
+    assert asyncio.run(post("draining")) == (503, "close")
 
 
 def test_a_door_is_empty_when_its_last_request_has_its_answer() -> None:
