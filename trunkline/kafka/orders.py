@@ -22,9 +22,10 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import orjson
+from pydantic import AwareDatetime, TypeAdapter
 
 from trunkline.errors import Unavailable
 from trunkline.flow import draw
@@ -42,6 +43,9 @@ LIVE = timedelta(seconds=15)
 FORGOTTEN = timedelta(hours=1)
 """What a worker said is taken off the topic by any other when it has been silent for so long."""
 
+NEVER = datetime.fromtimestamp(0, UTC)
+"""The time of what has not been said yet."""
+
 Change = tuple[str, bytes | None]
 """A key of the topic and what stands there from now; None ends what stood there."""
 
@@ -52,7 +56,7 @@ class Command:
 
     id: str
     who: str
-    at: datetime
+    at: AwareDatetime
     why: str = ""
 
     @property
@@ -116,8 +120,8 @@ class Announcement:
     halted: Mapping[str, str]
     """The flows that stand still, each with the reason."""
     full: tuple[Full, ...]
-    at: datetime
-    """When it was said, by the broker's clock."""
+    at: datetime = NEVER
+    """When it was said, by the broker's clock; it stands beside the record."""
     notices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What targets announce of their APIs, by target."""
     targets: Mapping[str, str] = field(default_factory=dict)
@@ -203,23 +207,23 @@ def applied(orders: Orders, records: Iterable[Record]) -> Orders:
         try:
             match what:
                 case "pause":
-                    put(paused, about, read(record.value, command_of))
+                    put(paused, about, read(record.value, COMMAND))
                 case "resume":
-                    put(resumed, about, read(record.value, command_of))
+                    put(resumed, about, read(record.value, COMMAND))
                 case "skip":
                     sink, _, event = about.partition("/")
-                    put(skips, (sink, event), read(record.value, command_of))
+                    put(skips, (sink, event), read(record.value, COMMAND))
                 case "worker":
                     at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-                    said = read(record.value, announcement_of)
+                    said = read(record.value, ANNOUNCEMENT)
                     put(workers, about, said and replace(said, at=at))
                 case "ledger":
-                    ledger = read(record.value, trusted_of)
+                    ledger = read(record.value, LEDGER)
                 case "passed":
-                    put(passed, about, read(record.value, passed_of))
+                    put(passed, about, read(record.value, PASSED))
                 case _:
                     pass
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, OverflowError):
             continue
     return Orders(paused, resumed, skips, ledger, workers, position, passed)
 
@@ -235,44 +239,17 @@ def put(kept: dict[K, V], key: K, value: V | None) -> None:
         kept[key] = value
 
 
-def read(value: bytes | None, form: Callable[[dict[str, Any]], V]) -> V | None:
-    """Read a record's JSON object; None when it has no value."""
-    return None if value is None else form(orjson.loads(value))
+def read(value: bytes | None, form: "TypeAdapter[V]") -> V | None:
+    """Read a record's JSON object; None when it has no value.
+
+    Raises:
+        ValueError: it is none of this form: anybody who may write to the topic can have written it.
+    """
+    return None if value is None else form.validate_json(value, strict=True)
 
 
-def command_of(found: dict[str, Any]) -> Command:
-    """Read a command."""
-    return Command(found["id"], found["who"], datetime.fromisoformat(found["at"]), found["why"])
-
-
-def trusted_of(found: dict[str, Any]) -> Trusted:
-    """Read which ledger holds."""
-    return Trusted(found["id"], found["epoch"])
-
-
-def passed_of(found: dict[str, Any]) -> Passed:
-    """Read which offsets a flow never reads."""
-    return Passed(found["flow"], found["partition"], found["begin"], found["end"], found["expired"])
-
-
-def announcement_of(found: dict[str, Any]) -> Announcement:
-    """Read what a worker said; its time stands beside it."""
-    worker = found["worker"]
-    flows = tuple(worker["flows"])
-    return Announcement(
-        Worker(worker["id"], worker["host"], worker["pid"], flows, worker["topology"]),
-        found["applied"],
-        dict(found["halted"]),
-        tuple(Full(one["flow"], one["topic"], one["partition"], one["key"]) for one in found["full"]),
-        NEVER,
-        {target: tuple(told) for target, told in found.get("notices", {}).items()},
-        dict(found.get("targets", {})),
-        {target: dict(flows) for target, flows in found.get("paces", {}).items()},
-    )
-
-
-NEVER = datetime.fromtimestamp(0, UTC)
-"""The time of what has not been said yet."""
+COMMAND, LEDGER = TypeAdapter(Command), TypeAdapter(Trusted)
+PASSED, ANNOUNCEMENT = TypeAdapter(Passed), TypeAdapter(Announcement)
 
 
 def live(orders: Orders, now: datetime) -> list[Announcement]:

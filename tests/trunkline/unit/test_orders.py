@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,32 @@ def test_what_holds_does_not_depend_on_how_the_records_arrive_or_on_compaction(
     compacted = [one for one in good if last[one.key] == one.offset]
     assert replace(applied(Orders(), compacted), position=whole.position) == whole
     assert whole.position == len(topic)
+
+
+ORDERS = [
+    *pausing("shelf", command()),
+    *skipping("shelf", "e1", command()),
+    *trusting(Trusted("l", 1)),
+    *announcing(said("v", halted="why")),
+    *passing(Passed(FLOW, 0, 1, 5, expired=True)),
+]
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.just([[]]), st.just({"a": {}}), st.just(["a"])
+)
+
+
+@given(st.sampled_from([(key, value) for key, value in ORDERS if value is not None]), st.data())
+def test_a_record_of_another_form_is_passed_over_whoever_wrote_it(
+    order: tuple[str, bytes], data: st.DataObject
+) -> None:
+    told = json.loads(order[1])
+    place = data.draw(st.sampled_from([told, told["worker"]] if "worker" in told else [told]))
+    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(ODD)
+    held = applied(Orders(), records([(order[0], json.dumps(told).encode())]))
+    commands_differ(Orders(), held)
+    mixed(held, THEN)
+    standings(BUS, held, THEN)
+    assert all(isinstance(flow, str) for one in held.workers.values() for flow in one.worker.flows)
 
 
 def test_every_command_is_read_back() -> None:
