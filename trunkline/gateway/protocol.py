@@ -1,9 +1,12 @@
 """How requests are read: by llhttp, as Node.js does, within bounds of what is no body, of time, and of connections."""
 
 import asyncio
+import math
 import re
+from typing import ClassVar
 
 import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trunkline.gateway.problems import problem
@@ -18,6 +21,8 @@ READ_SECONDS = 20.0
 """In which its sender must have read some more of the answers."""
 MOST = 1_024
 """Connections at once: a process needs others for its broker and its targets."""
+TOLD_SECONDS = 60.0
+"""Between two words about connections that are refused."""
 OFFER = re.compile(rb"(?i)\r\nupgrade:")
 
 
@@ -37,6 +42,8 @@ class Bounded(HttpToolsProtocol):
     _heading = False
     _offers = False
     _due: asyncio.TimerHandle | None = None
+    _told: ClassVar[float] = -math.inf
+    """When connections were said to be refused last."""
     _head = b""
     """What has come of a connection since it was at rest, as long as that is one head."""
     _before: object = None
@@ -47,6 +54,11 @@ class Bounded(HttpToolsProtocol):
         super().connection_made(transport)
         self._await(self.timeout_keep_alive)
         if len(self.connections) > MOST:
+            if (now := self.loop.time()) - Bounded._told > TOLD_SECONDS:
+                Bounded._told = now
+                structlog.get_logger("trunkline").warning(
+                    "gateway", why=f"there are {MOST} connections already, and others are refused: see who holds them"
+                )
             why = f"This process has {MOST} connections already. Nothing was published; close those that are not used."
             self._refuse(503, "Too many connections", why)
 

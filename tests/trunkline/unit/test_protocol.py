@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from tests.trunkline.support import wait_for
 from trunkline.gateway import protocol
@@ -264,8 +265,10 @@ def test_no_more_connections_are_taken_than_there_is_room_for(desk: Desk, monkey
     wait_for(lambda: not desk.server.server_state.connections)
     monkeypatch.setattr(protocol, "MOST", 2)
     request = HEAD + b"content-length: 1\r\n\r\na"
-    with desk.connected(), desk.connected():
-        status, told = desk.say(b"")
-        assert (status, json.loads(told)["title"]) == (503, "Too many connections")
+    with desk.connected(), desk.connected(), capture_logs() as logs:
+        for _ in range(2):
+            status, told = desk.say(b"")
+            assert (status, json.loads(told)["title"]) == (503, "Too many connections")
+        assert [entry["event"] for entry in logs] == ["gateway"], "said once a minute"
     wait_for(lambda: not desk.server.server_state.connections)
     assert desk.say(request) == (200, b"1")
