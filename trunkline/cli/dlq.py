@@ -53,7 +53,8 @@ def list_letters(
             print_letters(view, as_json=as_json)
             tell_unknown([view], settings)
             return
-        known = control.topics([dead_letters_of(identity_of(flow)) for flow in reading(bus).values()])
+        topics = [dead_letters_of(identity_of(flow)) for flow in reading(bus).values()]
+        known = control.topics(topics)
         found = [
             View(bus, name, letters, control, db)
             for name, flow in reading(bus).items()
@@ -67,6 +68,9 @@ def list_letters(
         print_table(headings, [["-" if one[cell] is None else str(one[cell]) for cell in COUNTED] for one in rows])
     else:
         talk.print("No dead letters.")
+    if absent := [topic for topic in topics if topic not in known]:
+        gone = "Run `trunkline topics apply`; what they held is gone."
+        talk.print(f"Not there: {', '.join(absent)}. {gone}", markup=False)
     tell_unknown(found, settings)
 
 

@@ -36,7 +36,8 @@ def show(*, as_json: Json = False) -> None:
         known = orders.current(cluster, topic_of(bus, control)).ledger
         if db is None:
             lost = state_of_ledger(None, known, {}, {})
-            raise UsageError(str(lost) if isinstance(lost, Halt) else f"{reach(settings.ledger).name} does not exist.")
+            new = f"{reach(settings.ledger).name} does not exist yet: the first `trunkline run` of this bus makes it."
+            raise UsageError(str(lost) if isinstance(lost, Halt) else new)
         states = trusted(bus, control, db, known)
         found = identity.read(db)
         counts = {sink.name: deliveries.count(db, sink_identity(sink)) for sink in bus.sinks}

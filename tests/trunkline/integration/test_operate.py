@@ -153,6 +153,12 @@ def test_status_names_missing_topics(bootstrap: str, tmp_path: Path) -> None:
     assert not project.ledger.exists(), "looking makes no ledger"
 
 
+def test_no_dead_letters_are_not_said_of_a_topic_that_is_not_there(bootstrap: str, tmp_path: Path) -> None:
+    listed = Project(tmp_path, bootstrap).run("dlq", "ls")
+    assert ".dlq" in listed.stderr
+    assert listed.stderr.endswith(" Run `trunkline topics apply`; what they held is gone.\n")
+
+
 def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     assert project("dlq", "ls") == ""
     project.fail("open")

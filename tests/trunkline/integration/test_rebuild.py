@@ -350,7 +350,9 @@ def test_while_somebody_works_nothing_is_rebuilt(loss: Loss) -> None:
 
 
 def test_a_ledger_is_made_again_and_shown_from_the_command_line(project: Project) -> None:
-    assert project("ledger", "show", code=2) == "trunkline: the ledger var/ledger.db does not exist.\n"
+    assert project("ledger", "show", code=2) == (
+        "trunkline: the ledger var/ledger.db does not exist yet: the first `trunkline run` of this bus makes it.\n"
+    )
     project.send(project.good, project.value(1), to_headers(order("k1")))
     with Control(project.cluster) as control:
         control.commit(f"{project.prefix}.{project.flow}", {Slot(project.good, 0): 1})
