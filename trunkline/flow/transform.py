@@ -181,12 +181,15 @@ def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:
 
 
 def run(body: Any, *arguments: Any) -> Any:
-    """Call a step or route; what it raises by mistake is the event's fault."""
+    """Call a step or route; what it raises by mistake is the event's fault.
+
+    So is an exit: it would end the thread of the flow, and each worker in turn that takes the event.
+    """
     try:
         return body(*arguments)
     except (TrunklineError, OSError, TimeoutError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name = getattr(arguments[0], "__name__", "") if body is route_to_list else body.__name__
         raise bug(name, error) from error
 
@@ -197,11 +200,11 @@ async def waited(body: Step, made: Awaitable[Any]) -> Any:
         return await made
     except (TrunklineError, OSError, TimeoutError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise bug(body.__name__, error) from error
 
 
-def bug(name: str, error: Exception) -> Permanent:
+def bug(name: str, error: BaseException) -> Permanent:
     """Say that a step or route did not mean to raise this."""
     return Permanent(f"bug in {name}: {type(error).__name__}: {error}")
 

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import types
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -118,6 +119,14 @@ def broken_step(_: Event[Any]) -> Event[Any]:
     raise KeyError("city")
 
 
+def leaving_step(_: Event[Any]) -> Event[Any]:
+    sys.exit("no city")
+
+
+async def leaving_later(_: Event[Any]) -> Event[Any]:
+    sys.exit("no city")
+
+
 def broken_route(_: Event[Any]) -> list[ParcelV1]:
     raise ZeroDivisionError("pieces")
 
@@ -151,6 +160,8 @@ def no_text(_: Event[Any]) -> list[Any]:
     ("steps", "route", "told"),
     [
         ([broken_step], one, "bug in broken_step: KeyError: 'city'"),
+        ([leaving_step], one, "bug in leaving_step: SystemExit: no city"),
+        ([leaving_later], one, "bug in leaving_later: SystemExit: no city"),
         ([nothing], one, "nothing returned NoneType, no Event or Drop"),
         ([], broken_route, "bug in broken_route: ZeroDivisionError: pieces"),
         ([], broken_generator, "bug in broken_generator: ValueError: later"),
