@@ -131,6 +131,16 @@ def test_the_library_names_no_business(path: Path) -> None:
     assert words(path.read_text()) & nouns() == set()
 
 
+@pytest.mark.parametrize(("folder", "more"), [("mutants", []), ("simulator/defects", ["--recount"])])
+def test_planted_defects_fit_the_code(folder: str, more: list[str]) -> None:
+    """Else nobody knows, until somebody runs them, that they show nothing any more."""
+    patches = sorted((ROOT / "tests" / "trunkline" / folder).glob("*.patch"))
+    fitting = ["git", "apply", "--check", "-C1", *more]
+    done = {path.stem: subprocess.run([*fitting, path], cwd=ROOT, capture_output=True, check=False) for path in patches}
+    assert done
+    assert {name: one.stderr.decode() for name, one in done.items() if one.returncode != 0} == {}
+
+
 @pytest.mark.xdist_group("kept")
 def test_tests_of_one_group_are_run_by_one_process(request: pytest.FixtureRequest) -> None:
     """Else each process makes anew what they share: clusters, gateways, what a type checker has read."""

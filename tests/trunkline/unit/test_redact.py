@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from trunkline import redact as module
 from trunkline.avro.codec import Codec
 from trunkline.cli.worker import clean
+from trunkline.engine.agents import Timekeeper
+from trunkline.engine.process import Processor
 from trunkline.redact import SECRET, SENSITIVE, has_marks, hashed, keep_secret, marked, mask, redact, redact_data
 from trunkline.settings import Secret, env
 
@@ -278,3 +280,13 @@ def test_a_key_has_a_name_that_does_not_give_it_away() -> None:
     assert hashed(b"ann@example.org") == hashed(b"ann@example.org")
     assert hashed(b"ann@example.org") != hashed(b"bob@example.org")
     assert len(hashed(b"")) == 12
+
+
+@pytest.mark.parametrize(("flow", "see"), [(Processor, "see"), (Timekeeper, "_see")])
+def test_why_a_flow_has_halted_is_kept_and_told_without_secrets(flow: type, see: str) -> None:
+    keep_secret("hush-hush-hush")
+    told: list[str] = []
+    halted: Any = object.__new__(flow)
+    setattr(halted, see, lambda _what, *, detail: told.append(detail))
+    halted._halt("bug in Trunkline: KeyError: 'hush-hush-hush'")
+    assert [halted.halted, *told] == [f"bug in Trunkline: KeyError: '{SECRET}'"] * 2
