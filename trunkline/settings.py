@@ -1,4 +1,4 @@
-"""Where Trunkline runs: about ten settings, read from TRUNKLINE_* variables; everything else is in topology.py.
+"""Where Trunkline runs: about twenty settings, read from TRUNKLINE_* variables; everything else is in topology.py.
 
 A nested setting is written with two underscores (TRUNKLINE_KAFKA__BOOTSTRAP). Any variable may be given as
 NAME_FILE instead, naming a file that holds the value. A TRUNKLINE_ variable that means nothing is an error.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
@@ -20,10 +20,20 @@ from trunkline.redact import keep_secret
 PREFIX = "TRUNKLINE_"
 
 
+Mechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(str.upper)]
+
+
 class Kafka(BaseModel):
     """How to reach the broker."""
 
     bootstrap: str | None = Field(default=None, description="host:port[,host:port]; unset: the local broker")
+    tls: bool = Field(default=False, description="whether the brokers speak TLS; their certificates are always checked")
+    ca: str | None = Field(default=None, description="whose signature counts there, PEM; unset: whom the system trusts")
+    certificate: str | None = Field(default=None, description="who we are, as PEM, where brokers ask for it (mTLS)")
+    key: SecretStr | None = Field(default=None, description="its key, as PEM that is not encrypted")
+    mechanism: Mechanism | None = Field(default=None, description="how `username` logs in (SASL); unset: SCRAM-SHA-512")
+    username: str | None = Field(default=None, description="who logs in, where brokers ask for a login")
+    password: SecretStr | None = Field(default=None, description="with which password")
     registry: SecretStr | None = Field(
         default=None, description="https://user:password@host of a Confluent-compatible schema registry; unset: our own"
     )

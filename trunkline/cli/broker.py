@@ -10,6 +10,7 @@ import typer
 
 from trunkline.cli.project import out, print_json, talk
 from trunkline.dev import broker
+from trunkline.errors import Unavailable
 from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
@@ -40,13 +41,17 @@ def down() -> None:
 @app.command()
 def status(*, as_json: Json = False) -> None:
     """Print what the broker is and where; `down` and exit code 1 when none answers."""
-    if found := broker.running(load()):
-        _print(found, "up", as_json=as_json)
-        return
+    why = {}
+    try:
+        if found := broker.running(load()):
+            _print(found, "up", as_json=as_json)
+            return
+    except Unavailable as error:
+        why = {"why": str(error)}
     if as_json:
-        print_json({"state": "down"})
+        print_json({"state": "down", **why})
     else:
-        out.print("down")
+        out.print(": ".join(["down", *why.values()]), markup=False)
     raise typer.Exit(1)
 
 

@@ -56,7 +56,7 @@ def cluster_of(settings: Settings) -> Cluster:
         UsageError: there is neither.
     """
     if settings.kafka.bootstrap:
-        return Cluster(settings.kafka.bootstrap)
+        return Cluster.of(settings.kafka)
     if found := broker.running(settings):
         return Cluster(found.bootstrap)
     raise UsageError("no broker: run `trunkline broker up` or set TRUNKLINE_KAFKA__BOOTSTRAP.")

@@ -90,6 +90,8 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"it leaves {told}: what one leaves is nobody else's. Give each the weight that it needs."
     for reason in one.halted:
         yield f"halted: {reason}"
+    for reason in one.waits:
+        yield f"waits, and tries again: {reason}."
     if one.kind == "deliver" and one.halted and not one.paused and not any("`trunkline " in why for why in one.halted):
         yield f"when the target is mended: trunkline sink resume {one.flow}; when a setting is, restart its workers."
     if one.workers == 0 and one.lag and one.started and not one.missing:
@@ -110,4 +112,6 @@ def state(one: Standing) -> str:
         return f"paused by {one.paused}"
     if one.halted:
         return "halted"
+    if one.waits:
+        return "waits"
     return f"{one.workers} worker{'s' if one.workers != 1 else ''}" if one.workers else "no worker"

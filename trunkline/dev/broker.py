@@ -26,6 +26,8 @@ from random import SystemRandom
 from typing import Literal
 
 from trunkline.errors import Unavailable, UsageError
+from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.greeting import greet
 from trunkline.settings import Settings
 
 VERSION = "4.1.2"
@@ -96,15 +98,10 @@ def up(settings: Settings, *, progress: Progress = quiet) -> Running:
 
     Raises:
         UsageError: Java or Maven is missing and Docker does not answer; the message says what to install.
-        Unavailable: the configured broker does not answer, or the local one could not be downloaded or started.
+        Unavailable: the configured broker does not take us, or the local one could not be downloaded or started.
     """
-    if settings.kafka.bootstrap:
-        if found := running(settings):
-            return found
-        raise Unavailable(
-            f"No broker answers at {settings.kafka.bootstrap}. Start it, or unset TRUNKLINE_KAFKA__BOOTSTRAP "
-            "to use a local one."
-        )
+    if settings.kafka.bootstrap and (found := running(settings)):
+        return found
     with _locked(_folder(settings) / "lock"):
         if found := running(settings):
             return found
@@ -135,9 +132,14 @@ def down(settings: Settings) -> bool:
 
 
 def running(settings: Settings) -> Running | None:
-    """Return the broker that answers now; None when none does."""
+    """Return the broker that answers now; None when there is no local one that does.
+
+    Raises:
+        Unavailable: the configured broker does not answer, or does not take us; the message says why.
+    """
     if bootstrap := settings.kafka.bootstrap:
-        return Running("configured", bootstrap) if answers(bootstrap) else None
+        greet(Cluster.of(settings.kafka))
+        return Running("configured", bootstrap)
     folder = _folder(settings)
     state = _read(folder)
     if state is None or (state.kind == "jvm" and LocalKafka(folder).pid is None):

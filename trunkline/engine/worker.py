@@ -26,19 +26,40 @@ from trunkline.flow.declare import (
     targets_called,
 )
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import Sender
+from trunkline.kafka.events import Sender, clock
 from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
 from trunkline.kafka.registry import Format, registry_of
 from trunkline.kafka.topics import LETTERS_GONE, control_of
 from trunkline.ledger import identity, reach
 from trunkline.ledger.expiry import Keep, keep_sweeping
 from trunkline.ledger.writer import Writer
-from trunkline.observe import Observer
+from trunkline.observe import Every, Observed, Observer, What
+from trunkline.redact import redact
 from trunkline.settings import Settings
 
 ORDERS_PATIENCE = 30.0
 KEEP = Keep(rest=LETTERS_GONE, done=LETTERS_GONE)
 """What was delivered by a replay has a letter too."""
+LATELY = 15.0
+"""Seconds in which who tries again and again has said so at least once."""
+
+
+class Waits:
+    """Hears what flows and tables try again and again, and what keeps it from going on."""
+
+    wants = frozenset[What]({"stuck"})
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, str]] = {}
+
+    def __call__(self, seen: Observed) -> None:
+        """Take note."""
+        self._said[seen.flow] = clock(), seen.detail
+
+    def lately(self) -> dict[str, str]:
+        """Give what was said lately, by flow or table; may be asked from any thread."""
+        since = clock() - LATELY
+        return {name: redact(why) for name, (at, why) in self._said.copy().items() if at > since}
 
 
 class Worker:
@@ -56,7 +77,8 @@ class Worker:
         self._bus = bus
         self._settings = settings
         self._cluster = cluster
-        self._observe = observe
+        self._waits = Waits()
+        self._observe = Every(observe, self._waits)
         self.registry = registry_of(settings.kafka, cluster, schemas_of(bus))
         self.publishers: dict[str, Publisher] = {}
         self._processors: list[Processor] = []
@@ -230,9 +252,10 @@ class Worker:
 
         asyncio.run_coroutine_threadsafe(obey(), self._loop).result()
 
-    def _status(self) -> tuple[Mapping[str, str], Sequence[Full]]:
+    def _status(self) -> tuple[Mapping[str, str], Sequence[Full], Mapping[str, str]]:
         """Say how this worker stands, for the control topic; called in a thread."""
-        return self.stopped(), [full for deliverer in self._deliverers for full in deliverer.filled()]
+        full = [full for deliverer in self._deliverers for full in deliverer.filled()]
+        return self.stopped(), full, self._waits.lately()
 
     def _register(self) -> dict[str, Format]:
         """Register the schema of every topic and table that the flows touch."""

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from trunkline.errors import Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import COMMON
+from trunkline.kafka.events import COMMON, DENIED, READER, words
 
 T = TypeVar("T")
 
@@ -25,7 +25,6 @@ GONE = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNKNOWN_TOPIC_ID,
     KafkaError.INCONSISTENT_TOPIC_ID,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
@@ -67,7 +66,7 @@ class Changes:
         self._consumer = Consumer(
             {
                 **common,
-                "group.id": f"trunkline-table-{topic}",
+                "group.id": READER,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
@@ -133,7 +132,7 @@ class Changes:
                     if key is not None:
                         found.append(Change(key, value))
                 elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    if error.code() in GONE or error.fatal():
+                    if error.code() in (*GONE, *DENIED) or error.fatal():
                         raise KafkaException(error)  # noqa: TRY301 - told as all broker errors are
                     continue
                 self.position[number] = offset
@@ -168,16 +167,16 @@ class Changes:
 
     def _remembers(self) -> float:
         resource = ConfigResource(ConfigResource.Type.TOPIC, self._topic)
-        found = self._ask(self._admin.describe_configs([resource], request_timeout=PATIENCE))
+        found = self._ask(self._admin.describe_configs([resource], request_timeout=PATIENCE), "DescribeConfigs")
         return int(found[FORGETS].value) / 1000
 
-    def _ask(self, asked: Mapping[Any, "Future[T]"]) -> T:
+    def _ask(self, asked: Mapping[Any, "Future[T]"], right: str = "Describe") -> T:
         try:
             return next(iter(asked.values())).result(PATIENCE + 1)
         except KafkaException as error:
-            raise self._unavailable(error) from None
+            raise self._unavailable(error, right) from None
         except TimeoutError:
             raise Unavailable(f"{self._topic} cannot be read: no answer") from None
 
-    def _unavailable(self, error: KafkaException) -> Unavailable:
-        return Unavailable(f"{self._topic} cannot be read: {error.args[0].str()}")
+    def _unavailable(self, error: KafkaException, right: str = "Read") -> Unavailable:
+        return Unavailable(f"{self._topic} cannot be read: {words(error.args[0], right, self._topic)}")

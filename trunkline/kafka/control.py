@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import socket
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,22 @@ from typing import Any, Literal, Self, TypeVar, assert_never
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import (
+    AuthorizationError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from kafka.structs import OffsetAndMetadata
 
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
-from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.cluster import Cluster, lacking
 from trunkline.kafka.events import Slot
+from trunkline.kafka.greeting import greet
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
@@ -66,13 +73,12 @@ class Control:
         """Connect.
 
         Raises:
-            Unavailable: no broker answers within five seconds.
+            Unavailable: no broker answers within seconds, or none takes us as the settings say.
             UsageError: an address is no host:port.
         """
         self._cluster = cluster
         # Asked first, because the client keeps trying for seconds, and never closes the sockets that it tried with.
-        if not any(accepts(address) for address in cluster.bootstrap.split(",")):
-            raise Unavailable(f"no broker answers at {cluster.bootstrap}. Start it, or set TRUNKLINE_KAFKA__BOOTSTRAP.")
+        greet(cluster)
         try:
             self._admin = KafkaAdminClient(
                 **cluster.kafka_python(), bootstrap_timeout_ms=5_000, request_timeout_ms=int(PATIENCE * 1000)
@@ -101,6 +107,8 @@ class Control:
             return {}
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name, configs=list(COMPARED)) for name in found]
         configs = self._ask(lambda: self._admin.describe_configs(wanted, config_filter="all"))["topic"]
+        if hidden := [name for name in found if not configs[name]]:
+            raise Unavailable(f"{lacking('DescribeConfigs', f'topic {hidden[0]}')}.")
         return {
             name: Existing(
                 len(topic["partitions"]),
@@ -136,7 +144,10 @@ class Control:
         if created:
             self._create(created)
         if grown:
-            self._ask(lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}))
+            self._ask(
+                lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}),
+                missing=lacking("Alter", f"topic {', '.join(grown)}"),
+            )
         if created or grown:
             self._ask(lambda: self._admin.wait_for_topics([*created, *grown]), CREATING)
             # A leader may be known a moment before it is one.
@@ -155,6 +166,8 @@ class Control:
         answer = self._ask(lambda: self._admin.create_topics(wanted, raise_errors=False))
         for topic in answer["topics"]:
             code = topic["error_code"]
+            if code and for_code(code) is TopicAuthorizationFailedError:
+                raise Unavailable(f"{topic['name']} cannot be created: {lacking('Create', 'topic ' + topic['name'])}.")
             if code and for_code(code) is not TopicAlreadyExistsError:
                 raise Unavailable(
                     f"{topic['name']} cannot be created: {topic['error_message'] or for_code(code).__name__}"
@@ -197,7 +210,8 @@ class Control:
 
     def committed(self, group: str) -> dict[Slot, tuple[int, str]]:
         """Give the offsets that a group has committed, with the note beside each."""
-        answer = self._ask(lambda: self._admin.list_group_offsets({group: None}))[group]
+        missing = lacking("Describe", f"group {group}")
+        answer = self._ask(lambda: self._admin.list_group_offsets({group: None}), missing=missing)[group]
         # librdkafka commits the zero byte that ends the note in C.
         return {
             Slot(*place): (at.offset, (at.metadata or "").rstrip("\0"))
@@ -220,7 +234,12 @@ class Control:
                     raise error
             return answer
 
-        for place, error in self._ask(answered).items():
+        missing = lacking("Read", f"group {group}")
+        for place, error in self._ask(answered, missing=missing).items():
+            if error is GroupAuthorizationFailedError:
+                raise Unavailable(f"{missing}.")
+            if error is TopicAuthorizationFailedError:
+                raise Unavailable(f"{lacking('Read', f'topic {place.topic}')}.")
             if error.errno:
                 raise Unavailable(
                     f"the offset of {place.topic} partition {place.partition} cannot be set for {group}: "
@@ -229,7 +248,9 @@ class Control:
 
     def members(self, group: str) -> list[Member]:
         """Give the live members of a group: none when it does not exist."""
-        found = self._ask(lambda: self._admin.describe_groups([group]))[group]
+        found = self._ask(lambda: self._admin.describe_groups([group]), missing=lacking("Describe", f"group {group}"))[
+            group
+        ]
         return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
 
     def start_offsets(
@@ -353,6 +374,8 @@ class Control:
                     elif left and time.monotonic() > until:
                         names = ", ".join(sorted({slot.topic for slot in left}))
                         raise Unavailable(f"the broker at {self._cluster.bootstrap} gives no more records of {names}.")
+        except TopicAuthorizationFailedError:
+            raise Unavailable(f"{lacking('Read', f'topic {next(iter(begin)).topic}')}.") from None
         except KafkaError as error:
             raise Unavailable(f"the broker at {self._cluster.bootstrap} cannot be read from: {said(error)}.") from None
 
@@ -387,6 +410,9 @@ class Control:
     def _described(self, names: Collection[str] | None) -> list[Any]:
         """Describe topics, and of a cluster that has thousands only those that are asked about."""
         found = self._ask(lambda: self._admin.describe_topics(None if names is None else list(names)))
+        for topic in found:
+            if for_code(topic["error_code"]) is TopicAuthorizationFailedError:
+                raise Unavailable(f"{lacking('Describe', 'topic ' + topic['name'])}.")
         return [topic for topic in found if topic["partitions"]]
 
     def _offsets(
@@ -398,32 +424,23 @@ class Control:
         answer = self._ask(lambda: self._admin.list_partition_offsets(wanted, isolation_level=isolation), patience)
         return {Slot(*place): found.offset for place, found in answer.items()}
 
-    def _ask(self, question: Callable[[], T], patience: float = PATIENCE) -> T:
-        """Ask again while the answer is that it is too early, as long as patience lasts."""
+    def _ask(self, question: Callable[[], T], patience: float = PATIENCE, *, missing: str = "") -> T:
+        """Ask again while the answer is that it is too early, as long as patience lasts.
+
+        `missing` says which right there is not, when the broker says that we have none.
+        """
         until = time.monotonic() + patience
         while True:
             try:
                 return question()
+            except AuthorizationError as error:
+                raise Unavailable(f"{missing or said(error)}.") from None
             except (KafkaError, OSError) as error:
                 if not getattr(error, "retriable", False) or time.monotonic() > until:
                     raise Unavailable(
                         f"the broker at {self._cluster.bootstrap} does not answer: {said(error)}."
                     ) from None
             time.sleep(0.1)
-
-
-def accepts(address: str) -> bool:
-    """Tell whether somebody takes connections at host:port.
-
-    Raises:
-        UsageError: it is no host:port.
-    """
-    host, _, port = address.strip().rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:
-        raise UsageError(f"the broker's address {address!r} is no host:port. Set TRUNKLINE_KAFKA__BOOTSTRAP.")
-    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), 2.0):
-        return True
-    return False
 
 
 EPOCH = datetime.fromtimestamp(0, UTC)

@@ -30,7 +30,7 @@ from confluent_kafka import (
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
 from trunkline.kafka.clientlog import LOG
-from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.cluster import Cluster, lacking
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a client lets through; the topics set the real limits."""
@@ -52,8 +52,16 @@ PRODUCER = {
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 262_144,
 }
+READER = "trunkline-reader"
+"""The group of all who read without one: librdkafka wants a name, and asks the brokers who coordinates it."""
+DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+"""Errors that say that a right is missing."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
 """Errors that say there is no such topic."""
+DROPPED = (KafkaError._FATAL, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001
+"""Errors of what a client has not sent, for a reason that it says elsewhere."""
+AGAIN = 1.0
+"""Seconds until a producer that has failed for good is followed by another."""
 SESSION_SECONDS = 10
 """How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
 HEARTBEATS = 6
@@ -117,13 +125,28 @@ class Written(NamedTuple):
     offset: int
 
 
-def failure_of(error: KafkaError) -> Exception:
+def words(error: KafkaError, right: str, topic: str, *, group: str = READER, transactional_id: str = "") -> str:
+    """Give the client's words, or name the right that is missing: `right` on the topic, or what the others need."""
+    match error.code():
+        case KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return lacking(right, f"topic {topic}")
+        case KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return lacking("Describe" if group == READER else "Read", f"group {group}")
+        case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            return lacking("Write", f"transactional id {transactional_id}")
+        case KafkaError.CLUSTER_AUTHORIZATION_FAILED:  # of a producer that has no right to write anywhere
+            return lacking(right, f"topic {topic}")
+        case _:
+            return error.str()
+
+
+def failure_of(error: KafkaError, topic: str) -> Exception:
     """Say what a failed delivery report means."""
     if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
         return Permanent(f"the record is larger than its topic allows: {error.str()}")
     if error.code() in MISSING:
         return Unavailable(f"the topic is missing: {error.str()}. Run `trunkline topics apply`.")
-    return Unavailable(f"the broker did not acknowledge the record: {error.str()}")
+    return Unavailable(f"the broker did not acknowledge the record: {words(error, 'Write', topic)}")
 
 
 class Sender:
@@ -131,14 +154,15 @@ class Sender:
 
     def __init__(self, cluster: Cluster, *, patience: float = 10.0) -> None:
         """Connect in the background; a record that is not acknowledged after `patience` seconds has failed."""
-        self._producer = Producer(
-            {
-                **PRODUCER,
-                **cluster.librdkafka(),
-                "message.timeout.ms": int(patience * 1000),
-                "linger.ms": 0,  # somebody waits; under load records gather while five requests are under way
-            }
-        )
+        self._configuration = {
+            **PRODUCER,
+            **cluster.librdkafka(),
+            "message.timeout.ms": int(patience * 1000),
+            "linger.ms": 0,  # somebody waits; under load records gather while five requests are under way
+        }
+        self._producer = Producer(self._configuration)
+        self._failed: KafkaError | None = None
+        """Why a producer has failed for good, the last time."""
         self._open = True
         self._thread = threading.Thread(target=self._poll, name="sender", daemon=True)
         self._thread.start()
@@ -158,7 +182,7 @@ class Sender:
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                future.set_exception(failure_of(error))
+                future.set_exception(failure_of(self._cause(error), topic))
             else:
                 future.set_result(Written(message.partition() or 0, message.offset() or 0))
 
@@ -169,18 +193,34 @@ class Sender:
         except BufferError:
             future.set_exception(Unavailable("too many records wait for the broker's acknowledgement"))
         except KafkaException as error:
-            future.set_exception(failure_of(error.args[0]))
+            future.set_exception(failure_of(self._cause(error.args[0]), topic))
         return future
 
     def close(self, seconds: float = 10.0) -> None:
         """Wait for what is under way, at most so long, then leave."""
-        self._producer.flush(seconds)
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(seconds)
         self._open = False
         self._thread.join()
 
     def _poll(self) -> None:
         while self._open:
-            self._producer.poll(0.1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                self._begin_again(error.args[0])
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        return self._failed if self._failed is not None and error.code() in DROPPED else error
+
+    def _begin_again(self, error: KafkaError) -> None:
+        """Take another producer: this one has failed for good, as one does without a right to write anywhere."""
+        self._failed = error
+        with contextlib.suppress(KafkaException):
+            self._producer.purge()
+            self._producer.flush(1.0)
+        time.sleep(AGAIN)  # what is sent meanwhile is refused at once
+        self._producer = Producer(self._configuration)
 
 
 class Member:
@@ -216,6 +256,7 @@ class Member:
         a member then (D8).
         """
         self._beside = beside
+        self._group = group
         self._topic = topic
         self._assigned = assigned
         self._revoked = revoked
@@ -260,7 +301,7 @@ class Member:
 
         Raises:
             Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone.
-            Unavailable: the broker does not answer; go on with a new member.
+            Unavailable: the broker does not answer, or lets us read no more; go on with a new member.
         """
         given_back = self._given_back
         try:
@@ -269,7 +310,7 @@ class Member:
                 return []
             rest = self._consumer.consume(most - 1, 0) if most > 1 else []
         except KafkaException as failure:
-            raise Unavailable(f"{self._topic} cannot be read: {failure.args[0].str()}") from None
+            raise Unavailable(f"{self._topic} cannot be read: {self._words(failure.args[0])}") from None
         records = []
         for message in (first, *rest):
             if (error := message.error()) is None:
@@ -356,16 +397,22 @@ class Member:
         self._consumer.close()
 
     def _consider(self, error: KafkaError, message: Message) -> None:
+        if error.code() in DENIED:
+            topic = message.topic() or self._topic
+            raise Unavailable(f"{topic} cannot be read: {self._words(error, topic)}")
         where = f"{message.topic()} partition {message.partition()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
                 "offsets have expired. Choose where to go on with `trunkline run --start earliest|latest|TIME`."
             )
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise Halt(f"{where} cannot be read: {error.str()}. Run `trunkline topics apply`.")
         if error.fatal():
             raise Halt(f"{where} cannot be read: {error.str()}")
+
+    def _words(self, error: KafkaError, topic: str = "") -> str:
+        return words(error, "Read", topic or self._topic, group=self._group)
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         wanted = [*places, *(TopicPartition(topic, one.partition) for topic in self._beside for one in places)]
@@ -485,7 +532,7 @@ class Follower:
             {
                 **COMMON,
                 **cluster.librdkafka(),
-                "group.id": "trunkline-follower",
+                "group.id": READER,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
@@ -495,7 +542,8 @@ class Follower:
         try:
             found = {topic: self._consumer.list_topics(topic, timeout=10).topics[topic].partitions for topic in topics}
         except KafkaException as error:
-            raise Unavailable(f"{', '.join(topics)} cannot be read: {error.args[0].str()}") from None
+            why = words(error.args[0], "Read", ", ".join(topics))
+            raise Unavailable(f"{', '.join(topics)} cannot be read: {why}") from None
         self.slots = {Slot(topic, number) for topic, numbers in found.items() for number in numbers}
         self._behind = {*self.slots}
         self._consumer.assign([TopicPartition(*slot, OFFSET_BEGINNING) for slot in self.slots])
@@ -506,7 +554,11 @@ class Follower:
         return not self._behind
 
     def fetch(self, seconds: float) -> list[Record]:
-        """Return what has arrived, waiting at most `seconds`."""
+        """Return what has arrived, waiting at most `seconds`.
+
+        Raises:
+            Unavailable: the broker does not let us read.
+        """
         first = self._consumer.poll(seconds)
         records = []
         for message in () if first is None else (first, *self._consumer.consume(5_000, 0)):
@@ -514,6 +566,9 @@ class Follower:
                 records.append(record_of(message))
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 self._behind.discard(Slot(message.topic() or "", message.partition() or 0))
+            elif error.code() in DENIED:
+                topic = message.topic() or ""
+                raise Unavailable(f"{topic or 'a topic'} cannot be read: {words(error, 'Read', topic)}")
         return records
 
     def close(self) -> None:

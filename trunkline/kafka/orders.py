@@ -128,6 +128,8 @@ class Announcement:
     """How targets stand that are not simply called: "down", "probing" or "stopped"."""
     paces: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Calls a second, by target that has a limit, and flow."""
+    waits: Mapping[str, str] = field(default_factory=dict)
+    """What flows and tables try again and again, each with what keeps it from going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,10 +346,10 @@ class ControlReader:
     """Follows the orders for one worker, and says how the worker stands.
 
     `obey` gets everything that holds: once before `wait` returns, then whenever a command has changed. What it returns
-    from is announced as applied, so it returns when the orders are in force. It, `status` (the halted flows with
-    their reasons, and the partitions that are full), `notices` (what targets announce) and `targets` (how they stand,
-    and how fast they are called) are called in a thread of the reader's own. `fleet` is kept: as of each
-    announcement that has come back, every few seconds and when it is asked.
+    from is announced as applied, so it returns when the orders are in force. It, `status` (the halted flows with their
+    reasons, the partitions that are full, and what is tried again and again), `notices` (what targets announce) and
+    `targets` (how they stand, and how fast they are called) are called in a thread of the reader's own. `fleet` is
+    kept: as of each announcement that has come back, every few seconds and when it is asked.
     """
 
     def __init__(
@@ -359,7 +361,7 @@ class ControlReader:
         sender: Sender,
         fleet: Fleet,
         obey: Callable[[Orders], None],
-        status: Callable[[], tuple[Mapping[str, str], Sequence[Full]]],
+        status: Callable[[], tuple[Mapping[str, str], Sequence[Full], Mapping[str, str]]],
         observe: Observer,
         notices: Callable[[], Mapping[str, Sequence[str]]] = dict,
         targets: Callable[[], tuple[Mapping[str, str], Mapping[str, Mapping[str, float]]]] = lambda: ({}, {}),
@@ -381,6 +383,7 @@ class ControlReader:
         self._failure = "not read to its end"
         self._halted: Mapping[str, str] = {}
         self._noticed: Mapping[str, Sequence[str]] = {}
+        self._waiting: Collection[str] = {}.keys()
         self._echo: tuple[float, Future[Written]] | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
@@ -442,7 +445,7 @@ class ControlReader:
                 elif time.monotonic() >= due:
                     self._announce()
                     self._forget()
-                elif self._status()[0] != self._halted or self._notices() != self._noticed:
+                elif self._differs():
                     self._announce()
                 else:
                     continue
@@ -474,11 +477,17 @@ class ControlReader:
                 self._fleet.saw(at, mixed=mixed(self.orders, ours.at))
 
     def _now(self, position: int) -> Announcement:
-        halted, full = self._status()
-        self._halted = dict(halted)
+        halted, full, waits = self._status()
+        self._halted, self._waiting = dict(halted), waits.keys()
         self._noticed = self._notices()
         standing, paces = self._targets()
-        return Announcement(self._worker, position, self._halted, tuple(full), NEVER, self._noticed, standing, paces)
+        said = self._halted, tuple(full), NEVER, self._noticed, standing, paces, waits
+        return Announcement(self._worker, position, *said)
+
+    def _differs(self) -> bool:
+        """Say whether there is something to announce at once."""
+        halted, _, waits = self._status()
+        return halted != self._halted or waits.keys() != self._waiting or self._notices() != self._noticed
 
     def _forget(self) -> None:
         """Take workers off the topic that ended without a word long ago, by the clock that dated our own words."""

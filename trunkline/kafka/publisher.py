@@ -9,16 +9,17 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from trunkline.errors import Permanent, Unavailable
 from trunkline.event import TIMES, Event, is_timely, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
-from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.cluster import Cluster, lacking
 from trunkline.kafka.confluent import Confluent
-from trunkline.kafka.control import accepts, said
+from trunkline.kafka.control import said
 from trunkline.kafka.events import LARGEST, Written
+from trunkline.kafka.greeting import greet
 from trunkline.kafka.registry import Format, Registry
 
 AHEAD = 2_000
@@ -44,14 +45,14 @@ class Publisher:
         Confluent-compatible registry, where the bus's workers use one.
 
         Raises:
-            Unavailable: the broker does not answer, or the registry's topic is missing.
+            Unavailable: the broker does not answer or does not take us, or the registry's topic is missing.
+            UsageError: an address is no host:port.
         """
         cluster = Cluster(cluster) if isinstance(cluster, str) else cluster
         self._to = to
         self._source = f"{bus.identity}/{service}"
         self._patience = patience
-        if not any(accepts(address) for address in cluster.bootstrap.split(",")):
-            raise Unavailable(f"no broker answers at {cluster.bootstrap}.")
+        greet(cluster)
         self._registry = Confluent(registry) if registry else Registry(cluster, schemas_of(bus))
         try:
             self._form = Format(self._registry, to.schema)
@@ -127,19 +128,21 @@ class Publisher:
                 self._to.name, value, None if key is None else key.encode(), list(to_headers(stamped))
             )
         except KafkaError as error:
-            raise failure_of(error) from None
+            raise failure_of(error, self._to.name) from None
 
     def _placed(self, future: Any) -> Written:
         """Wait for one record's own acknowledgement: a flush would hide which of them failed."""
         try:
             place = future.get(timeout=self._patience)
         except KafkaError as error:
-            raise failure_of(error) from None
+            raise failure_of(error, self._to.name) from None
         return Written(place.partition, place.offset)
 
 
-def failure_of(error: KafkaError) -> Permanent | Unavailable:
+def failure_of(error: KafkaError, topic: str) -> Permanent | Unavailable:
     """Say what a failed delivery means."""
     if isinstance(error, MessageSizeTooLargeError):
         return Permanent(f"the record is larger than its topic allows: {said(error)}")
+    if isinstance(error, TopicAuthorizationFailedError):
+        return Unavailable(f"the broker did not acknowledge the record: {lacking('Write', f'topic {topic}')}")
     return Unavailable(f"the broker did not acknowledge the record: {said(error)}")

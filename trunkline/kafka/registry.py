@@ -19,7 +19,7 @@ from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, from_headers
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.confluent import Confluent, codec_from, still
-from trunkline.kafka.events import MISSING, Record
+from trunkline.kafka.events import MISSING, READER, Record, words
 from trunkline.settings import Kafka
 
 PATIENCE = 10.0
@@ -114,7 +114,7 @@ class Registry:
             producer.produce(self._topic, key=b"", value=b'"trunkline schema registry"', on_delivery=delivered)
         producer.produce(self._topic, key=mark, value=value, on_delivery=delivered)
         if producer.flush(PATIENCE + 1) or failures:
-            why = failures[0].str() if failures else "no answer"
+            why = words(failures[0], "Write", self._topic) if failures else "no answer"
             raise Unavailable(f"a schema cannot be registered on {self._topic}: {why}")
 
     def _catch_up(self, patience: float = PATIENCE) -> None:
@@ -123,7 +123,7 @@ class Registry:
         try:
             if self._consumer is None:
                 self._consumer = Consumer(
-                    {**self._cluster.librdkafka(), "group.id": "trunkline-registry-reader", "log_level": 0,
+                    {**self._cluster.librdkafka(), "group.id": READER, "log_level": 0,
                      "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
                 )  # fmt: skip
                 self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
@@ -145,7 +145,8 @@ class Registry:
             self._silent = time.monotonic() + SILENT_FOR
             if error.args[0].code() in MISSING:
                 raise Unavailable(f"the topic {self._topic} does not exist. Run `trunkline topics apply`.") from None
-            raise Unavailable(f"the schemas on {self._topic} cannot be read: {error.args[0].str()}") from None
+            why = words(error.args[0], "Read", self._topic)
+            raise Unavailable(f"the schemas on {self._topic} cannot be read: {why}") from None
 
     def _learn(self, offset: int, mark: bytes | str, value: bytes | str) -> None:
         self._next = offset + 1

@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trunkline.errors import Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import COMMON, Record, Slot, clock, record_of
+from trunkline.kafka.events import COMMON, DENIED, READER, Record, Slot, clock, record_of, words
 
 PATIENCE = 10.0
 """Seconds for which the broker may be silent."""
@@ -24,7 +24,7 @@ def stored_since(cluster: Cluster, times: Mapping[Slot, int]) -> list[Record]:
         {
             **COMMON,
             **cluster.librdkafka(),
-            "group.id": "trunkline-stored",
+            "group.id": READER,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
@@ -32,6 +32,7 @@ def stored_since(cluster: Cluster, times: Mapping[Slot, int]) -> list[Record]:
         }
     )
     found: list[Record] = []
+    topics = ", ".join(sorted({slot.topic for slot in times}))
     try:
         wanted = [TopicPartition(*slot, max(0, time)) for slot, time in times.items()]
         places = [place for place in consumer.offsets_for_times(wanted, timeout=PATIENCE) if place.offset >= 0]
@@ -45,10 +46,12 @@ def stored_since(cluster: Cluster, times: Mapping[Slot, int]) -> list[Record]:
                     found.append(record_of(message))
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                     left.discard((message.topic() or "", message.partition() or 0))
+                elif error.code() in DENIED:
+                    raise KafkaException(error)  # noqa: TRY301 - told as all broker errors are
             if clock() > until:
                 raise Unavailable(f"{', '.join(sorted({topic for topic, _ in left}))} cannot be read: no answer")
     except KafkaException as failure:
-        raise Unavailable(f"what is stored cannot be read: {failure.args[0].str()}") from None
+        raise Unavailable(f"what is stored cannot be read: {words(failure.args[0], 'Read', topics)}") from None
     finally:
         consumer.close()
     return found

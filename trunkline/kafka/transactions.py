@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from trunkline.errors import Halt, TrunklineError, Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import BY_KEY, PRODUCER, Slot, clock, dated
+from trunkline.kafka.events import BY_KEY, DROPPED, PRODUCER, Slot, clock, dated, words
 
 TRANSACTION_SECONDS = 10
 REFUSALS = {
@@ -60,6 +60,9 @@ class Transactions:
             Unavailable: the broker does not answer.
         """
         self._failed: list[KafkaError] = []
+        self._id = transactional_id
+        self._topic = ""
+        """Of the record that the broker refused last."""
         self._one_by_one = one_by_one
         self._producer = Producer(
             {
@@ -83,7 +86,8 @@ class Transactions:
         try:
             self._producer.init_transactions(TRANSACTION_SECONDS * 3)
         except KafkaException as error:
-            raise Unavailable(f"no transactions for {transactional_id}: {error.args[0].str()}") from None
+            why = words(error.args[0], "Write", "", transactional_id=transactional_id)
+            raise Unavailable(f"no transactions for {transactional_id}: {why}") from None
 
     def begin(self) -> None:
         """Open a transaction.
@@ -96,7 +100,7 @@ class Transactions:
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
-            raise refusal("no transaction can begin", error.args[0]) from None
+            raise self._refusal("no transaction can begin", error.args[0]) from None
 
     def write(self, writes: Sequence[Write]) -> None:
         """Write records into the open transaction, and wait until the broker has all of them.
@@ -127,7 +131,7 @@ class Transactions:
             while (left := self._producer.flush(0.1)) and not self._failed and clock() < until:
                 pass
         except KafkaException as error:  # the whole producer has failed, not a record
-            raise refusal("the records of a transaction were not acknowledged", error.args[0]) from None
+            raise self._refusal("the records of a transaction were not acknowledged", error.args[0]) from None
         if self._failed:
             raise self._judged("the records of a transaction were not acknowledged", self._failed[0], which)
         if left:
@@ -152,7 +156,7 @@ class Transactions:
         except KafkaException as error:
             if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):
                 raise Outdated(f"the group has changed: {error.args[0].str()}") from None
-            raise refusal("a transaction was not committed", error.args[0]) from None
+            raise self._refusal("a transaction was not committed", error.args[0]) from None
 
     def commit(self) -> None:
         """Make records and offsets visible.
@@ -164,7 +168,7 @@ class Transactions:
         try:
             self._producer.commit_transaction(TRANSACTION_SECONDS)
         except KafkaException as error:
-            raise refusal("a transaction was not committed", error.args[0]) from None
+            raise self._refusal("a transaction was not committed", error.args[0]) from None
 
     def abort(self) -> None:
         """Make the open transaction as if it had never been, as far as the broker can be reached."""
@@ -174,9 +178,10 @@ class Transactions:
             while len(self._producer) and clock() < until:  # what it has purged is reported now, not in the next one
                 self._producer.poll(0.1)
 
-    def _reported(self, error: KafkaError | None, _message: Message) -> None:
+    def _reported(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._failed.append(error)
+            self._topic = message.topic() or ""
 
     def _noting(self, number: int, which: dict[int, str]) -> Any:
         def noted(error: KafkaError | None, message: Message) -> None:
@@ -189,11 +194,21 @@ class Transactions:
     def _judged(self, what: str, error: KafkaError, which: Mapping[int, str]) -> TrunklineError:
         """Say what it means that the broker did not take all that was written."""
         found = next((one for one in self._failed if one.code() in REFUSALS), None)
-        return refusal(what, error) if found is None else Refused(f"{what}: {found.str()}", which)
+        return self._refusal(what, self._cause(error)) if found is None else Refused(f"{what}: {found.str()}", which)
 
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Give the reason why the client has dropped what it had not sent; it says so only when asked for more."""
+        if error.code() in DROPPED:
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as cause:
+                found: KafkaError = cause.args[0]
+                return found
+        return error
 
-def refusal(what: str, error: KafkaError) -> Halt | Unavailable:
-    """Say what a failure of a transaction means."""
-    if error.code() == KafkaError._FENCED:  # noqa: SLF001
-        return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
-    return Unavailable(f"{what}: {error.str()}")
+    def _refusal(self, what: str, error: KafkaError) -> Halt | Unavailable:
+        """Say what a failure of a transaction means."""
+        if error.code() == KafkaError._FENCED:  # noqa: SLF001
+            return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
+        group = "of this flow"
+        return Unavailable(f"{what}: {words(error, 'Write', self._topic, group=group, transactional_id=self._id)}")

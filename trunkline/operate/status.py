@@ -17,6 +17,7 @@ from trunkline.flow.declare import (
     identity_of,
     inputs_of,
     sink_identity,
+    tables_of,
     targets_of,
 )
 from trunkline.kafka.control import Control
@@ -69,6 +70,8 @@ class Standing:
     """Who has paused its sink."""
     halted: tuple[str, ...] = ()
     """Why it stands still, where a worker has halted it."""
+    waits: tuple[str, ...] = ()
+    """What keeps it from going on, by itself or a table of its: a worker tries again and again."""
     notices: tuple[str, ...] = ()
     """What the targets that it calls announce of their APIs."""
     targets: tuple[str, ...] = ()
@@ -129,9 +132,18 @@ def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, 
         gone=risk.expired,
         expired=risk.expired + sum(gap.end - gap.begin for gap in held.never_read(identity_of(flow)) if gap.expired),
         unread=risk.share,
+        waits=tuple(
+            dict.fromkeys(said.waits[one] for said in workers for one in parts(name, flow) if one in said.waits)
+        ),
         halted=tuple(dict.fromkeys(said.halted[name] for said in workers if name in said.halted)),
         held_up=tuple(full for said in workers for full in said.full if full.flow == name),
     )
+
+
+def parts(name: str, flow: Reading) -> list[str]:
+    """Name what can keep a flow from going on: itself, and the tables that its steps ask."""
+    steps = flow.steps if isinstance(flow, Process) else ()
+    return [name, *(table.name for step in steps for table in tables_of(step))]
 
 
 def delivering(standing: Standing, sink: str, db: Connection | None, held: Orders) -> Standing:

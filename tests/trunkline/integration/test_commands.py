@@ -77,7 +77,7 @@ class Office:
             sender=self.sender,
             fleet=orders.Fleet(),
             obey=obey,
-            status=lambda: (self.halted, self.full),
+            status=lambda: (self.halted, self.full, {}),
             observe=self.seen.append,
         )
         try:
@@ -237,7 +237,7 @@ def test_a_worker_that_cannot_obey_says_so_and_tries_again(office: Office) -> No
         sender=office.sender,
         fleet=orders.Fleet(),
         obey=obey,
-        status=lambda: ({}, []),
+        status=lambda: ({}, [], {}),
         observe=office.seen.append,
     )
     try:

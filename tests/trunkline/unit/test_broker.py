@@ -236,7 +236,7 @@ def test_what_is_downloaded_needs_no_maven(programs: Path, tmp_path: Path) -> No
 
 def test_a_configured_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(Unavailable, match=f"^No broker answers at {address}"):
+    with pytest.raises(Unavailable, match=f"^no broker answers at {address}"):
         broker.up(Settings(state=tmp_path, kafka=Kafka(bootstrap=address)))
 
 

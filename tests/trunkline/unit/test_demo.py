@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from tests.shared import free_port
@@ -24,7 +25,7 @@ from trunkline.dev.demo.scenario import Fact
 from trunkline.dev.demo.screen import Story, screen, told
 from trunkline.dev.demo.witness import Api, Effect, Metrics, Seen
 from trunkline.errors import UsageError
-from trunkline.settings import Gateway, Ledger, Settings
+from trunkline.settings import Gateway, Kafka, Ledger, Settings
 from trunkline.sinks import HttpSink
 from trunkline.webhooks import WebhookRequest
 
@@ -634,6 +635,16 @@ def test_only_settings_that_differ_become_variables(tmp_path: Path) -> None:
         "TRUNKLINE_STATE": str(tmp_path),
         "TRUNKLINE_LEDGER__PATH": str(tmp_path / "l.db"),
         "TRUNKLINE_GATEWAY__PORT": "9",
+    }
+
+
+def test_secrets_and_certificates_are_inherited_as_they_were_given() -> None:
+    secret = SecretStr("correct-horse")
+    kafka = Kafka(bootstrap="one:9093", tls=True, ca="PEM", username="shop", password=secret, registry=secret)
+    assert worker.as_environment(Settings(kafka=kafka)) == {
+        "TRUNKLINE_KAFKA__BOOTSTRAP": "one:9093",
+        "TRUNKLINE_KAFKA__TLS": "True",
+        "TRUNKLINE_KAFKA__USERNAME": "shop",
     }
 
 

@@ -19,6 +19,8 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.topics import reading
 from trunkline.settings import Settings
 
+INHERITED = {"kafka": {"registry", "ca", "certificate", "key", "password"}}
+"""Settings that no file of variables may hold: they are secret, or of many lines."""
 STARTING = 90.0
 STOPPING = 40.0
 """A little more than a worker's drain takes."""
@@ -100,8 +102,8 @@ def inherited() -> dict[str, str]:
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """Give settings as variables, where they are not the default."""
-    plain: Any = settings.model_dump(mode="json", exclude_defaults=True)
+    """Give settings as variables, where they are not the default; `INHERITED` ones stay as they were given."""
+    plain: Any = settings.model_dump(mode="json", exclude_defaults=True, exclude=INHERITED)
     found: dict[str, str] = {}
     for name, value in plain.items():
         if isinstance(value, dict):
