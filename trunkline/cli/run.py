@@ -25,7 +25,9 @@ OWN_PORTS = 10
 
 
 def run(
-    flows: Annotated[list[str] | None, typer.Argument(help="Names of flows; all when none is named.")] = None,
+    flows: Annotated[
+        list[str] | None, typer.Argument(metavar="FLOW", help="Names of flows; all when none is named.")
+    ] = None,
     *,
     start: Annotated[
         str | None, typer.Option(help="Where a flow begins that has read nothing yet: earliest, latest or a time.")

@@ -343,7 +343,9 @@ def named(name: str) -> tuple[list[Schema], Schema | None]:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A schema, a version of one, or the number of a registered one.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A schema, a version of one, or the number of a registered one.")
+    ],
 ) -> None:
     """Print a schema: its versions, the topics that hold it and its definition."""
     if name.isdecimal():
@@ -364,8 +366,10 @@ def show(
 
 @app.command()
 def diff(
-    name: Annotated[str, typer.Argument(help="A schema, or the older of two versions: order_placed.v1.")],
-    other: Annotated[str, typer.Argument(help="The newer version; left out, the newest one.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A schema, or the older of two versions: order_placed.v1.")
+    ],
+    other: Annotated[str, typer.Argument(metavar="NEWER", help="The newer version; left out, the newest one.")] = "",
 ) -> None:
     """Print how two versions of a schema differ, and whether each can be read as the other."""
     versions, chosen = named(name)

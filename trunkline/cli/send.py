@@ -23,7 +23,7 @@ PATIENCE = 30
 
 
 def send(
-    source: Annotated[str, typer.Argument(help="A source of the topology.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source of the topology.")],
     example_: Annotated[bool, typer.Option("--example", help="Send the source's first example.")] = False,  # noqa: FBT002
     file: Annotated[Path | None, typer.Option(help="Send this file, or an example by its name.")] = None,
     url: Annotated[str | None, typer.Option(help="The gateway; default: the address in the settings.")] = None,

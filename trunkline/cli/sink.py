@@ -50,7 +50,7 @@ def resume(sink: Name, *, why: Why = "", wait: Wait = 20, as_json: Json = False)
 @app.command()
 def skip(
     sink: Name,
-    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")],
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The event's id.")],
     *,
     why: Why = "",
     wait: Wait = 20,

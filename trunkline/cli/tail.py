@@ -16,7 +16,7 @@ from trunkline.settings import load
 
 
 def tail(
-    topic: Annotated[str, typer.Argument(help="The topic's name.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.")],
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="How many of the newest records.")] = 10,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what arrives, until Ctrl-C.")] = False,

@@ -20,7 +20,7 @@ from trunkline.settings import load
 
 
 def trace(
-    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The id of an event: a source's, or a derived one.")],
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of an event: a source's, or a derived one.")],
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list, of one event unless sources share the id.")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from topology import bus
 from trunkline.cli import send, show
-from trunkline.cli.main import COMMANDS, app, command_at
+from trunkline.cli.main import COMMANDS, app, command_at, loaded
 from trunkline.cli.sink import hint
 from trunkline.cli.target import state_of
 from trunkline.flow.walk import EXAMPLES
@@ -33,6 +34,19 @@ def test_the_list_says_of_a_command_what_it_says_itself(name: str) -> None:
     place, told = COMMANDS[name]
     found = command_at(place)
     assert isinstance(found, typer.Typer) or str(inspect.getdoc(found)).splitlines()[0] == told
+
+
+def test_every_command_writes_what_is_to_be_given_in_capitals_and_an_event_in_one_way() -> None:
+    def arguments(command: Any) -> Iterator[str]:
+        for below in getattr(command, "commands", {}).values():
+            yield from arguments(below)
+        yield from (one.metavar or one.name for one in command.params if one.param_type_name == "argument")
+
+    for name, (_, told) in COMMANDS.items():
+        if told:
+            for metavar in arguments(loaded(name)):
+                assert metavar == metavar.upper(), f"trunkline {name} {metavar}"
+                assert "EVENT_" not in metavar
 
 
 def test_what_a_command_complains_of_moves_no_cursor(
