@@ -285,6 +285,7 @@ def print_report(
         "still parked": progress.parked,
         "still open": progress.open,
         "not sent": progress.unsent,
+        "gone": progress.gone,
         "refused": planned.refused,
     }
     if not isinstance(flow, Deliver):
@@ -300,6 +301,9 @@ def print_report(
     ended = (done(flow), "superseded", "discarded")
     if failed := [row(dead, curtain, name) for name, group in groups.items() if name not in ended for dead in group]:
         print_table(("event", "key", "origin", "class", "replays", "now", "reason"), failed)
+    if progress.gone:
+        why = "they were too large for their letters, and have been deleted where they first stood"
+        talk.print(f"What is gone cannot be sent any more: {why}.", markup=False)
     if progress.trouble:
         talk.print(f"The run ended early: {progress.trouble}", markup=False)
     if isinstance(flow, Deliver) and (progress.open or progress.unsent):

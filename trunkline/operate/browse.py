@@ -36,6 +36,10 @@ STANDING: dict[State | None, str] = {
 """What a ledger's state means for a dead letter, in a word."""
 
 
+class Gone(Unavailable):
+    """The value of a letter is not where it was; that of another one may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dead:
     """An event in the dead letters of a flow: its newest letter, and how many there are."""
@@ -175,7 +179,7 @@ def value_of(control: Control, dead: Dead) -> bytes | None:
     """Give the value that failed; of a letter that was too large to hold it, from where it first stood (D5).
 
     Raises:
-        Unavailable: it is not there any more.
+        Gone: it is not there any more.
     """
     record, origin = dead.record, dead.letter.origin
     digest = dict(record.headers).get(REFERENCE)
@@ -184,11 +188,11 @@ def value_of(control: Control, dead: Dead) -> bytes | None:
     if digest is None:
         there = at(control, record.topic, record.partition, record.offset)
         if there is None or there.offset != record.offset:
-            raise Unavailable(f"the dead letter of event {dead.event.id} has gone: its topic has deleted it.")
+            raise Gone(f"the dead letter of event {dead.event.id} has gone: its topic has deleted it.")
         return there.value
     first = at(control, origin.topic, origin.partition, origin.offset)
     if first is None or hashlib.sha256(first.value or b"").hexdigest().encode() != digest:
-        raise Unavailable(
+        raise Gone(
             f"the value of event {dead.event.id} was too large for its dead letter and is gone from "
             f"{origin.topic} partition {origin.partition} offset {origin.offset}."
         )

@@ -5,6 +5,7 @@ origin. Of a key that is held back (parked, or blocked), a run takes with it wha
 ledger holds the key back no more; where one of the key dies again, nothing after it is sent (D12).
 """
 
+import math
 import secrets
 import time
 from collections import Counter
@@ -170,18 +171,20 @@ class Progress:
     """Dead again, each with its new letter."""
     parked: list[Dead] = field(default_factory=list)
     """Still parked: an earlier event of the key is dead again."""
+    gone: list[Dead] = field(default_factory=list)
+    """Not to be sent by anybody: the letter was too large to hold its value, and that has been deleted."""
     trouble: str = ""
     """Why it ended early."""
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left for a person to do."""
-        return not (self.unsent or self.open or self.dead or self.parked or self.trouble)
+        return not (self.unsent or self.open or self.dead or self.parked or self.gone or self.trouble)
 
     @property
     def ended(self) -> int:
         """How many events have come to an end."""
-        return sum(map(len, (self.delivered, self.superseded, self.discarded, self.dead, self.parked)))
+        return sum(map(len, (self.delivered, self.superseded, self.discarded, self.dead, self.parked, self.gone)))
 
 
 def survey(flow: Deliver, control: Control, db: Connection) -> Known:
@@ -262,7 +265,8 @@ class Replay:
             if dead is not None:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + 1 / self._rate, time.monotonic())
-                self._send(progress, dead)
+                if not self._send(progress, dead):
+                    looked = -math.inf  # at once, before what follows it of its key is sent
                 sent = time.monotonic()
             if dead is None or time.monotonic() > looked + PACE:
                 self._settle(progress)
@@ -279,14 +283,21 @@ class Replay:
                 return
             time.sleep(PACE if dead is None else 0)
 
-    def _send(self, progress: Progress, dead: Dead) -> None:
-        value = browse.value_of(self._control, dead)
+    def _send(self, progress: Progress, dead: Dead) -> bool:
+        """Send a letter; say whether it can be sent at all."""
+        try:
+            value = browse.value_of(self._control, dead)
+        except browse.Gone:
+            progress.unsent.remove(dead)
+            progress.gone.append(dead)
+            return False
         headers = replayed(dead.record.headers, progress.run)
         topic, partition = replay_of(identity_of(self._flow)), dead.letter.origin.partition
         sending = self._sender.send(topic, dead.record.key, value, headers, partition=partition)
         progress.unsent.remove(dead)  # whatever ends the wait for its acknowledgement: it may be on the topic
         progress.open.append(dead)
         sending.result()
+        return True
 
     def _settle(self, progress: Progress) -> None:
         """Find out what has come of the events that are under way: the ledger says it, or a newer letter."""
@@ -321,13 +332,13 @@ class Replay:
 
     def _take_along(self, planned: Plan, progress: Progress) -> bool:
         """Add what was parked meanwhile of the run's keys, give up keys that died again; say whether any is held."""
-        stopped = {dead.key for dead in (*progress.dead, *progress.parked)} & planned.keys
+        stopped = {dead.key for dead in (*progress.dead, *progress.parked, *progress.gone)} & planned.keys
         progress.parked += [dead for dead in progress.unsent if dead.key in stopped]
         progress.unsent = [dead for dead in progress.unsent if dead.key not in stopped]
         keys = planned.keys - stopped
         known = {dead.who for dead in (*planned.send, *planned.finished, *planned.refused)}
         known |= {dead.who for dead in (*progress.unsent, *progress.open)}
-        known |= {dead.who for dead in (*progress.delivered, *progress.superseded, *progress.discarded)}
+        known |= {dead.who for dead in (*progress.delivered, *progress.superseded, *progress.discarded, *progress.gone)}
         new = [dead for dead in self._newer.values() if dead.key in keys and dead.who not in known]
         progress.unsent += sorted(new, key=lambda dead: dead.origin)
         if not keys or progress.unsent or progress.open:

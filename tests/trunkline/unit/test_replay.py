@@ -1,18 +1,25 @@
 from collections.abc import Generator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trunkline import deadletter
+from tests.trunkline.support import Shelf, notes
+from trunkline import Deliver, Target, deadletter, env
 from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.errors import Unavailable, UsageError
 from trunkline.event import Event, Headers, to_headers
 from trunkline.kafka.control import Record
-from trunkline.ledger.deliveries import State
+from trunkline.kafka.events import Slot
+from trunkline.ledger.deliveries import Outcome, State, place_of, record
+from trunkline.ledger.sqlite import File
 from trunkline.operate.browse import behind, gather, value_of
-from trunkline.operate.replay import Known, Progress, key_of, next_of, plan, select
+from trunkline.operate.replay import Known, Progress, Replay, key_of, next_of, plan, select
 from trunkline.redact import hashed
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -72,6 +79,9 @@ class Topic:
 
     def read(self, topic: str, *, partition: int, start: Mapping[int, int]) -> Generator[Record, None, None]:
         yield from (one for one in self.records if one.topic == topic and one.offset >= start[partition])
+
+    def ends(self, _: object) -> dict[Slot, int]:
+        return {}
 
 
 def test_large_values_are_read_when_they_are_wanted_and_not_kept_by_the_thousand() -> None:
@@ -203,3 +213,30 @@ def test_events_are_selected_by_id_or_key() -> None:
     assert ids(select(dead, ["b"], [])) == ["b"]
     with pytest.raises(UsageError, match="no dead letter has event z, key w"):
         select(dead, ["a", "z"], ["w"])
+
+
+def test_a_letter_whose_value_has_been_deleted_holds_up_no_other(tmp_path: Path) -> None:
+    flow = Deliver(notes("t", 1), to=Shelf(Target("shelf", env("SHELF_URL"))))
+    lost = letter("lost", key="a", origin=(0, 1))
+    lost = replace(lost, value=None, headers=deadletter.by_reference(lost.headers, b"too large"))
+    parked = letter("parked", key="a", origin=(0, 2), offset=1, kind="parked")
+    other = letter("other", key="b", origin=(0, 3), offset=2)
+    sent: list[bytes | None] = []
+    with closing(File(tmp_path / "ledger.db").connect()) as db:
+
+        def send(_topic: str, key: bytes | None, *_: object, partition: int) -> Future[None]:
+            """Send a record, which a worker delivers at once."""
+            sent.append(key)
+            at = place_of("shelf", gather([other]).dead[0].event)
+            with db.transaction():
+                record(db, [Outcome(at, 1, State.DONE, key, partition, 3, b"", 1, AT)])
+            written: Future[None] = Future()
+            written.set_result(None)
+            return written
+
+        there: Any = Topic()
+        sender: Any = SimpleNamespace(send=send)
+        planned = plan(known(lost, parked, other, held="a"))
+        done = Replay(flow, there, sender, db, rate=1000, wait=5).run(planned, lambda _: None)
+    assert (ids(done.gone), ids(done.parked), ids(done.delivered)) == (["lost"], ["parked"], ["other"])
+    assert (sent, done.trouble, done.complete) == ([b"b"], "", False)
