@@ -30,6 +30,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import control_of
+from trunkline.ledger import identity, reach
 from trunkline.observe import NOBODY, Every, Log, Observer
 from trunkline.operate.leaving import left
 from trunkline.redact import redact_data
@@ -96,8 +97,10 @@ def work(
     cluster = cluster_of(config)
     names = flows or [name for name, _ in bus.named()]
     with Control(cluster) as control, looking(config) as db:
-        if db is not None and (gone := left(bus, control, db)):
-            raise UsageError(" ".join(map(str, gone)))
+        if db is not None:
+            identity.belong(db, bus.identity, reach(config.ledger).name)  # another's sinks would seem to have left
+            if gone := left(bus, control, db):
+                raise UsageError(" ".join(map(str, gone)))
         control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, cluster))
 
     def say(url: str) -> None:

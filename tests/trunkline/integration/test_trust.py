@@ -6,6 +6,7 @@ import pytest
 
 from tests.trunkline.support import Shelf, Stage, note, notes, wait_for
 from trunkline import Bus, Deliver, Target, env
+from trunkline.cli.worker import work
 from trunkline.errors import UsageError
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import plan
@@ -53,6 +54,18 @@ def test_a_ledger_is_of_one_bus(ledger: Ledger) -> None:
             identity.belong(db, "other", ledger.name)
 
 
+class Elsewhere(Shelf):
+    name = "elsewhere"
+
+
+def bus_of_no_flow_there(stage: Stage) -> Bus:
+    """A bus to which the sink of the other one seems to have left with something unread."""
+    flow = Deliver(notes(f"{stage.prefix}-third", 1), to=Elsewhere(Target("shelf", env("SHELF_URL"))))
+    bus = stage.make(Bus(f"{stage.prefix}-third", [flow]))
+    stage.write(Bus(stage.prefix, [Deliver(notes(stage.prefix, 1), to=flow.to)]), [note(2)])
+    return bus
+
+
 def test_a_bus_that_is_given_the_ledger_of_another_does_not_start(stage: Stage) -> None:
     def reading(name: str) -> Bus:
         flow = Deliver(notes(stage.prefix, 1), to=Shelf(Target("shelf", env("SHELF_URL"))), name=f"{name}.shelf")
@@ -69,3 +82,5 @@ def test_a_bus_that_is_given_the_ledger_of_another_does_not_start(stage: Stage) 
     # The rows of both would be the same: nothing of the second would be delivered, and nobody told so.
     with pytest.raises(UsageError, match=f"is the one of bus {stage.prefix};"), stage.running(second):
         pass
+    with pytest.raises(UsageError, match=f"is the one of bus {stage.prefix};"):
+        work(bus_of_no_flow_there(stage), stage.settings(), [])
