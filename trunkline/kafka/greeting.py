@@ -9,8 +9,6 @@ import ssl
 import struct
 from collections.abc import Iterator
 
-from kafka.net.sasl import get_sasl_mechanism
-
 from trunkline.errors import Unavailable, UsageError
 from trunkline.kafka.cluster import Cluster, setting
 
@@ -93,6 +91,8 @@ class Greeting:
                         self._ask(METADATA, struct.pack(">i", 0))
 
     def _log_in(self) -> None:
+        from kafka.net.sasl import get_sasl_mechanism  # noqa: PLC0415 - who logs in nowhere need not load it
+
         sasl = self._cluster.sasl
         answer = self._ask(HANDSHAKE, text(sasl.encode()))
         [code] = struct.unpack_from(">h", answer)
