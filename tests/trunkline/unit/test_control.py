@@ -40,7 +40,7 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Control:
     monkeypatch.setattr(control, "KafkaAdminClient", Slow)
-    monkeypatch.setattr(control, "accepts", lambda _: True)
+    monkeypatch.setattr(control, "greet", lambda _: None)
     monkeypatch.setattr(control.Control._offsets, "__kwdefaults__", {"isolation": "read_committed", "patience": 0.1})
     return Control(Cluster("broker:9092"))
 
