@@ -26,7 +26,7 @@ class Slow:
         pass
 
     def describe_topics(self, _: object = None) -> Any:
-        return [{"name": "notes", "partitions": [{}] * 300}]
+        return [{"name": "notes", "error_code": 0, "partitions": [{}] * 300}]
 
     def list_partition_offsets(self, wanted: Any, **_: object) -> Any:
         if time.monotonic() < self.until:
