@@ -3,14 +3,14 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from trunkline.engine.making import Entry, Maker
 from trunkline.errors import TrunklineError, Unavailable
 from trunkline.kafka.events import Slot, clock
-from trunkline.kafka.transactions import Refused, Transactions
+from trunkline.kafka.transactions import Outdated, Refused, Transactions
 
 Upto = Mapping[Slot, tuple[int, str]]
 """Of each partition the offset to commit, and what to note beside it."""
@@ -64,32 +64,45 @@ class Committer:
 
         What is `written` raises Outdated, Halt or Unavailable when nothing was.
         """
+        sent: Future[None] = Future()
         written: Future[None] = Future()
-        refused: TrunklineError | None = None
         try:
-            # Not in the thread below: each acknowledgement asks for the interpreter, which nobody here needs meanwhile.
             self._send(entries)
         except TrunklineError as error:
-            refused = error
+            sent.set_exception(error)
 
         def end() -> None:
             try:
-                self._end(entries, upto, metadata, refused)
+                self._end(entries, upto, metadata, sent)
                 written.set_result(None)
             except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
                 written.set_exception(error)
 
         # A thread that can be abandoned: see `Transactions.offer`.
         threading.Thread(target=end, name="transaction", daemon=True).start()
+        if not sent.done():
+            # Not in that thread: each acknowledgement asks for the interpreter, which nobody here needs meanwhile.
+            try:
+                self._flush()
+                sent.set_result(None)
+            except TrunklineError as error:
+                sent.set_exception(error)
         return UnderWay(clock(), entries, upto, written)
 
-    def _end(self, entries: Sequence[Entry], upto: Upto, metadata: Any, refused: TrunklineError | None) -> None:
-        """Commit what is written; when the broker has refused a record, find out which, and bury its event."""
+    def _end(self, entries: Sequence[Entry], upto: Upto, metadata: Any, sent: "Future[None]") -> None:
+        """Commit what is being sent; when the broker has refused a record, find out which, and bury its event."""
         try:
             with self._aborting():
-                if refused is not None:
-                    raise refused
-                self._commit(upto, metadata)
+                try:
+                    self._offer(upto, metadata)  # while the records are on their way
+                except Outdated:
+                    wait([sent])  # what the client drops then has not failed
+                    raise
+                except TrunklineError:
+                    sent.result()  # a record's fault is told first: it may be mended
+                    raise
+                sent.result()
+                self._commit()
         except Refused:
             try:
                 entries = self._sift(entries, upto, metadata)
@@ -122,7 +135,9 @@ class Committer:
             try:
                 with self._aborting():
                     self._send(sifted)
-                    self._commit(upto, metadata)
+                    self._flush()
+                    self._offer(upto, metadata)
+                    self._commit()
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
                 owners += [number for number, entry in enumerate(sifted) if entry.trail is not None]
@@ -139,20 +154,28 @@ class Committer:
         return self._open(one_by_one=one_by_one)
 
     def _send(self, entries: Sequence[Entry]) -> None:
-        """Open a transaction and write into it, until the broker has everything."""
+        """Open a transaction and write into it."""
         writes = [write for entry in entries for write in entry.writes]
         writes += [entry.trail for entry in entries if entry.trail is not None]
         self._goes_on(PATIENCE)
         self._transactions.begin()
         self._see("begun")
         self._transactions.write(writes)
-        self._see("produced", count=len(writes))
 
-    def _commit(self, upto: Upto, metadata: Any) -> None:
-        """Make it visible together with the offsets."""
+    def _flush(self) -> None:
+        """Wait until the broker has everything."""
+        self._goes_on(PATIENCE)
+        self._transactions.flush()
+        self._see("produced")
+
+    def _offer(self, upto: Upto, metadata: Any) -> None:
+        """Let the transaction commit the offsets."""
         offsets = {slot: offset for slot, (offset, _) in upto.items()}
         self._goes_on(PATIENCE)
         self._transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
+
+    def _commit(self) -> None:
+        """Make it visible together with the offsets."""
         self._see("offered")
         self._goes_on(PATIENCE)
         self._transactions.commit()

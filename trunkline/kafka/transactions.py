@@ -63,6 +63,8 @@ class Transactions:
         self._id = transactional_id
         self._topic = ""
         """Of the record that the broker refused last."""
+        self._which: dict[int, str] = {}
+        """Of the records that were refused, the places among those written, and why."""
         self._one_by_one = one_by_one
         self._producer = Producer(
             {
@@ -97,35 +99,42 @@ class Transactions:
             Unavailable: the last one is not over yet, or the producer cannot go on.
         """
         self._failed.clear()
+        self._which.clear()
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
             raise self._refusal("no transaction can begin", error.args[0]) from None
 
     def write(self, writes: Sequence[Write]) -> None:
-        """Write records into the open transaction, and wait until the broker has all of them.
+        """Write records into the open transaction; `flush` waits until the broker has them.
 
         Raises:
             Refused: it will not have one of them; abort.
             Halt: another process has taken the id.
             Unavailable: it does not have them; abort.
         """
-        produce, which = self._producer.produce, dict[int, str]()
+        produce = self._producer.produce
         for number, (topic, key, value, headers, partition) in enumerate(writes):
             while True:
                 try:
                     if self._one_by_one:
-                        note = self._noting(number, which)
-                        produce(topic, value, key, partition, headers=headers, on_delivery=note)
+                        produce(topic, value, key, partition, headers=headers, on_delivery=self._noting(number))
                     else:
                         produce(topic, value, key, partition, headers=headers)
                 except BufferError:
                     self._producer.poll(0.1)
                 except KafkaException as error:
                     self._producer.poll(0)
-                    raise self._judged("a record of a transaction was refused", error.args[0], which) from None
+                    raise self._judged("a record of a transaction was refused", error.args[0]) from None
                 else:
                     break
+
+    def flush(self) -> None:
+        """Wait until the broker has all that was written. Meanwhile another thread may offer offsets.
+
+        Raises:
+            Refused, Halt, Unavailable: as `write`.
+        """
         until = clock() + TRANSACTION_SECONDS
         try:
             while (left := self._producer.flush(0.1)) and not self._failed and clock() < until:
@@ -133,7 +142,7 @@ class Transactions:
         except KafkaException as error:  # the whole producer has failed, not a record
             raise self._refusal("the records of a transaction were not acknowledged", error.args[0]) from None
         if self._failed:
-            raise self._judged("the records of a transaction were not acknowledged", self._failed[0], which)
+            raise self._judged("the records of a transaction were not acknowledged", self._failed[0])
         if left:
             raise Unavailable("the records of a transaction were not acknowledged: no answer")
 
@@ -141,6 +150,8 @@ class Transactions:
         """Let the transaction commit the offsets that come after what was read; `metadata` is from `Member.metadata`.
 
         `note` says what lies beside the offset of a partition, for whoever goes on there (`Member`'s `begin`).
+
+        It may be called while another thread waits in `flush`.
 
         Against librdkafka's documentation this may take for ever, when the group's coordinator goes away (its issue
         5456): call it in a thread that can be abandoned. Who begins again takes the id over, so what such a thread may
@@ -183,18 +194,20 @@ class Transactions:
             self._failed.append(error)
             self._topic = message.topic() or ""
 
-    def _noting(self, number: int, which: dict[int, str]) -> Any:
+    def _noting(self, number: int) -> Any:
         def noted(error: KafkaError | None, message: Message) -> None:
             self._reported(error, message)
             if error is not None and error.code() in REFUSALS:
-                which[number] = error.str()
+                self._which[number] = error.str()
 
         return noted
 
-    def _judged(self, what: str, error: KafkaError, which: Mapping[int, str]) -> TrunklineError:
+    def _judged(self, what: str, error: KafkaError) -> TrunklineError:
         """Say what it means that the broker did not take all that was written."""
         found = next((one for one in self._failed if one.code() in REFUSALS), None)
-        return self._refusal(what, self._cause(error)) if found is None else Refused(f"{what}: {found.str()}", which)
+        if found is None:
+            return self._refusal(what, self._cause(error))
+        return Refused(f"{what}: {found.str()}", {**self._which})
 
     def _cause(self, error: KafkaError) -> KafkaError:
         """Give the reason why the client has dropped what it had not sent; it says so only when asked for more."""

@@ -151,6 +151,7 @@ class Reprocess:
         self._transactions.begin()
         try:
             self._transactions.write(writes)
+            self._transactions.flush()
             self._transactions.commit()
         except TrunklineError:
             self._transactions.abort()

@@ -119,6 +119,9 @@ class Flow:
     def write(self, _writes: Any) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def offer(self, *_: Any) -> None:
         pass
 

@@ -53,6 +53,8 @@ class Hanging:
     def write(self, *_: Any) -> None:
         self.asked.append("write")
 
+    def flush(self) -> None: ...
+
     def offer(self, *_: Any) -> None:
         self.asked.append("offer")
         self.clock.hangs.set()
@@ -113,6 +115,8 @@ class Taking:
     def write(self, writes: list[Write]) -> None:
         self.sizes.append(sum(len(write.value or b"") for write in writes))
         self.written += writes
+
+    def flush(self) -> None: ...
 
     def offer(self, *_: Any) -> None: ...
 
