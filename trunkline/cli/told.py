@@ -250,7 +250,8 @@ def dangers(found: Difference, hide: Hiding) -> Iterator[Text]:
     for (name, reason), pairs in grouped(requests).items():
         yield Text.assemble(("  ! ", DANGER), (safe(name), "magenta"), f"  {len(pairs)}x  ", safe(reason))
         first = pairs[0]
-        yield Text(f"      such as {safe(hide(first.input, first.again))}  ({safe(first.input)})", QUIET)
+        such = "" if first.again == reason else f"such as {safe(hide(first.input, first.again))}  "
+        yield Text(f"      {such}({safe(first.input)})", QUIET)
 
 
 def grouped(pairs: Iterable[Pair]) -> Mapping[tuple[str, str], list[Pair]]:
