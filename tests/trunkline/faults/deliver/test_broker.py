@@ -68,7 +68,7 @@ def test_a_leader_of_three(among: Case, three: Cluster, how: str) -> None:
     case = among
     case.make()
     case.strike(latency_ms=300)
-    case.write(9_000)  # twenty-seven seconds at least: more than are delivered until a witness knows the new leader
+    case.write(6_000)
     topic = case.bus.topics[0].name
     with case.worker() as child:
         case.until_busy(child)
@@ -80,9 +80,9 @@ def test_a_leader_of_three(among: Case, three: Cluster, how: str) -> None:
         else:
             leader.freeze()
         began = time.monotonic()
-        wait_for(lambda: three.leader_of(topic, 0) not in (None, leader), seconds=60)
+        wait_for(lambda: three.leader_of(topic, 0) not in (None, leader), seconds=90)
         case.figures["a new leader after"] = f"{time.monotonic() - began:.1f} s"
-        conclusive(case.target.attempts < 9_000, "nothing was left to do after the kill")
+        case.write(300)  # for the new leader, whatever was delivered before its witness knew of it
         case.until_finished(90, child)
         case.figures["all delivered after"] = f"{time.monotonic() - began:.1f} s"
         if how == "killed":
@@ -95,5 +95,5 @@ def test_a_leader_of_three(among: Case, three: Cluster, how: str) -> None:
         case.until_finished(60, child)
         case.end(child)
     found = case.settle(doubled=KEYS)
-    assert found.states == {"done": 9_300}
+    assert found.states == {"done": 6_600}
     assert found.repeats <= KEYS, "invariant repeats"
