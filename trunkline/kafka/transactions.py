@@ -1,6 +1,7 @@
 """Transactions over librdkafka: what a batch writes and the offsets it read become visible together, or not at all."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,8 @@ class Transactions:
         """Of the record that the broker refused last."""
         self._which: dict[int, str] = {}
         """Of the records that were refused, the places among those written, and why."""
+        self._asking = threading.Lock()
+        """librdkafka answers one question about a transaction at a time, and refuses the other."""
         self._one_by_one = one_by_one
         self._producer = Producer(
             {
@@ -163,7 +166,8 @@ class Transactions:
             Unavailable: the broker will not, or does not answer; abort.
         """
         try:
-            self._producer.send_offsets_to_transaction(dated(offsets, note), metadata, TRANSACTION_SECONDS)
+            with self._asking:
+                self._producer.send_offsets_to_transaction(dated(offsets, note), metadata, TRANSACTION_SECONDS)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):
                 raise Outdated(f"the group has changed: {error.args[0].str()}") from None
@@ -211,12 +215,14 @@ class Transactions:
 
     def _cause(self, error: KafkaError) -> KafkaError:
         """Give the reason why the client has dropped what it had not sent; it says so only when asked for more."""
-        if error.code() in DROPPED:
+        if error.code() in DROPPED and self._asking.acquire(timeout=TRANSACTION_SECONDS):
             try:
                 self._producer.begin_transaction()
             except KafkaException as cause:
                 found: KafkaError = cause.args[0]
                 return found
+            finally:
+                self._asking.release()
         return error
 
     def _refusal(self, what: str, error: KafkaError) -> Halt | Unavailable:
