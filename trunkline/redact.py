@@ -164,11 +164,12 @@ def forms(value: str) -> Iterator[str]:
     yield value
     yield " ".join(value.split())
     yield from (part for part in value.split() if len(part) >= 2 * SHORT)  # the scheme before it may be missing
-    yield json.dumps(value)[1:-1].replace("/", r"\/")
+    escaped, marked_up = json.dumps(value)[1:-1], html.escape(value)
+    yield escaped.replace("/", r"\/")
     yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield from (json.dumps(value)[1:-1].translate(more) for more in ESCAPED)
-    yield json.dumps(value)[1:-1].replace(r"\"", r"\u0022").translate(ESCAPED[-1])
-    yield from (html.escape(value), html.escape(value, quote=False), html.escape(value).replace("&#x27;", "&#39;"))
+    yield from (escaped.translate(more) for more in ESCAPED)
+    yield escaped.replace(r"\"", r"\u0022").translate(ESCAPED[-1])
+    yield from (marked_up, html.escape(value, quote=False), marked_up.replace("&#x27;", "&#39;"))
     yield from (quote(value), quote(value, safe=""), quote_plus(value))
     if len(value) >= SHORT:
         raw = value.encode()

@@ -53,12 +53,12 @@ def list_letters(
             print_letters(view, as_json=as_json)
             tell_unknown([view], settings)
             return
-        topics = [dead_letters_of(identity_of(flow)) for flow in reading(bus).values()]
-        known = control.topics(topics)
+        topics = {name: dead_letters_of(identity_of(flow)) for name, flow in reading(bus).items()}
+        known = control.topics(topics.values())
         found = [
             View(bus, name, letters, control, db)
             for name, flow in reading(bus).items()
-            if dead_letters_of(identity_of(flow)) in known and (letters := browse.look(control, flow)).dead
+            if topics[name] in known and (letters := browse.look(control, flow)).dead
         ]
     if as_json:
         print_json([summary(view) for view in found])
@@ -68,7 +68,7 @@ def list_letters(
         print_table(headings, [["-" if one[cell] is None else str(one[cell]) for cell in COUNTED] for one in rows])
     else:
         talk.print("No dead letters.")
-    if absent := [topic for topic in topics if topic not in known]:
+    if absent := [topic for topic in topics.values() if topic not in known]:
         gone = "Run `trunkline topics apply`; what they held is gone."
         talk.print(f"Not there: {', '.join(absent)}. {gone}", markup=False)
     tell_unknown(found, settings)

@@ -42,9 +42,9 @@ from trunkline.flow.readers import (
     sources,
 )
 from trunkline.flow.walk import EXAMPLES, kind_of
-from trunkline.kafka.confluent import Confluent
-from trunkline.kafka.control import Control
-from trunkline.kafka.registry import Registry, Schemas
+from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.greeting import greet
+from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 from trunkline.webhooks import WebhookRequest
 
@@ -414,13 +414,10 @@ def registry(bus: Bus) -> Iterator[Schemas]:
         Unavailable: no broker answers.
     """
     settings = load()
-    found: Schemas
-    if settings.kafka.registry is not None:
-        found = Confluent(settings.kafka.registry.get_secret_value())
-    else:
-        cluster = cluster_of(settings)
-        Control(cluster).close()  # asked first, because what reads the registry's topic keeps trying for ten seconds
-        found = Registry(cluster, schemas_of(bus))
+    cluster = Cluster("") if settings.kafka.registry else cluster_of(settings)
+    if cluster.bootstrap:
+        greet(cluster)  # first, because what reads the registry's topic keeps trying for ten seconds
+    found = registry_of(settings.kafka, cluster, schemas_of(bus))
     try:
         yield found
     finally:

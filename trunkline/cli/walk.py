@@ -141,8 +141,9 @@ def real(bus: Bus, name: str, count: int) -> Data:
     cluster = cluster_of(settings)
     inputs: Data = {}
     with Control(cluster) as control, closing(registry_of(settings.kafka, cluster, schemas_of(bus))) as registry:
-        existing = control.topics()
-        for topic in [name] if name else published:
+        wanted = [name] if name else [*published]
+        existing = control.topics({*wanted, *(table.name for table in bus.tables)})
+        for topic in wanted:
             if topic not in existing:
                 raise UsageError(f"the topic {topic} is not there yet: trunkline topics apply.")
             ends = {slot.partition: offset for slot, offset in control.ends([topic]).items()}

@@ -248,9 +248,8 @@ class Control:
 
     def members(self, group: str) -> list[Member]:
         """Give the live members of a group: none when it does not exist."""
-        found = self._ask(lambda: self._admin.describe_groups([group]), missing=lacking("Describe", f"group {group}"))[
-            group
-        ]
+        missing = lacking("Describe", f"group {group}")
+        found = self._ask(lambda: self._admin.describe_groups([group]), missing=missing)[group]
         return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
 
     def start_offsets(

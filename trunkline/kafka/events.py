@@ -128,14 +128,12 @@ class Written(NamedTuple):
 def words(error: KafkaError, right: str, topic: str, *, group: str = READER, transactional_id: str = "") -> str:
     """Give the client's words, or name the right that is missing: `right` on the topic, or what the others need."""
     match error.code():
-        case KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            return lacking(right, f"topic {topic}")
+        case KafkaError.TOPIC_AUTHORIZATION_FAILED | KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            return lacking(right, f"topic {topic}")  # the cluster's: a producer may write nowhere
         case KafkaError.GROUP_AUTHORIZATION_FAILED:
             return lacking("Describe" if group == READER else "Read", f"group {group}")
         case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
             return lacking("Write", f"transactional id {transactional_id}")
-        case KafkaError.CLUSTER_AUTHORIZATION_FAILED:  # of a producer that has no right to write anywhere
-            return lacking(right, f"topic {topic}")
         case _:
             return error.str()
 

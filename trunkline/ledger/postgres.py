@@ -161,9 +161,8 @@ class Server:
         except psycopg.ProgrammingError:  # whose message quotes the address
             parts = {}
         host, port, name = (parts.get("host", "localhost"), parts.get("port", 5432), parts.get("dbname", ""))
-        if not parts or (
-            "://" in self._url and "@" in f"{host}{port}{name}"
-        ):  # a password that goes on after its / or @
+        torn = "://" in self._url and "@" in f"{host}{port}{name}"  # a password that goes on after its / or @
+        if not parts or torn:
             told = "TRUNKLINE_LEDGER__URL is no address of PostgreSQL such as postgresql://host:5432/database?user=bus"
             raise UsageError(f"{told}. A / or @ in its user or password is written %2F or %40.")
         for secret in ("password", "sslpassword"):
