@@ -241,7 +241,7 @@ def words(body: bytes) -> str:
     """Give what the target said on one line, harmless to a terminal: a JSON error's sentence, else the start."""
     said = body.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(body)
+        found = json.loads(body) if b"{" in body[:KEPT] else None
         if isinstance(found, dict):
             said = next((found[name] for name in SENTENCES if isinstance(found.get(name), str)), said)
     text = redact(" ".join(said.split())[:LOOKED_AT])  # before it is cut to size: nobody finds half a secret

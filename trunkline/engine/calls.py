@@ -100,7 +100,7 @@ class Calls:
             if "calling" in self._moments:
                 self._see("calling", delivery)
             response = await self._targets.send(
-                sink.target, request, self._key(delivery), sink.idempotency, again=delivery.unanswered
+                sink.target, request, delivery.call_key, sink.idempotency, again=delivery.unanswered
             )
             verdict = checked(sink.verdict(response))
         except Unavailable as error:
@@ -176,7 +176,7 @@ class Calls:
         response = None
         sink = self._sink
         taken = sink.idempotency
-        keys = [key if taken is None else taken.cut(key) for key in map(self._key, group)]
+        keys = [one.call_key if taken is None else taken.cut(one.call_key) for one in group]
         items = [Item(delivery.event, key) for delivery, key in zip(group, keys, strict=True)]
         began = time.monotonic()
         verdicts: Sequence[Verdict]
@@ -218,12 +218,6 @@ class Calls:
         self._targets.unmade(self._gate, call)
         for delivery in group:
             self._see("attempt", delivery, target=self._sink.target.name, detail=f"not sent: {error}")
-
-    def _key(self, delivery: Delivery) -> str:
-        if self._sink.idempotency is None:
-            return ""
-        event = delivery.event
-        return idempotency_key(self._bus.identity, self._known_as, event.source, event.id)
 
     def _say_failed(self, delivery: Delivery, verdict: Verdict, status: int | None, seconds: float) -> None:
         """Say that a call failed, and keep it for whoever asks what happened to the event."""

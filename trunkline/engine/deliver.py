@@ -25,6 +25,7 @@ from trunkline.engine.targets import Begun, Targets
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
 from trunkline.errors import Halt, Unavailable, Undeliverable
+from trunkline.event import idempotency_key
 from trunkline.flow.declare import Bus, Deliver, flow_name, group_of, identity_of, replay_of, sink_identity
 from trunkline.http import transport
 from trunkline.kafka import events
@@ -144,6 +145,7 @@ class Deliverer:
             forms[flow.topic.name],
             sink=self._known_as,
             replay=self._replay,
+            call_key=None if flow.to.idempotency is None else partial(idempotency_key, bus.identity, self._known_as),
             deletes=isinstance(self._sink, Deletes),
             newer=fleet.asked.set,  # whoever wrote it may run another topology
         ).read

@@ -51,6 +51,8 @@ class Delivery:
     key: bytes | None
     """The digest of the record's key; None when it has none."""
     size: int
+    call_key: str = ""
+    """The idempotency key of its call; empty where the sink sends none."""
     poison: Undeliverable | None = None
     newer: bool = False
     """It is of a version of its schema that our topology has not, read as far as Avro resolves it."""
