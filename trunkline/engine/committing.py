@@ -93,6 +93,8 @@ class Committer:
         """Commit what is being sent; when the broker has refused a record, find out which, and bury its event."""
         try:
             with self._aborting():
+                if sent.done():
+                    sent.result()  # nothing to offer beside what was not even written
                 try:
                     self._offer(upto, metadata)  # while the records are on their way
                 except Outdated:

@@ -78,6 +78,12 @@ def test_records_that_fail_are_not_committed() -> None:
     assert transactions.asked[-1] == "abort"
 
 
+def test_nothing_is_offered_for_records_that_could_not_be_written() -> None:
+    transactions = Scripted(write=Unavailable("no answer"))
+    assert str(ended(transactions)) == "no answer"
+    assert transactions.asked == ["begin", "write", "abort"]
+
+
 def test_a_group_that_has_changed_is_told_whatever_the_client_drops_then() -> None:
     """A transaction that is only outdated is tried again at once; another failure ends the session."""
     transactions = Scripted(offer=Outdated("the group has changed"), flush=Unavailable("purged in queue"))
