@@ -47,13 +47,14 @@ def left(bus: Bus, control: Control, db: Connection) -> list[Left]:
     reads: dict[str, set[str]] = {}
     for flow in bus.delivering.values():
         reads.setdefault(sink_identity(flow.to), set()).update((flow.topic.name, replay_of(identity_of(flow))))
-    existing = control.topics()
+    sinks = sorted(progress.sinks(db) - set(bus.retired))
+    reached = {sink: {Slot(*slot): offset for slot, offset in progress.read(db, sink).items()} for sink in sinks}
+    existing = control.topics({slot.topic for slots in reached.values() for slot in slots})
     found = []
-    for sink in sorted(progress.sinks(db) - set(bus.retired)):
+    for sink in sinks:
         ours = reads.get(sink, set())
-        known = {Slot(*slot): offset for slot, offset in progress.read(db, sink).items()}
-        gone = existing.keys() - ours - {topic for topic in existing if flow_of(topic, sink) in bus.retired}
-        at = {slot: offset for slot, offset in known.items() if slot.topic in gone}
+        gone = {topic for topic in existing.keys() - ours if flow_of(topic, sink) not in bus.retired}
+        at = {slot: offset for slot, offset in reached[sink].items() if slot.topic in gone}
         letters, parked = (0, 0) if sink in reads else waiting(db, sink)
         one = Left(sink, unread(control, at), letters, parked)
         if one.unread or one.letters or one.parked:
