@@ -37,6 +37,8 @@ from trunkline.sinks.composite import CompositeSink
 from trunkline.verdict import Delivered, Verdict
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+WAITING = "asking us to wait"
+"""How a target stands that lets nothing begin for a while by its own word."""
 SOONEST = 0.002
 """Seconds after which room is looked for again at the earliest: less costs more than it gains."""
 ANNOUNCED = 8
@@ -173,7 +175,7 @@ class Access:
         if self.circuit is not None and self.circuit.state is OPEN:
             return "down", max(0.0, self.circuit.until - now)
         if now < self.throttle.until:
-            return "stopped", self.throttle.until - now
+            return WAITING, self.throttle.until - now
         return "running" if self.closed else "probing", 0.0
 
 
@@ -458,7 +460,7 @@ class Targets:
             self._told[access.name] = word
         circuit = CLOSED if access.circuit is None else access.circuit.state
         self._observe(Observed("circuit", "", target=access.name, outcome=circuit.value, detail=word))
-        if word == "stopped":
+        if word == WAITING:
             why = access.throttle.why
             self._observe(Observed("told to wait", "", target=access.name, seconds=seconds, detail=why))
 

@@ -125,7 +125,7 @@ class Announcement:
     notices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What targets announce of their APIs, by target."""
     targets: Mapping[str, str] = field(default_factory=dict)
-    """How targets stand that are not simply called: "down", "probing" or "stopped"."""
+    """How targets stand that are not simply called: "down", "probing" or "asking us to wait"."""
     paces: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Calls a second, by target that has a limit, and flow."""
     waits: Mapping[str, str] = field(default_factory=dict)

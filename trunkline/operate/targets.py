@@ -13,8 +13,6 @@ from trunkline.kafka import orders
 from trunkline.kafka.orders import Change, Command, Orders
 from trunkline.operate.control import Answer, Desk, topic_of
 
-PLAIN = {"stopped": "asking us to wait"}
-"""What a person calls a state, where workers use another word: nobody has stopped it."""
 IDLE, FULL = 0.5, 0.9
 """Of a share: what is left unused at least, and what is used at least where more would be, to be worth a word."""
 
@@ -99,7 +97,7 @@ def standings(bus: Bus, held: Orders, now: datetime) -> list[Standing]:
     for name, target in bus.targets.items():
         flows = callers(bus, name)
         workers = orders.running(held, flows, now)
-        told = Counter(PLAIN.get(word, word) for said in workers if (word := said.targets.get(name)) is not None)
+        told = Counter(word for said in workers if (word := said.targets.get(name)) is not None)
         shares = {flow: weights[flow, name] for flow in flows}
         paces = {flow: sum(said.paces.get(name, {}).get(flow, 0.0) for said in workers) for flow in flows}
         paused = held.paused.get(order_name(name))

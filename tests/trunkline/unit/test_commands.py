@@ -173,10 +173,10 @@ def test_the_gateway_of_this_machine_is_posted_to_past_any_proxy(
     assert capsys.readouterr().out == "e-1  duplicate, as it was before\n"
 
 
-def test_a_target_that_has_asked_to_wait_is_not_told_as_stopped_by_somebody() -> None:
+def test_what_workers_say_of_a_target_is_told_as_they_say_it() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     worker = Worker("w", "host", 7, ("shop.stock-movements.warehouse",), "t")
-    held = Orders(workers={"w": Announcement(worker, 0, {}, (), now, targets={"stock": "stopped"})})
+    held = Orders(workers={"w": Announcement(worker, 0, {}, (), now, targets={"stock": "asking us to wait"})})
     [stock, _] = standings(bus, held, now)
     assert state_of(stock) == "asking us to wait at 1 of 1 worker"
     [words] = troubled([stock])["shop.stock-movements.warehouse"]

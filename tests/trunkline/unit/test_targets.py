@@ -245,7 +245,7 @@ def test_a_target_says_how_it_stands() -> None:
     access = Access(DEPOT)
     assert access.says(100.0) == ("running", 0.0)
     access.stop(100.0, 3.0, "asked")
-    assert access.says(100.0) == ("stopped", 3.0)
+    assert access.says(100.0) == ("asking us to wait", 3.0)
     fail(access, 100.0)
     assert access.says(101.0) == ("down", 4.0)
     assert access.room(105.0) == 1
