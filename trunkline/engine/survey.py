@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from trunkline.deadletter import Kind
 from trunkline.engine.agents import Timekeeper
 from trunkline.engine.deliver import Deliverer
+from trunkline.engine.delivery import Stage
 from trunkline.engine.process import Processor
 from trunkline.engine.waiting import Letters, Waiting
 from trunkline.engine.watermark import Position
@@ -310,7 +311,7 @@ def family(name: str, text: str) -> Family:
     return Family(f"trunkline_{name}", text)
 
 
-STAGES = ("queued", "started", "preparing", "calling", "waiting", "burying", "recording")
+STAGES = tuple(stage.value for stage in Stage if stage is not Stage.GONE)
 
 
 def behind(position: Position, end: int) -> int:

@@ -40,6 +40,8 @@ EVERY = 5.0
 """Seconds between two announcements of a worker."""
 LIVE = timedelta(seconds=15)
 """A worker that has said nothing for so long is not waited for."""
+PATIENCE = 10.0
+"""Seconds that reading all of it may take."""
 FORGOTTEN = timedelta(hours=1)
 """What a worker said is taken off the topic by any other when it has been silent for so long."""
 
@@ -299,13 +301,13 @@ def send(sender: Sender, topic: str, changes: Iterable[Change]) -> list[Written]
     return [future.result() for future in sent]
 
 
-def current(cluster: Cluster, topic: str, seconds: float = 10.0) -> Orders:
+def current(cluster: Cluster, topic: str) -> Orders:
     """Read what holds now.
 
     Raises:
-        Unavailable: the topic was not read to its end in this time.
+        Unavailable: the topic was not read to its end within ten seconds.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE
     orders = Orders()
     with closing(Follower(cluster, topic)) as follower:
         while not follower.caught_up:
@@ -329,11 +331,6 @@ class Fleet:
         """As of when it was known last that all of them run the same."""
         self.asked = threading.Event()
         """Somebody wants to know it as of now."""
-
-    @property
-    def mixed(self) -> bool:
-        """Whether they ran different topologies when it was known last."""
-        return self.uniform < self.looked
 
     def saw(self, at: float, *, mixed: bool) -> None:
         """Take what was known as of a time."""
@@ -396,14 +393,6 @@ class ControlReader:
         """
         if not self._ready.wait(seconds):
             raise Unavailable(f"{self._topic} cannot be read: {self._failure}")
-
-    def change(self, changes: Iterable[Change]) -> None:
-        """Write changes of the worker's own: `skipped` when a skip is done, `trusting` when a ledger was made.
-
-        Raises:
-            Unavailable: one was not acknowledged.
-        """
-        send(self._sender, self._topic, changes)
 
     def stop(self) -> None:
         """Take the worker off the topic and stop following."""

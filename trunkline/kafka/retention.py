@@ -9,6 +9,7 @@ Slot = TypeVar("Slot", bound=tuple[str, int])
 """Topic and partition."""
 
 ALARMING = 0.5
+"""The share of its retention that a flow may leave unread before a person has to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,6 @@ class Unread:
     """Offsets deleted before the flow read them; where transactions ended some of them were no records."""
     share: float = 0.0
     """Age of the oldest record that it has not finished, as a share of the time for which the topic keeps records."""
-
-    @property
-    def alarming(self) -> bool:
-        """Whether more than half of the retention is unread."""
-        return self.share > ALARMING
 
 
 def unread(

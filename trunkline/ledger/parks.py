@@ -1,6 +1,6 @@
 """Keys that are held back, and by which of their events: one is free when all of these are finished (D12)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trunkline.ledger.database import Connection
@@ -70,7 +70,6 @@ def hold(db: Connection, sinks: Iterable[int]) -> None:
         db.run("UPDATE sinks SET name = name WHERE number = ?", sink)
 
 
-def parked_keys(db: Connection, sink: int, partitions: Collection[int] | None = None) -> set[bytes]:
-    """Give the keys of a sink that are parked, of some partitions or all."""
-    rows = db.run("SELECT DISTINCT key, partition FROM parks WHERE sink = ? AND freed IS NULL", sink)
-    return {key for key, partition in rows if partitions is None or partition in partitions}
+def parked_keys(db: Connection, sink: int) -> set[bytes]:
+    """Give the keys of a sink that are parked."""
+    return {key for (key,) in db.run("SELECT DISTINCT key FROM parks WHERE sink = ? AND freed IS NULL", sink)}

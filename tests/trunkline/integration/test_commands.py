@@ -124,7 +124,7 @@ def test_a_command_is_obeyed_by_every_worker_when_it_returns(office: Office) -> 
 
         assert desk.skip("shelf", "e/1", command("skip")).complete
         assert one.obeyed[-1].skips("shelf") == {"e/1"}
-        one.reader.change(orders.skipped("shelf", "e/1"))
+        orders.send(office.sender, office.topic, orders.skipped("shelf", "e/1"))
         wait_for(lambda: not two.obeyed[-1].skipped)
 
         resumed = command("done")
@@ -218,8 +218,8 @@ def test_a_halt_is_told_at_once(office: Office, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_ledger_that_holds_is_known_to_all(office: Office) -> None:
     with office.worker() as one, office.worker() as two:
-        one.reader.change(orders.trusting(Trusted("abc", 2)))
-        wait_for(lambda: two.obeyed[-1].ledger == Trusted("abc", 2))
+        orders.send(office.sender, office.topic, orders.trusting(Trusted("abc", 2)))
+        wait_for(lambda: one.obeyed[-1].ledger == two.obeyed[-1].ledger == Trusted("abc", 2))
 
 
 def test_a_worker_that_cannot_obey_says_so_and_tries_again(office: Office) -> None:
