@@ -18,10 +18,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:
-    """A request as it arrived, already verified: header names are lower-case, the body is untouched."""
+    """A request as it arrived, already verified: header names are lower-case, the body is untouched.
+
+    `at` is what the names of wrong fields begin with: where this stood in a larger request.
+    """
 
     headers: Mapping[str, str]
     body: bytes
+    at: str = ""
 
     def json(self, shape: type[T]) -> T:
         """Read the body as JSON of this shape (a TypedDict); types are strict, unknown fields are ignored.
@@ -39,10 +43,10 @@ class WebhookRequest:
         except ValidationError as error:
             wrong = fields_of(error)
             if wrong and wrong[0][1].startswith("Invalid JSON: "):
-                raise Rejected(400, "The body is no JSON", f"{wrong[0][1]}.") from None
-            raise invalid(wrong, error.error_count()) from None
+                raise self._no("JSON", wrong[0][1]) from None
+            raise invalid(wrong, error.error_count(), self.at) from None
         except ValueError as error:
-            raise Rejected(400, "The body is no JSON", f"It cannot be read: {error}.") from None
+            raise self._no("JSON", f"It cannot be read: {error}") from None
         return value
 
     def xml(self, shape: type[T], names: xml.Scope = xml.NOTHING) -> T:
@@ -62,19 +66,28 @@ class WebhookRequest:
         try:
             tree = xml.loads(self.body, charset, names)
         except ValueError as error:
-            raise Rejected(400, "The body is no XML", f"It cannot be read: {error}.") from None
+            raise self._no("XML", f"It cannot be read: {error}") from None
         nil = f"@{xml.Builder(names).name(xml.NIL)}"
         try:
             return read_json(shape, json.dumps(typed(tree, shape, nil)))
         except ValidationError as error:
             found = xml.places(self.body, charset, names)
             wrong = fields_of(error, lambda path: f"line {found.line_of(path)}: ")
-            raise invalid(wrong, error.error_count()) from None
+            raise invalid(wrong, error.error_count(), self.at) from None
+
+    def _no(self, kind: str, why: str) -> Rejected:
+        where = self.at.rstrip(".")
+        return Rejected(400, f"The body is no {kind}", f"{f'{where}: ' if where else ''}{why}.")
 
 
-def invalid(wrong: Sequence[tuple[str, str]], count: int) -> Rejected:
+def invalid(wrong: Sequence[tuple[str, str]], count: int, at: str = "") -> Rejected:
     """Refuse a body that has another shape."""
-    wrong = [(path or "the body", message) for path, message in wrong]
+    wrong = [(placed(at, path) or "the body", message) for path, message in wrong]
     names = ", ".join(path for path, _ in wrong[:5])
     more = f", and {count - len(wrong):,} more fields than are named here" if count > len(wrong) else ""
     return Rejected(422, "The event is not valid", f"Wrong or missing: {names}{more}.", wrong)
+
+
+def placed(at: str, path: str) -> str:
+    """Name a field of what stood somewhere in a request."""
+    return at.rstrip(".") + path if path.startswith("[") or not path else at + path

@@ -167,6 +167,9 @@ def read(source: Source, request: str | bytes | WebhookRequest) -> WebhookReques
 
 def kind_of(file: str) -> str:
     """Give the content type under which a file is posted: what its name says, JSON when it says nothing."""
+    for mode in ("cloudevents", "cloudevents-batch"):
+        if file.endswith(f".{mode}.json"):
+            return f"application/{mode}+json"
     return mimetypes.guess_type(file)[0] or "application/json"
 
 

@@ -128,7 +128,7 @@ def inside(path: str, name: object) -> str:
     return f"{path}.{name}" if path else f"{name}"
 
 
-def loads(body: bytes, charset: str = "utf-8") -> Any:
+def loads(body: bytes, charset: str = "utf-8", *, decimal: type[Decimal] = Decimal) -> Any:
     """Read JSON: a number with a point or an exponent is a Decimal, every other one an int of any size.
 
     Raises:
@@ -138,7 +138,9 @@ def loads(body: bytes, charset: str = "utf-8") -> Any:
     text = decoded(body, charset)
     if depth(text) > DEEPEST:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels")
-    return json.loads(text, parse_float=number, parse_constant=refuse, object_pairs_hook=unique)
+    return json.loads(
+        text, parse_float=lambda digits: decimal(number(digits)), parse_constant=refuse, object_pairs_hook=unique
+    )
 
 
 def depth(text: str) -> int:

@@ -156,6 +156,9 @@ def build(
             return problem(421, "Ask each process", why)
         return Response(generate_latest(metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
+    async def options(request: Request) -> Response:
+        return consent(request, publishers.get(request.path_params["source"]))
+
     async def health(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
@@ -169,6 +172,7 @@ def build(
     app = Starlette(
         routes=[
             Route("/in/{source}", receive, methods=["POST"]),
+            Route("/in/{source}", options, methods=["OPTIONS"]),
             Route("/schemas/ids/{id:int}", schema),
             Route("/metrics", show_metrics),
             Route("/healthz", health),
@@ -178,6 +182,20 @@ def build(
     )
     app.router.redirect_slashes = False  # a sender is told what is wrong: few post again where they are sent
     return app
+
+
+def consent(request: Request, publisher: Publisher | None) -> Response:
+    """Tell a sender that asks before it posts that events are wanted.
+
+    Raises:
+        HTTPException: 405 for everybody else, of each name: nobody learns here which sources there are.
+    """
+    origin = request.headers.get("webhook-request-origin", "")
+    known = getattr(publisher and publisher.source, "origins", ())  # a source need not be built on Webhook
+    if origin.lower() not in [one.lower() for one in known]:
+        raise HTTPException(405, headers={"Allow": "POST"})
+    told = {"allow": "POST", "webhook-allowed-origin": origin, "webhook-allowed-rate": "*"}
+    return Response(status_code=200, headers=told)
 
 
 def refuse(request: Request, error: Exception) -> Response:

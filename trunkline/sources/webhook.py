@@ -13,6 +13,10 @@ class Webhook(ABC):
     """An upstream system that posts to `/in/<name>`: say how it proves itself, and what its requests mean."""
 
     name: ClassVar[str]
+    origins: ClassVar[Sequence[str]] = ()
+    """Senders that may ask whether events are wanted here, by the name that they give themselves when they ask: the
+    handshake of CloudEvents' "HTTP 1.1 Web Hooks for Event Delivery" §4.
+    """
 
     def __init__(self, verify: Verifier) -> None:
         self.verify = verify

@@ -1,7 +1,9 @@
 """What the gateway does with a body that never ends, and when a worker is ready."""
 
 import asyncio
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -11,6 +13,7 @@ from starlette.requests import Request
 from trunkline.errors import Rejected
 from trunkline.gateway import app
 from trunkline.gateway.app import Condition, Door, unready
+from trunkline.sources import Webhook, WebhookRequest
 
 
 async def one_byte_and_no_more() -> dict[str, Any]:
@@ -92,3 +95,40 @@ def test_a_door_is_empty_when_its_last_request_has_its_answer() -> None:
         return told
 
     assert asyncio.run(wait()) == ["a", "b", "empty"]
+
+
+class Asked(Webhook):
+    """A source whose sender asks before it posts."""
+
+    name = "asked"
+    origins: ClassVar[Sequence[str]] = ("events.example.com",)
+
+    def events(self, request: WebhookRequest) -> list[Any]:
+        raise AssertionError(request)
+
+
+class Unasked(Asked):
+    """A source that lets nobody ask."""
+
+    name = "unasked"
+    origins = ()
+
+
+def test_a_sender_that_asks_is_told_that_events_are_wanted_and_nobody_else_learns_a_name() -> None:
+    publishers = {source.name: Mock(source=source) for source in (Asked(Mock()), Unasked(Mock()))}
+    served = app.build(publishers, cast("Any", None), CollectorRegistry(), Door(), lambda: Condition(FLOWS, [], {}))
+
+    async def ask(name: str, **headers: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://gate") as http:
+            return await http.options(f"/in/{name}", headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    told = asyncio.run(ask("asked", WebHook_Request_Origin="Events.example.com", WebHook_Request_Rate="120"))
+    assert (told.status_code, told.content) == (200, b"")
+    assert told.headers["webhook-allowed-origin"] == "Events.example.com"
+    assert (told.headers["webhook-allowed-rate"], told.headers["allow"]) == ("*", "POST")
+    others = [("asked", "other.example.com"), ("asked", ""), ("unasked", "events.example.com"), ("none", "")]
+    for name, origin in others:
+        answer = asyncio.run(ask(name, WebHook_Request_Origin=origin))
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert "webhook-allowed-origin" not in answer.headers
+        assert answer.json()["detail"] == f"OPTIONS /in/{name}: it takes POST. Nothing was published."
