@@ -1,17 +1,21 @@
 """JSON of a declared shape, as a TypedDict says it: read strictly, and each wrong field named by its path."""
 
 import functools
+import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import CoreConfig, PydanticKnownError, SchemaValidator
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from trunkline.formats.json import exactly
 
 T = TypeVar("T")
 
 Path = tuple[int | str, ...]
+YEAR = re.compile(r"\s*[0-9]{4}-")
 TOLD = 100
 """Wrong fields of a body that are named: a body may have hundreds of thousands."""
 
@@ -19,19 +23,48 @@ validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 """Give the validator of a TypedDict, built once."""
 
 
-def reader_of(shape: Any) -> TypeAdapter[Any]:
+def reader_of(shape: Any) -> SchemaValidator:
     """Make what reads JSON of a shape: its bytes stand there as base64, of either alphabet (RFC 4648 §4, §5).
 
-    No float is NaN or infinite, as 1e400 would be.
+    No float is NaN or infinite, as 1e400 would be, and no number is a time: pydantic takes "20260701" for so many
+    seconds, which are a day of 1970.
     """
     config = ConfigDict(val_json_bytes="base64", allow_inf_nan=False)
     try:
-        return TypeAdapter(shape, config=config)
+        adapter = TypeAdapter(shape, config=config)
     except PydanticUserError:  # a TypedDict takes it from what it stands in alone
-        return TypeAdapter(shape | None, config=config)
+        adapter = TypeAdapter(shape | None, config=config)
+    return SchemaValidator(dated(adapter.core_schema), CoreConfig(val_json_bytes="base64", allow_inf_nan=False))
 
 
-reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(reader_of)
+def dated(schema: Any) -> Any:
+    """Let each time and date in a schema begin with a year."""
+    match schema:
+        case {"type": "datetime" | "date" as kind}:
+            return no_info_plain_validator_function(functools.partial(with_year, kind, SchemaValidator(schema)))
+        case dict():
+            return {name: dated(each) for name, each in schema.items()}
+        case list() | tuple():
+            return type(schema)(dated(each) for each in schema)
+        case _:
+            return schema
+
+
+def with_year(kind: Literal["date", "datetime"], form: SchemaValidator, value: object) -> Any:
+    """Read a time or date that begins as RFC 3339 has it."""
+    if not isinstance(value, str):
+        raise PydanticKnownError("date_type" if kind == "date" else "datetime_type")
+    if not YEAR.match(value):
+        why = {"error": "expected a year of four digits and `-`"}
+        raise PydanticKnownError("date_parsing" if kind == "date" else "datetime_parsing", why)
+    try:
+        return form.validate_strings(value, strict=True)  # type: ignore[arg-type]
+    except ValidationError as error:
+        [wrong] = error.errors(include_url=False, include_input=False)
+        raise PydanticKnownError(wrong["type"], wrong.get("ctx")) from None  # type: ignore[arg-type]
+
+
+reader: Callable[[Any], SchemaValidator] = functools.cache(reader_of)
 """Give what reads JSON of a shape, made once."""
 
 

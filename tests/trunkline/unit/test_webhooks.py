@@ -1,8 +1,9 @@
 import json
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+from pydantic import AwareDatetime
 from typing_extensions import TypedDict
 
 from trunkline import Rejected
@@ -105,3 +106,39 @@ def test_what_was_sent_is_not_repeated_to_the_sender() -> None:
     with pytest.raises(Rejected) as error:
         posted({**RIGHT, "number": ["hush-hush"]}).json(Order)
     assert "hush" not in f"{error.value} {error.value.fields}"
+
+
+class Dated(TypedDict):
+    at: datetime | None
+    days: list[date]
+    by_name: dict[str, AwareDatetime]
+
+
+def dated(at: object = None, day: object = "2026-07-01", named: object = "2026-07-01T12:00:00Z") -> Dated:
+    return posted({"at": at, "days": [day], "by_name": {"a": named}}).json(Dated)
+
+
+@pytest.mark.parametrize(
+    "number", ["20260701", "1782907200", " 1782907200.5", "0", "-1", "20260701T120000Z", 1782907200]
+)
+def test_no_number_is_a_time(number: object) -> None:
+    with pytest.raises(Rejected) as refused:
+        dated(number, number, number)
+    assert [path for path, _ in refused.value.fields] == ["at", "days[0]", "by_name.a"]
+
+
+def test_times_are_read_as_they_were_and_say_what_is_wrong_with_them() -> None:
+    then = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    assert dated("2026-07-01T12:00:00") == {
+        "at": datetime(2026, 7, 1, 12),  # noqa: DTZ001 - it is a local one
+        "days": [date(2026, 7, 1)],
+        "by_name": {"a": then},
+    }
+    assert dated("2026-07-01t14:00:00.1234567+02:00")["at"] == then.replace(microsecond=123456)
+    with pytest.raises(Rejected) as refused:
+        dated("2026-07-32T12:00:00Z", "2026-7-1", "2026-07-01T12:00:00")
+    assert list(refused.value.fields) == [
+        ("at", "Input should be a valid datetime, day value is outside expected range"),
+        ("days[0]", "Input should be a valid date in the format YYYY-MM-DD, input is too short"),
+        ("by_name.a", "Input should have timezone info"),
+    ]
