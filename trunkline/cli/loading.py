@@ -29,7 +29,9 @@ def load_unchecked() -> Bus:
         UsageError: there is no topology.py, it cannot be imported, or it defines no bus.
     """
     if not Path("topology.py").is_file():
-        raise UsageError("there is no topology.py here. Change to the project's folder.")
+        above = next((folder for folder in Path.cwd().parents if (folder / "topology.py").is_file()), None)
+        where = f"the project's folder{f', {above}' if above else ''}"
+        raise UsageError(f"there is no topology.py here. Change to {where}.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -57,4 +59,6 @@ def told(error: Exception) -> str:
         if path.is_relative_to(here) and not any(path.is_relative_to(folder) for folder in elsewhere)
     ]
     path, line = own[-1] if own else (here / "topology.py", 1)
-    return f"{path.relative_to(here)}:{line}: {' '.join(message.split())}"
+    stale = isinstance(error, ImportError) and error.name == "schemas" and Path("schemas").is_dir()
+    hint = ". The types are written by `trunkline schema types`." if stale else ""
+    return f"{path.relative_to(here)}:{line}: {' '.join(message.split())}{hint}"

@@ -93,10 +93,13 @@ def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")]
+
+
 @commands.callback()
 def main(
     env: Annotated[Path | None, typer.Option(help="Read NAME=value lines first; variables already set win.")] = None,
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True)] = False,  # noqa: ARG001, FBT002
+    version: Version = False,  # noqa: ARG001, FBT002
 ) -> None:
     """Run with --help for the commands."""
     sys.excepthook = tell_bug  # not sooner: typer would put its own in its place

@@ -358,8 +358,8 @@ class Bus(Declared):
         known = dict(self.named())
         for name in names:
             if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f"Did you mean {close[0]}?" if close else f"The flows are: {', '.join(known)}."
+                close = [flow for flow in known if flow.endswith(f".{name}")] or get_close_matches(name, known, n=1)
+                hint = f"Did you mean {' or '.join(close)}?" if close else f"The flows are: {', '.join(known)}."
                 raise UsageError(f"there is no flow {name}. {hint}")
         return [flow for name, flow in known.items() if not names or name in names]
 

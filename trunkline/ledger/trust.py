@@ -53,6 +53,12 @@ def state_of_ledger(
         )
     if behind:
         topic, partition = behind[0]
+        if not progress:
+            return Halt(
+                f"the ledger knows nothing of this sink, and its flow has committed {committed[behind[0]]} of {topic} "
+                f'partition {partition}. If the sink had another name, say so in its class, was = "…"; if '
+                f"the ledger is a restored copy, {REBUILD}."
+            )
         knows = progress.get(behind[0], "nothing")
         return Halt(
             f"the ledger is older than what was delivered: of {topic} partition {partition} it knows {knows}, and "

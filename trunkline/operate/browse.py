@@ -92,8 +92,8 @@ def flow_of(bus: Bus, name: str) -> str:
     former = {identity_of(flow): new for new, flow in reading(bus).items()}
     former |= {sink_identity(sink): sink.name for sink in bus.sinks}
     known = sorted({*(deliver.to.name for deliver in bus.delivering.values()), *reading(bus)})
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+    close = [one for one in known if one.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(known)}."
     if callers := [sink.name for sink in bus.sinks if name in (target.name for target in targets_of(sink))]:
         hint = f"It is a target (`trunkline target show {name}`), called by {' and '.join(callers)}."
     if name in former:

@@ -19,12 +19,14 @@ import typer
 from rich.console import Console
 
 from topology import bus
-from trunkline.cli import send, show
+from trunkline.cli import loading, send, show
 from trunkline.cli.main import COMMANDS, app, command_at, loaded
 from trunkline.cli.sink import hint
 from trunkline.cli.target import state_of
+from trunkline.errors import UsageError
 from trunkline.flow.walk import EXAMPLES
 from trunkline.kafka.orders import Announcement, Orders, Worker
+from trunkline.operate.browse import flow_of
 from trunkline.operate.targets import standings, troubled
 from trunkline.operate.trace import Delivery, Node, Stands, Step, Trace
 
@@ -246,3 +248,33 @@ def test_what_may_be_left_out_is_in_one_pair_of_brackets(
     with pytest.raises(SystemExit, match="0"):
         app()
     assert "[[" not in capsys.readouterr().out
+
+
+def test_a_folder_below_the_project_is_told_where_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "topology.py").touch()
+    (below := tmp_path / "consumers").mkdir()
+    monkeypatch.chdir(below)
+    monkeypatch.setattr(sys, "argv", ["trunkline", "check"])
+    with pytest.raises(SystemExit):
+        app()
+    said = f"trunkline: there is no topology.py here. Change to the project's folder, {tmp_path}.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_end_of_a_flows_name_names_it() -> None:
+    with pytest.raises(UsageError, match=r"no flow warehouse\. Did you mean shop\.stock-movements\.warehouse\?$"):
+        bus.chosen(["warehouse"])
+    with pytest.raises(UsageError, match=r"flow unshipped\. Did you mean shop\.sales\.unshipped\?$"):
+        flow_of(bus, "unshipped")
+
+
+def test_a_type_that_is_not_written_yet_is_told_with_what_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schemas").mkdir()
+    said = loading.told(ImportError("cannot import name 'OrderPlacedV1' from 'schemas'", name="schemas"))
+    assert said.endswith("'OrderPlacedV1' from 'schemas'. The types are written by `trunkline schema types`.")
+    assert loading.told(ImportError("cannot import name 'x' from 'other'", name="other")).endswith("from 'other'")

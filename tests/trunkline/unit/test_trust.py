@@ -62,6 +62,15 @@ def test_only_the_known_ledger_that_is_not_behind_is_fine_and_only_a_bus_that_kn
                 "If it is a restored copy, run `trunkline ledger rebuild`."
             ),
         ),
+        (
+            OURS,
+            {},
+            (
+                "the ledger knows nothing of this sink, and its flow has committed 7 of t partition 0. If the sink had "
+                'another name, say so in its class, was = "…"; if the ledger is a restored copy, run '
+                "`trunkline ledger rebuild`."
+            ),
+        ),
     ],
 )
 def test_a_halt_says_what_is_wrong_and_what_to_do(
