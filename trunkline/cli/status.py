@@ -61,7 +61,7 @@ def row(one: Standing) -> tuple[str, ...]:
         span(one.behind) if reads else "-",
         moment(one.progress),
         count(one.delivered),
-        count(one.dead),
+        "many" if one.crowded else count(one.dead),
     )
 
 
@@ -94,6 +94,8 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"waits, and tries again: {reason}."
     if one.kind == "deliver" and one.halted and not one.paused and not any("`trunkline " in why for why in one.halted):
         yield f"when the target is mended: trunkline sink resume {one.flow}; when a setting is, restart its workers."
+    if one.crowded:
+        yield f"too many dead letters to count at a glance: trunkline dlq ls {one.flow}."
     if one.workers == 0 and one.lag and one.started and not one.missing:
         yield f"nobody runs it: trunkline run {one.flow}; why its last worker ended is in that one's log."
     for full in one.held_up:

@@ -30,6 +30,8 @@ PACE = 0.1
 """Seconds between two looks at what has come of what was sent; what is due meanwhile is sent together."""
 AT_ONCE = 500
 """Letters that are sent together at most."""
+GLANCE = 20_000
+"""Records of dead letters that are read in about a second."""
 SKEW = timedelta(seconds=5)
 """By how much the clocks of those who write records may differ."""
 
@@ -50,6 +52,19 @@ def survey(control: Control, bus: Bus, flow: Process | Agent) -> Known:
     dead = browse.look(control, flow).dead
     done, under_way = standing(control, bus, flow, dead)
     return Known(dead, dict.fromkeys(done, State.DONE), under_way=under_way, ends=ends)
+
+
+def waiting(control: Control, bus: Bus, flow: Process | Agent) -> int | None:
+    """Count the events whose dead letters no replay has brought to an end; None where reading them takes too long.
+
+    Raises:
+        Unavailable: the broker does not answer, or a transaction is not over yet.
+    """
+    letters = [dead_letters_of(identity_of(flow))]
+    if sum(control.ends(letters).values()) - sum(control.beginnings(letters).values()) > GLANCE:
+        return None
+    known = survey(control, bus, flow)
+    return sum(one.who not in known.states for one in known.dead)
 
 
 def standing(control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[Dead]) -> tuple[set[Who], set[Who]]:

@@ -28,7 +28,7 @@ from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
-from trunkline.operate import targets
+from trunkline.operate import reprocess, targets
 
 Kind = Literal["publish", "process", "agent", "deliver"]
 
@@ -65,7 +65,12 @@ class Standing:
     ambiguous: int | None = None
     superseded: int | None = None
     discarded: int | None = None
-    """Events of its sink in the ledger, by what became of them; None where there is no ledger or no sink."""
+    """Events of its sink in the ledger, by what became of them; None where there is no ledger or no sink.
+
+    Of steps and agents only the dead are counted, by their letters.
+    """
+    crowded: bool = False
+    """Whether its dead letters are too many to be counted at a glance."""
     paused: str = ""
     """Who has paused its sink."""
     halted: tuple[str, ...] = ()
@@ -97,7 +102,9 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 newest = control.last_times([flow.to.name]).get(flow.to.name)
                 found.append(Standing(name, "publish", flow.to.name, progress=newest))
             case Process() | Agent():
-                found.append(reading(bus, name, flow, control, held, now))
+                dead = reprocess.waiting(control, bus, flow)
+                standing = reading(bus, name, flow, control, held, now)
+                found.append(replace(standing, dead=dead, crowded=dead is None))
             case Deliver():
                 standing = reading(bus, name, flow, control, held, now)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
@@ -195,7 +202,7 @@ def badness(standing: Standing) -> tuple[float, ...]:
     for_a_person = sum(count or 0 for count in (standing.dead, standing.parked, standing.ambiguous))
     return (
         *(bool(standing.missing), not standing.started, standing.gone, bool(standing.halted)),
-        *(standing.unread > ALARMING, stuck, standing.behind, for_a_person, standing.lag),
+        *(standing.unread > ALARMING, stuck, standing.behind, standing.crowded, for_a_person, standing.lag),
     )
 
 

@@ -7,8 +7,11 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from tests.trunkline.integration.project import Project
+from tests.trunkline.integration.project import Project, order
+from trunkline.deadletter import Failure, Origin, write
+from trunkline.event import to_headers
 from trunkline.kafka import orders
+from trunkline.kafka.audit import Entry, record_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Announcement, Command, Full, Passed, Worker
@@ -62,6 +65,29 @@ def test_what_waits_for_a_person_is_named(project: Project) -> None:
     header, *rows = (line.split() for line in project("status").splitlines())
     assert header[-4:] == ["parked", "ambiguous", "superseded", "discarded"]
     assert next(row for row in rows if row[0] == project.flow)[-4:] == ["1"] * 4
+
+
+def test_dead_letters_of_steps_are_counted_and_what_a_replay_ended_is_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, orders_ = f"{project.prefix}.orders.checked", f"{project.prefix}.orders"
+    for number, event in enumerate(("e1", "e2", "e3")):
+        headers = to_headers(order(event))
+        failure = Failure(flow, "permanent", "process", "Permanent", "bug in checked", 1, None, NOW)
+        letter = write(headers, Origin(orders_, 0, number), failure)
+        project.send(f"{flow}.dlq", project.value(number), letter)
+    ended = Entry(NOW, flow, "", "t/till", "e2", NOW, Origin(orders_, 0, 1), None, "", "DONE", 1, run="r")
+    project.sender.send(*record_of(f"trunkline.{project.prefix}.replayed", ended)).result(20)
+    [worst] = [one for one in project.json("status") if one["kind"] == "process"]
+    assert (worst["flow"], worst["dead"], worst["crowded"]) == (flow, 2, False)
+    assert project("status").splitlines()[1].split() == [flow, "process", "no", "worker", "0", "0", "s", "-", "-", "2"]
+
+    monkeypatch.setattr("trunkline.operate.reprocess.GLANCE", 2)
+    [worst] = [one for one in project.json("status") if one["kind"] == "process"]
+    assert (worst["dead"], worst["crowded"]) == (None, True)
+    told = project.run("status")
+    assert told.stdout.splitlines()[1].split()[-1] == "many"
+    assert f"{flow}: too many dead letters to count at a glance: trunkline dlq ls {flow}.\n" in told.stderr
 
 
 def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
