@@ -3,15 +3,17 @@
 It sends with kafka-python, which runs wherever Python does. Its default partitioner is murmur2, as everybody's (I3).
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
-from trunkline.errors import Permanent, Unavailable
+from trunkline.errors import Permanent, Unavailable, UsageError
 from trunkline.event import TIMES, Event, is_timely, to_headers
 from trunkline.flow.declare import Bus, Table, Topic, schemas_of
 from trunkline.flow.transform import key_of
@@ -27,7 +29,10 @@ AHEAD = 2_000
 
 
 class Publisher:
-    """Publishes to one topic or table in the name of a service; a context manager, used from one thread."""
+    """Publishes to one topic or table in the name of a service; a context manager, used from one thread.
+
+    It outlives a broker that is away. A process that forks makes one in each of its children.
+    """
 
     def __init__(
         self,
@@ -52,34 +57,59 @@ class Publisher:
         self._to = to
         self._source = f"{bus.identity}/{service}"
         self._patience = patience
+        self._cluster = cluster
+        self._process = os.getpid()
+        self._open = True
         greet(cluster)
         self._registry = Confluent(registry) if registry else Registry(cluster, schemas_of(bus))
         try:
             self._form = Format(self._registry, to.schema)
-            self._producer = KafkaProducer(
-                **cluster.kafka_python(),
+            self._producer: KafkaProducer | None = self._connected()
+        except BaseException:
+            self._registry.close()
+            raise
+
+    def _connected(self) -> KafkaProducer:
+        try:
+            return KafkaProducer(
+                **self._cluster.kafka_python(),
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=5,
                 batch_size=128 * 1024,
                 max_request_size=LARGEST,
-                max_block_ms=int(patience * 1000),
-                delivery_timeout_ms=int(patience * 1000),
-                request_timeout_ms=int(patience * 500),
+                max_block_ms=int(self._patience * 1000),
+                delivery_timeout_ms=int(self._patience * 1000),
+                request_timeout_ms=int(self._patience * 500),
             )
         except KafkaError as error:
-            self._registry.close()
-            raise Unavailable(f"no broker answers at {cluster.bootstrap}: {said(error)}") from None
-        except BaseException:
-            self._registry.close()
-            raise
+            raise Unavailable(f"no broker answers at {self._cluster.bootstrap}: {said(error)}") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._producer.close(timeout=self._patience)
-        self._registry.close()
+        if os.getpid() != self._process:
+            return  # the connections are those of the process that made them
+        self._open = False
+        try:
+            if self._producer is not None:
+                self._producer.close(timeout=self._patience)
+        except KafkaError:  # what nobody waited for was not acknowledged
+            self._give_up()
+        finally:
+            self._registry.close()
+
+    def _give_up(self) -> None:
+        """Go on with another producer, for this one has missed a record.
+
+        kafka-python 3.0 never sends to a partition again of which a record ran out of time while it was sent again.
+        """
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer._sender.force_close()  # noqa: SLF001 - it would be closed when all is acknowledged, which is never
+            with suppress(KafkaError):
+                producer.close(timeout=1)
 
     def publish(self, events: Iterable[Event[Any]]) -> Iterator[Written]:
         """Publish events and yield the place of each, in order, once every in-sync replica has it.
@@ -91,6 +121,7 @@ class Publisher:
             Permanent: an event does not fit the schema, lacks the key or an id, is larger than the topic allows, or has
                 no time of an event: one without an offset, before 1970 or more than a day ahead.
             Unavailable: a record was not acknowledged; those yielded before it were. Publish the rest again.
+            UsageError: the publisher is closed, or was made by another process.
         """
         waiting: deque[Any] = deque()
         for event in events:
@@ -108,6 +139,10 @@ class Publisher:
         )
 
     def _send(self, event: Event[Any]) -> Any:
+        if not self._open:
+            raise UsageError("this publisher is closed: publish within its `with`.")
+        if os.getpid() != self._process:
+            raise UsageError("this publisher is another process's: make one in each process, after the fork.")
         if not event.id:
             raise Permanent("an event needs an id")
         if not is_timely(event.time, datetime.now(UTC)):
@@ -123,20 +158,27 @@ class Publisher:
             traceparent=event.traceparent,
         )
         value = self._form.encode(event.data)
+        self._producer = self._producer or self._connected()
         try:
             return self._producer.send(
                 self._to.name, value, None if key is None else key.encode(), list(to_headers(stamped))
             )
         except KafkaError as error:
-            raise failure_of(error, self._to.name) from None
+            raise self._failed(error) from None
 
     def _placed(self, future: Any) -> Written:
         """Wait for one record's own acknowledgement: a flush would hide which of them failed."""
         try:
             place = future.get(timeout=self._patience)
         except KafkaError as error:
-            raise failure_of(error, self._to.name) from None
+            raise self._failed(error) from None
         return Written(place.partition, place.offset)
+
+    def _failed(self, error: KafkaError) -> Permanent | Unavailable:
+        failure = failure_of(error, self._to.name)
+        if isinstance(failure, Unavailable):
+            self._give_up()
+        return failure
 
 
 def failure_of(error: KafkaError, topic: str) -> Permanent | Unavailable:

@@ -1,12 +1,18 @@
+import multiprocessing
+import os
+import signal
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas import ProductV1, StockMovementV1
+from tests.trunkline.support import wait_for
 from trunkline import Bus, Drop, Enrich, Event, Process, Table, Topic
-from trunkline.errors import Permanent, Unavailable
+from trunkline.dev.broker import LocalKafka
+from trunkline.errors import Permanent, Unavailable, UsageError
 from trunkline.flow.declare import schemas_of
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
@@ -122,3 +128,75 @@ def test_nobody_to_publish_to_is_one_line(cluster: Cluster, bus: Bus) -> None:
         list(publisher.rows([row("0")], THEN))
     with pytest.raises(Unavailable):
         Publisher("127.0.0.1:1", bus, missing, service="crm", patience=2)
+
+
+def test_a_publisher_that_is_closed_or_anothers_says_so(cluster: Cluster, bus: Bus, control: Control) -> None:
+    [topic] = bus.topics
+    with Publisher(cluster, bus, topic, service="tills", patience=5) as publisher:
+        list(publisher.publish([move(1)]))
+        begun = publisher.publish([move(4)])
+        child = multiprocessing.get_context("fork").Process(target=publish_elsewhere, args=(publisher,))
+        child.start()
+        child.join(20)
+        assert child.exitcode == 7
+        list(publisher.publish([move(2)]))
+    for late in (publisher.publish([move(3)]), begun):
+        with pytest.raises(UsageError, match="this publisher is closed"):
+            next(late)
+    assert sorted(dict(record.headers)["ce_id"] or b"" for record in control.read(topic.name)) == [b"e1", b"e2"]
+
+
+def publish_elsewhere(publisher: Publisher) -> None:
+    try:
+        with publisher:
+            list(publisher.publish([move(9)]))
+    except UsageError as error:
+        os._exit(7 if "make one in each process" in str(error) else 8)
+
+
+def move(number: int) -> Event[Any]:
+    return Event(f"e{number}", THEN, {"sku": f"{number}", "delta": -2, "basket_id": "b", "store_id": "s"})
+
+
+@pytest.mark.faults(group="main")
+@pytest.mark.timeout(200)
+def test_a_publisher_outlives_a_broker_that_stands_still(tmp_path: Path) -> None:
+    broker = LocalKafka(tmp_path / "broker")
+    cluster = Cluster(broker.start().bootstrap)
+    assert broker.pid is not None
+    topic = Topic("p.moves", StockMovementV1, key="sku", partitions=5)
+    bus = Bus("p", [Process(topic, [], to={})])
+    try:
+        with Control(cluster) as control:
+            control.apply(plan(bus, control.existing(names(bus)), Kafka()))
+        with Publisher(cluster, bus, topic, service="tills", patience=4) as publisher:
+            list(publisher.publish(move(number) for number in range(50)))
+            os.kill(broker.pid, signal.SIGSTOP)
+            with pytest.raises(Unavailable):
+                list(publisher.publish(move(number) for number in range(50, 400)))
+            os.kill(broker.pid, signal.SIGCONT)
+            again(publisher, range(50, 400))
+            os.kill(broker.pid, signal.SIGSTOP)
+            next(publisher.publish(map(move, range(400, 402))), None)
+    except Unavailable:
+        os.kill(broker.pid, signal.SIGCONT)
+        with Control(cluster) as control:
+            found = {dict(record.headers)["ce_id"] for record in control.read(topic.name)}
+        assert found >= {b"e%d" % number for number in range(400)}
+    else:
+        pytest.fail("nobody was told")
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+        broker.stop()
+
+
+def again(publisher: Publisher, numbers: range) -> None:
+    """Publish what was not acknowledged, as a service does: until it is."""
+
+    def done() -> bool:
+        try:
+            return len(list(publisher.publish(map(move, numbers)))) == len(numbers)
+        except Unavailable:
+            return False
+
+    wait_for(done, seconds=40)
