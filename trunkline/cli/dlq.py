@@ -4,13 +4,14 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
 from trunkline.cli import replay
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
-from trunkline.cli.show import called, curtain_of, hex_start, moment, print_table
+from trunkline.cli.show import called, curtain_of, hex_start, many, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
 from trunkline.kafka.control import Control
@@ -19,14 +20,19 @@ from trunkline.kafka.topics import reading
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import FINAL, State
 from trunkline.operate import browse, reprocess
-from trunkline.operate.browse import Dead, Letters
+from trunkline.operate.browse import Dead, Letters, Opened
 from trunkline.operate.replay import MOST_REPLAYS, select
-from trunkline.settings import Settings, load
+from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")]
+
+SHOWN = 100
+"""Events that a table has, unless more are asked for."""
+CAUSES = 10
+"""Reasons that are counted one by one."""
 
 MEANING: dict[Kind, str] = {
     "permanent": "refused",
@@ -41,37 +47,45 @@ MEANING: dict[Kind, str] = {
 @app.command("ls")
 def list_letters(
     sink: Annotated[str | None, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many events of SINK a table has at most.")] = SHOWN,
     *,
     as_json: Json = False,
 ) -> None:
-    """Print where dead letters lie; with SINK, every event there, the newest failure first."""
+    """Print where dead letters lie; with SINK, the events there, the newest failure first, those that wait in front.
+
+    Where there are more than the table has, they are counted by why they died. JSON has all of them.
+    """
     bus, settings = load_bus(), load()
     with Control(cluster_of(settings)) as control, looking(settings) as db:
         if sink is not None:
             name = browse.flow_of(bus, sink)
-            view = View(bus, name, browse.look(control, reading(bus)[name]), control, db)
-            print_letters(view, as_json=as_json)
-            tell_unknown([view], settings)
+            letters = browse.look(control, reading(bus)[name])
+            view = View(bus, name, letters, control, db)
+            print_letters(view, control, limit, as_json=as_json)
+            if letters.dead and not view.known:
+                talk.print(f"trunkline: {no_ledger(settings, SINCE)}", markup=False)
             return
         topics = {name: dead_letters_of(identity_of(flow)) for name, flow in reading(bus).items()}
         known = control.topics(topics.values())
-        found = [
-            View(bus, name, letters, control, db)
-            for name, flow in reading(bus).items()
-            if topics[name] in known and (letters := browse.look(control, flow)).dead
-        ]
+        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
+        for name, flow in reading(bus).items():
+            if topics[name] in known and (letters := browse.look(control, flow)).dead:
+                view = View(bus, name, letters, control, db)
+                found.append(summary(view))
+                rows.append(found[-1] | {"sink": view.known_as, "flow": called(name, view.identity)})
     if as_json:
-        print_json([summary(view) for view in found])
+        print_json(found)
     elif found:
         headings = ("sink", "flow", "events", "letters", "open", "done since")
-        rows = [summary(view) | {"sink": view.known_as, "flow": called(view.name, view.identity)} for view in found]
         print_table(headings, [["-" if one[cell] is None else str(one[cell]) for cell in COUNTED] for one in rows])
     else:
         talk.print("No dead letters.")
     if absent := [topic for topic in topics.values() if topic not in known]:
         gone = "Run `trunkline topics apply`; what they held is gone."
         talk.print(f"Not there: {', '.join(absent)}. {gone}", markup=False)
-    tell_unknown(found, settings)
+    if any(one["open"] is None for one in found):
+        talk.print(f"trunkline: {no_ledger(settings, SINCE)}", markup=False)
 
 
 SINCE = "what was delivered since"
@@ -121,7 +135,7 @@ class View:
     def standing(self, dead: Dead) -> str:
         """Say how an event stands now."""
         if (head := self.behind.get(dead.who)) is not None:
-            return f"parked behind {head.event.id}"
+            return f"parked behind {head.id}"
         return self.word(dead)
 
     def waiting(self, dead: Dead) -> int:
@@ -147,35 +161,62 @@ def summary(view: View) -> dict[str, Any]:
     }
 
 
-def tell_unknown(views: Iterable[View], settings: Settings) -> None:
-    """Say what keeps anybody from knowing whether letters still wait."""
-    if any(view.letters.dead and not view.known for view in views):
-        talk.print(f"trunkline: {no_ledger(settings, SINCE)}", markup=False)
-
-
-def print_letters(view: View, *, as_json: bool) -> None:
-    """Print every event of one flow's dead letters."""
+def print_letters(view: View, control: Control, limit: int, *, as_json: bool) -> None:
+    """Print the events of one flow's dead letters."""
     if as_json:
-        print_json([as_data(dead, view) for dead in view.letters.dead])
+        letters = browse.opened(control, view.topic, view.letters.dead)
+        print_json(as_data(dead, one, view) for dead, one in letters)
     elif view.letters.dead:
+        more = len(view.letters.dead) - limit
+        if more > 0:
+            print_table(("events", "open", "class", "status", "reason"), causes(view))
+            out.print()
         headings = ("failed at", "event", "key", "class", "attempts", "status", "letters", "state", "reason")
-        print_table(headings, [row(dead, view) for dead in view.letters.dead])
+        letters = browse.opened(control, view.topic, islice(in_front(view), limit))
+        print_table(headings, [row(dead, one, view) for dead, one in letters])
+        if more > 0:
+            talk.print(f"… and {more:,} more: --limit shows more of them, --json prints all.", markup=False)
     else:
         talk.print(f"{view.name} has no dead letters.", markup=False)
     if view.letters.foreign:
         talk.print(f"{view.letters.foreign} records on {view.topic} are no dead letters of ours.", markup=False)
 
 
-def row(dead: Dead, view: View) -> tuple[str, ...]:
+def in_front(view: View) -> Iterable[Dead]:
+    """Give the events that wait for a person, and after them those that are finished."""
+    yield from (dead for dead in view.letters.dead if not view.finished(dead))
+    yield from (dead for dead in view.letters.dead if view.finished(dead))
+
+
+def causes(view: View) -> list[tuple[str, ...]]:
+    """Count events by why they are dead; those of rare reasons together."""
+    events = Counter(dead.why for dead in view.letters.dead)
+    waiting = Counter(dead.why for dead in view.letters.dead if not view.finished(dead))
+    told: list[tuple[str, ...]] = [
+        (str(count), str(waiting[why]) if view.known else "-", why.kind, dash(why.status), why.reason)
+        for why, count in events.most_common(CAUSES)
+    ]
+    if rare := events.most_common()[CAUSES:]:
+        open_ = str(sum(waiting[why] for why, _ in rare)) if view.known else "-"
+        told.append((str(sum(count for _, count in rare)), open_, "-", "-", many(len(rare), "other reason")))
+    return told
+
+
+def dash(value: object) -> str:
+    """Write a value, or a dash for none."""
+    return "-" if value is None else str(value)
+
+
+def row(dead: Dead, one: Opened, view: View) -> tuple[str, ...]:
     """Give an event's row of the table."""
-    failure = dead.letter.failure
+    failure = one.letter.failure
     return (
         moment(failure.at),
-        dead.event.id,
-        view.curtain.key_of(dead.record.key) or "-",
+        dead.id,
+        view.curtain.key_of(dead.raw_key) or "-",
         failure.kind,
         str(failure.attempts),
-        "-" if failure.status is None else str(failure.status),
+        dash(failure.status),
         str(dead.letters),
         view.standing(dead),
         failure.message,
@@ -208,19 +249,22 @@ def show(
                 print_json(None)
             talk.print(f"{name} has no open dead letters.", markup=False)
             return
-        raw = browse.value_of(control, dead)
+        [(_, letter)] = browse.opened(control, view.topic, [dead])
+        raw = browse.value_of(control, letter)
         value, problem = view.curtain.decode(registry, raw)
-    told = story(dead, view) if view.known else f"{told_why(dead, view)} But {no_ledger(settings, SINCE)}"
+    told = story(dead, letter, view)
+    if not view.known:
+        told = f"{told_why(dead, letter, view)} But {no_ledger(settings, SINCE)}"
     if as_json:
         told_value = {"value": value} if problem is None else {"not_decoded": problem, "hex": (raw or b"").hex()}
-        print_json({"summary": told, **as_data(dead, view), **told_value})
+        print_json({"summary": told, **as_data(dead, letter, view), **told_value})
         return
     out.print(safe(told), style="bold", markup=False)
     out.print()
-    for heading, content in detail(dead, view).items():
+    for heading, content in detail(dead, letter, view).items():
         out.print(safe(f"{heading:<13} {content}"), markup=False)
     out.print("headers")
-    for heading, text in view.curtain.headers(dead.record.headers):
+    for heading, text in view.curtain.headers(letter.record.headers):
         out.print(safe(f"  {heading}: {text}"), markup=False)
     if problem is None:
         out.print("payload")
@@ -233,11 +277,11 @@ def show(
 app.command()(replay.replay)
 
 
-def story(dead: Dead, view: View) -> str:
+def story(dead: Dead, letter: Opened, view: View) -> str:
     """Say in plain words what happened to an event, why, what it means and what to do."""
-    state, why = view.states[dead.who], told_why(dead, view)
+    state, why = view.states[dead.who], told_why(dead, letter, view)
     who = view.sink or view.name
-    key = None if dead.record.key is None else view.curtain.key_of(dead.record.key)
+    key = view.curtain.key_of(dead.raw_key)
     if state is State.DONE:
         done = "delivered it" if view.sink else "had it processed"
         return f"{why} A replay has {done} since; nothing is left to do."
@@ -249,38 +293,38 @@ def story(dead: Dead, view: View) -> str:
         return f"{why} A person has discarded it; nothing is left to do."
     by_key = shlex.join(["trunkline", "dlq", "replay", who, "--key", key or ""])
     if (head := view.behind.get(dead.who)) is not None:
-        return f"{why} It is parked behind event {head.event.id}. Replay its key, in order, with: {by_key}"
+        return f"{why} It is parked behind event {head.id}. Replay its key, in order, with: {by_key}"
     if count := view.waiting(dead):
-        many = "1 later event of its key is" if count == 1 else f"{count} later events of its key are"
-        return f"{why} {many} parked behind it. Replay them all, in order, with: {by_key}"
-    command = shlex.join(["trunkline", "dlq", "replay", who, "--event", dead.event.id])
+        waiting = "1 later event of its key is" if count == 1 else f"{count} later events of its key are"
+        return f"{why} {waiting} parked behind it. Replay them all, in order, with: {by_key}"
+    command = shlex.join(["trunkline", "dlq", "replay", who, "--event", dead.id])
     if state is State.AMBIGUOUS:
         return (
             f"{why} It may have been applied, and the target knows no keys: a replay calls it again. If that is "
             f"right, replay it with: {command}"
         )
-    if dead.letter.replays >= MOST_REPLAYS:
-        return f"{why} It was replayed {dead.letter.replays} times in vain. Once more, with: {command}"
+    if dead.replays >= MOST_REPLAYS:
+        return f"{why} It was replayed {dead.replays} times in vain. Once more, with: {command}"
     return f"{why} It waits here; nothing else is affected. Replay it with: {command}"
 
 
-def told_why(dead: Dead, view: View) -> str:
+def told_why(dead: Dead, letter: Opened, view: View) -> str:
     """Say in plain words what happened to an event, and why."""
-    failure = dead.letter.failure
-    key = None if dead.record.key is None else view.curtain.key_of(dead.record.key)
-    about = f"event {dead.event.id} ({'no key' if key is None else f'key {key}'})"
+    failure = letter.letter.failure
+    key = view.curtain.key_of(dead.raw_key)
+    about = f"event {dead.id} ({'no key' if key is None else f'key {key}'})"
     tries = f" in {failure.attempts} attempts" if failure.attempts > 1 else ""
     return f"{view.sink or view.name} {MEANING[failure.kind]} {about}{tries}: {failure.message.rstrip('.')}."
 
 
-def detail(dead: Dead, view: View) -> dict[str, Any]:
+def detail(dead: Dead, opened: Opened, view: View) -> dict[str, Any]:
     """Give what a person wants to know of a letter besides its story."""
-    letter, record = dead.letter, dead.record
+    letter, record = opened.letter, opened.record
     return {
         "state": view.standing(dead),
-        "event": f"{dead.event.id} of {dead.event.source}",
+        "event": f"{dead.id} of {dead.source}",
         "flow": called(view.name, view.identity),
-        "happened": moment(dead.event.time),
+        "happened": moment(opened.event.time),
         "origin": f"{letter.origin.topic} partition {letter.origin.partition} offset {letter.origin.offset}",
         "letter": f"{record.topic} partition {record.partition} offset {record.offset}",
         "first failed": moment(letter.first_failed_at),
@@ -293,14 +337,14 @@ def detail(dead: Dead, view: View) -> dict[str, Any]:
     }
 
 
-def as_data(dead: Dead, view: View) -> dict[str, Any]:
+def as_data(dead: Dead, opened: Opened, view: View) -> dict[str, Any]:
     """Give an event of the dead letters for programs."""
-    letter, failure, head = dead.letter, dead.letter.failure, view.behind.get(dead.who)
+    letter, failure, head = opened.letter, opened.letter.failure, view.behind.get(dead.who)
     return {
-        "event": dead.event.id,
-        "source": dead.event.source,
-        "time": moment(dead.event.time),
-        "key": view.curtain.key_of(dead.record.key),
+        "event": dead.id,
+        "source": dead.source,
+        "time": moment(opened.event.time),
+        "key": view.curtain.key_of(dead.raw_key),
         "flow": view.name,
         "class": failure.kind,
         "stage": failure.stage,
@@ -313,16 +357,16 @@ def as_data(dead: Dead, view: View) -> dict[str, Any]:
         "replays": letter.replays,
         "letters": dead.letters,
         "state": view.word(dead),
-        "behind": None if head is None else head.event.id,
+        "behind": None if head is None else head.id,
         "origin": {
             "topic": letter.origin.topic,
             "partition": letter.origin.partition,
             "offset": letter.origin.offset,
         },
         "letter": {
-            "topic": dead.record.topic,
-            "partition": dead.record.partition,
-            "offset": dead.record.offset,
+            "topic": view.topic,
+            "partition": dead.partition,
+            "offset": dead.offset,
         },
-        "headers": view.curtain.headers(dead.record.headers),
+        "headers": view.curtain.headers(opened.record.headers),
     }

@@ -87,6 +87,31 @@ def no_ledger(settings: Settings, says: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print data for programs, in a charset that has every character."""
+    """Print data for programs, in a charset that has every character; what an iterator gives is an array.
+
+    Of an iterator, alone or in an object, each item is printed before the next is made: there may be a million.
+    """
     escaped = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=escaped) + "\n")
+
+    def text(one: Any, depth: int) -> str:
+        return json.dumps(one, indent=2, default=str, ensure_ascii=escaped).replace("\n", "\n" + "  " * depth)
+
+    def pieces(one: Any, depth: int) -> Iterator[str]:
+        pad, between = "\n" + "  " * depth, ""
+        if isinstance(one, Iterator):
+            for item in one:
+                yield f"{between or '['}{pad}  {text(item, depth + 1)}"
+                between = ","
+            yield f"{pad}]" if between else "[]"
+        elif isinstance(one, dict) and any(isinstance(part, Iterator) for part in one.values()):
+            for name, part in one.items():
+                yield f"{between or '{'}{pad}  {text(name, 0)}: "
+                yield from pieces(part, depth + 1)
+                between = ","
+            yield f"{pad}}}"
+        else:
+            yield text(one, depth)
+
+    for piece in pieces(value, 0):
+        sys.stdout.write(piece)
+    sys.stdout.write("\n")

@@ -2,9 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +44,8 @@ SENT: dict[State | None, str] = {
     State.AMBIGUOUS: "ambiguous: may have been applied, and the target without keys will be called again",
     State.INTENT: "being called, or were when a worker ended: sent again unless they turn out to be delivered",
 }
+MOST = 100
+"""Events that a table has."""
 FINISHED = {
     State.DONE: "are delivered already",
     State.SUPERSEDED: "are superseded: a later event of the key is delivered",
@@ -78,7 +81,7 @@ def replay(
 
     def planned_of(known: Known) -> Plan:
         events, keys = event or [], key or []
-        return plan(known, events, keys, overwrite=overwrite, name=lambda dead: curtain.key_of(dead.record.key))
+        return plan(known, events, keys, overwrite=overwrite, name=lambda dead: curtain.key_of(dead.raw_key))
 
     with Control(cluster) as control, looking(settings) as db:
         if isinstance(flow, Deliver) and db is None:
@@ -89,7 +92,7 @@ def replay(
             chose += [*([] if rate == "50/s" else ["--rate", rate]), *(["--overwrite"] if overwrite else [])]
             command = shlex.join(["trunkline", "dlq", "replay", sink, *chose, "--run"])
             known = look(flow, bus, control, db)
-            print_plan(planned_of(known), flow, curtain, command, as_json=as_json)
+            print_plan(planned_of(known), flow, Shown(control, flow, curtain), command, as_json=as_json)
             return
         if isinstance(flow, Deliver):
             assert db is not None
@@ -110,7 +113,7 @@ def replay(
             with bar(planned, flow) as tell:
                 progress = again.run(planned, tell)
         idle = bool(progress.open) and not control.members(group)
-    print_report(planned, progress, flow, curtain, idle=idle, as_json=as_json)
+        print_report(planned, progress, flow, Shown(control, flow, curtain), idle=idle, as_json=as_json)
     if planned.refused or planned.under_way or not progress.complete:
         raise typer.Exit(1)
 
@@ -219,7 +222,39 @@ def refusals(planned: Plan) -> Iterator[str]:
         yield f"  {len(planned.refused):>6}  {what} (--event or --key replays them all the same)"
 
 
-def print_plan(planned: Plan, flow: Reading, curtain: Curtain, command: str, *, as_json: bool) -> None:
+class Shown:
+    """Shows events of a flow's dead letters; what their letters say is read when it is printed."""
+
+    def __init__(self, control: Control, flow: Reading, curtain: Curtain) -> None:
+        """Read from the flow's dead-letter topic, and hide what is sensitive."""
+        self._control = control
+        self._topic = dead_letters_of(identity_of(flow))
+        self._curtain = curtain
+
+    def data(
+        self, group: Iterable[Dead], more: Callable[[Dead], dict[str, Any]] = lambda _: {}
+    ) -> Iterator[dict[str, Any]]:
+        """Give events for programs; `more` is what is known of one besides."""
+        return (as_data(dead, reason, self._curtain) | more(dead) for dead, reason in self._reasons(group))
+
+    def table(self, headings: Sequence[str], events: Iterable[tuple[Dead, tuple[str, ...]]]) -> None:
+        """Print the first events, each with what is said of it."""
+        first = list(islice(events, MOST))
+        reasons = self._reasons(dead for dead, _ in first)
+        both = zip(reasons, first, strict=True)
+        print_table(headings, [row(dead, reason, self._curtain, *what) for (dead, reason), (_, what) in both])
+
+    def _reasons(self, group: Iterable[Dead]) -> Iterator[tuple[Dead, str]]:
+        """Give each event with why it is dead."""
+        rest = iter(group)
+        while some := list(islice(rest, browse.OPENED)):
+            found = browse.ahead(self._control, self._topic, some)
+            for dead in some:
+                letter = found.get((dead.partition, dead.offset))
+                yield dead, "its letter has been deleted meanwhile" if letter is None else letter.letter.failure.message
+
+
+def print_plan(planned: Plan, flow: Reading, show: Shown, command: str, *, as_json: bool) -> None:
     """Print what a run would do, and the command that does it."""
     states = planned.known.states
 
@@ -228,27 +263,27 @@ def print_plan(planned: Plan, flow: Reading, curtain: Curtain, command: str, *, 
             return browse.STANDING[states.get(dead.who)]
         return "processed" if dead.who in states else "under way" if dead.who in planned.known.under_way else "open"
 
-    def shown(group: Sequence[Dead]) -> list[dict[str, Any]]:
-        return [as_data(dead, curtain, word(dead)) for dead in group]
+    def standing(dead: Dead) -> dict[str, Any]:
+        return {"state": word(dead)}
+
+    def sent(dead: Dead) -> dict[str, Any]:
+        overtaken = {"overtaken": dead.who in planned.known.overtaken} if isinstance(flow, Deliver) else {}
+        return standing(dead) | overtaken
 
     if as_json:
-        groups: dict[str, list[dict[str, Any]]] = {}
+        groups: dict[str, Sequence[Dead]] = {"processed": planned.finished, "under_way": planned.under_way}
         if isinstance(flow, Deliver):
-            for state in FINISHED:
-                groups[browse.STANDING[state]] = shown([one for one in planned.finished if states[one.who] is state])
-        else:
-            groups = {"processed": shown(planned.finished), "under_way": shown(planned.under_way)}
-        sent = shown(planned.send)
-        if isinstance(flow, Deliver):
-            overtaken = planned.known.overtaken
-            sent = [data | {"overtaken": one.who in overtaken} for one, data in zip(planned.send, sent, strict=True)]
+            groups = {
+                browse.STANDING[state]: [one for one in planned.finished if states[one.who] is state]
+                for state in FINISHED
+            }
         print_json(
             {
                 **whom(flow),
                 "selected": planned.selected,
-                "send": sent,
-                **groups,
-                "refused": shown(planned.refused),
+                "send": show.data(planned.send, sent),
+                **{name: show.data(group, standing) for name, group in groups.items()},
+                "refused": show.data(planned.refused, standing),
                 "command": command if planned.send else None,
             }
         )
@@ -262,8 +297,9 @@ def print_plan(planned: Plan, flow: Reading, curtain: Curtain, command: str, *, 
     headings = ("event", "key", "origin", "class", "replays", "state", "plan", "reason")
     nothing = (*planned.finished, *planned.under_way)
     decided = (("send", planned.send), ("nothing", nothing), ("refuse", planned.refused))
-    rows = [row(dead, curtain, word(dead), what) for what, group in decided for dead in group]
-    print_table(headings, rows)
+    show.table(headings, ((dead, (word(dead), what)) for what, group in decided for dead in group))
+    if (more := planned.selected - MOST) > 0:
+        talk.print(f"… and {more:,} more: --event and --key choose some, --json prints all.", markup=False)
     if planned.send:
         talk.print(f"Nothing was sent. Run it with: {command}", markup=False)
 
@@ -273,9 +309,7 @@ def whom(flow: Reading) -> dict[str, Any]:
     return {"sink": flow.to.name} if isinstance(flow, Deliver) else {"sink": None, "flow": flow_name(flow)}
 
 
-def print_report(
-    planned: Plan, progress: Progress, flow: Reading, curtain: Curtain, *, idle: bool, as_json: bool
-) -> None:
+def print_report(planned: Plan, progress: Progress, flow: Reading, show: Shown, *, idle: bool, as_json: bool) -> None:
     """Print what came of a run; `idle` says that letters are open and that no worker is there to deliver them."""
     groups: dict[str, Sequence[Dead]] = {
         done(flow): progress.delivered,
@@ -291,18 +325,20 @@ def print_report(
     if not isinstance(flow, Deliver):
         groups["under way before"] = planned.under_way
     if as_json:
-        found = {
-            name.replace(" ", "_"): [as_data(dead, curtain, None) for dead in group] for name, group in groups.items()
-        }
+        found = {name.replace(" ", "_"): show.data(group) for name, group in groups.items()}
         print_json({"run": progress.run, **whom(flow), **found, "trouble": progress.trouble or None})
         return
     counts = ", ".join(f"{len(group)} {name}" for name, group in groups.items() if group) or "nothing to send"
     out.print(f"Replay {progress.run} to {told(flow)}: {counts}", markup=False)
     ended = (done(flow), "superseded", "discarded")
-    if failed := [row(dead, curtain, name) for name, group in groups.items() if name not in ended for dead in group]:
-        print_table(("event", "key", "origin", "class", "replays", "now", "reason"), failed)
+    left = {name: group for name, group in groups.items() if name not in ended and group}
+    if left:
+        headings = ("event", "key", "origin", "class", "replays", "now", "reason")
+        show.table(headings, ((dead, (name,)) for name, group in left.items() for dead in group))
+        if (more := sum(map(len, left.values())) - MOST) > 0:
+            talk.print(f"… and {more:,} more: `trunkline dlq ls` of the same name counts them by reason.", markup=False)
     if progress.gone:
-        why = "they were too large for their letters, and have been deleted where they first stood"
+        why = "the letters, or values that were too large for them, have been deleted"
         talk.print(f"What is gone cannot be sent any more: {why}.", markup=False)
     if progress.trouble:
         talk.print(f"The run ended early: {progress.trouble}", markup=False)
@@ -317,23 +353,21 @@ def print_report(
         talk.print("What is not sent waits in the dead letters: replay it again.", markup=False)
 
 
-def row(dead: Dead, curtain: Curtain, *what: str) -> Sequence[str]:
+def row(dead: Dead, reason: str, curtain: Curtain, *what: str) -> Sequence[str]:
     """Give an event's row of a table."""
-    origin, failure = dead.letter.origin, dead.letter.failure
-    where, key = f"{origin.partition}@{origin.offset}", curtain.key_of(dead.record.key) or "-"
-    return (dead.event.id, key, where, failure.kind, str(dead.letter.replays), *what, failure.message)
+    where, key = f"{dead.origin_partition}@{dead.origin_offset}", curtain.key_of(dead.raw_key) or "-"
+    return (dead.id, key, where, dead.why.kind, str(dead.replays), *what, reason)
 
 
-def as_data(dead: Dead, curtain: Curtain, state: str | None) -> dict[str, Any]:
+def as_data(dead: Dead, reason: str, curtain: Curtain) -> dict[str, Any]:
     """Give an event for programs."""
-    origin, failure = dead.letter.origin, dead.letter.failure
+    topic, partition, offset = dead.origin
     return {
-        "event": dead.event.id,
-        "source": dead.event.source,
-        "key": curtain.key_of(dead.record.key),
-        "origin": {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset},
-        "class": failure.kind,
-        "reason": failure.message,
-        "replays": dead.letter.replays,
-        **({} if state is None else {"state": state}),
+        "event": dead.id,
+        "source": dead.source,
+        "key": curtain.key_of(dead.raw_key),
+        "origin": {"topic": topic, "partition": partition, "offset": offset},
+        "class": dead.why.kind,
+        "reason": reason,
+        "replays": dead.replays,
     }

@@ -14,7 +14,7 @@ from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
 from trunkline.ledger.attempts import Attempt
 from trunkline.ledger.deliveries import State
-from trunkline.operate.browse import Dead
+from trunkline.operate.browse import Opened
 from trunkline.operate.trace import LOOKED_AT, Delivery, Node, Step, Trace, Tracer
 from trunkline.settings import load
 
@@ -150,7 +150,7 @@ def said_of_outcome(entry: Entry) -> str:
     return f"{state}{f', {entry.kind}' if entry.kind else ''}{by}{who}"
 
 
-def told_letter(dead: Dead) -> Iterator[str]:
+def told_letter(dead: Opened) -> Iterator[str]:
     """Say where a dead letter lies."""
     record, failure = dead.record, dead.letter.failure
     where = f"{record.topic} partition {record.partition} offset {record.offset}"
@@ -225,7 +225,7 @@ def outcome_data(entry: Entry) -> dict[str, Any]:
     }
 
 
-def letter_data(dead: Dead) -> dict[str, Any]:
+def letter_data(dead: Opened) -> dict[str, Any]:
     """Give a dead letter for programs."""
     failure = dead.letter.failure
     return {

@@ -349,6 +349,20 @@ class Control:
                     found[slot] = record
         return found
 
+    def pick(self, topic: str, places: Collection[tuple[int, int]]) -> Generator[Record, None, None]:
+        """Yield those records at these partitions and offsets that are there; between close ones it reads on."""
+        spans: dict[Slot, list[list[int]]] = {}
+        for partition, offset in sorted(places):
+            found = spans.setdefault(Slot(topic, partition), [])
+            if found and offset - found[-1][1] < APART:
+                found[-1][1] = offset
+            else:
+                found.append([offset, offset])
+        while left := {slot: found.pop(0) for slot, found in spans.items() if found}:
+            begin = {slot: span[0] for slot, span in left.items()}
+            with contextlib.closing(self._read(begin, {slot: span[1] + 1 for slot, span in left.items()})) as records:
+                yield from (record for record in records if (record.partition, record.offset) in places)
+
     def _read(self, begin: Mapping[Slot, int], ends: Mapping[Slot, int] | None) -> Generator[Record, None, None]:
         """Yield the records between, without a group."""
         left = {slot for slot, offset in begin.items() if ends is None or offset < ends[slot]}
@@ -442,6 +456,8 @@ class Control:
             time.sleep(0.1)
 
 
+APART = 1_000
+"""Records that are read through rather than to begin again behind them."""
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 

@@ -92,7 +92,12 @@ class Outcome(NamedTuple):
 
 def place_of(sink: str, event: Event[Any]) -> Place:
     """Give the place of an event's row for a sink."""
-    return Place(int(event.time.timestamp() // 86_400), id_of(sink, event.source, event.id))
+    return Place(day_of(event), id_of(sink, event.source, event.id))
+
+
+def day_of(event: Event[Any]) -> int:
+    """Give the UTC day on which an event happened."""
+    return int(event.time.timestamp() // 86_400)
 
 
 def id_of(sink: str, source: str, event_id: str) -> bytes:

@@ -2,12 +2,14 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from trunkline.deadletter import REFERENCE, Letter, stray
+from trunkline.deadletter import REFERENCE, Kind, Letter, stray
 from trunkline.deadletter import read as read_letter
 from trunkline.errors import Poison, Unavailable, UsageError
 from trunkline.event import Event, from_headers
@@ -16,12 +18,18 @@ from trunkline.kafka.control import Control, Record
 from trunkline.kafka.topics import reading
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import FINAL, Place, Row, State
+from trunkline.ledger.deliveries import FINAL, Place, State
 
 AT_ONCE = 500
 """Rows that are looked up in one query."""
+OPENED = 2_000
+"""Letters that are read whole together."""
 AT_HAND = 4096
-"""Bytes of a value that is kept while letters are listed: there may be a million of them, and each may have 1 MiB."""
+"""Bytes of a value that is kept while letters are open: each may have 1 MiB."""
+REASONS = 1_000
+"""Different reasons that are told apart: a target may give each event one of its own."""
+OTHER = "…"
+"""The reason of those that are too many to be told apart."""
 
 STANDING: dict[State | None, str] = {
     None: "open",
@@ -37,33 +45,73 @@ STANDING: dict[State | None, str] = {
 
 
 class Gone(Unavailable):
-    """The value of a letter is not where it was; that of another one may be."""
+    """A letter, or its value, is not where it was; those of another event may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """An event in the dead letters of a flow: its newest letter, and how many there are."""
+class Why(NamedTuple):
+    """Why events are dead, as letters are counted by it."""
 
-    record: Record
-    letter: Letter
-    event: Event[Any]
+    kind: Kind
+    status: int | None
+    reason: str
+
+
+class Dead(NamedTuple):
+    """An event in the dead letters of a flow: where its newest letter is, and what a plan needs to know of it.
+
+    There may be a million of them, so what else the letter says stays on the topic: `opened` gives it.
+    """
+
+    source: str
+    id: str
+    day: int
+    """The UTC day on which it happened, as the ledger counts them."""
+    raw_key: bytes | None
+    why: Why
+    replays: int
+    at: float
+    """When it failed last, in epoch seconds."""
+    partition: int
+    offset: int
+    origin_topic: str
+    origin_partition: int
+    origin_offset: int
     letters: int = 1
-    left: bool = False
-    """Its value was left on the topic: `value_of` gives it."""
 
     @property
     def who(self) -> tuple[str, str]:
         """The event's identity."""
-        return (self.event.source, self.event.id)
+        return (self.source, self.id)
 
     @property
     def key(self) -> bytes | None:
         """The digest of its key, as the ledger keeps it; None without a key."""
-        return None if self.record.key is None else deliveries.key_of(self.record.key)
+        return None if self.raw_key is None else deliveries.key_of(self.raw_key)
 
     @property
     def origin(self) -> tuple[str, int, int]:
         """Where the event first stood: what letters are ordered by, so that each key keeps its order."""
+        return (self.origin_topic, self.origin_partition, self.origin_offset)
+
+    @property
+    def age(self) -> tuple[float, int, int, int]:
+        """What letters are ordered by when the newest failure is wanted."""
+        return (self.at, self.replays, self.partition, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A dead letter with all that it says."""
+
+    record: Record
+    letter: Letter
+    event: Event[Any]
+    left: bool = False
+    """Its value was left on the topic: `value_of` gives it."""
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """Where the event first stood."""
         first = self.letter.origin
         return (first.topic, first.partition, first.offset)
 
@@ -119,47 +167,119 @@ def gather(records: Iterable[Record]) -> Letters:
     """Group the records of a dead-letter topic by event; the same event may have failed in several replays."""
     newest: dict[tuple[str, str], Dead] = {}
     foreign = 0
+    shared: dict[Any, Any] = {}
     for record in records:
-        try:
-            letter = read_letter(record.headers)
-            poison = letter.failure.kind == "poison"
-            event = stray(letter.origin) if poison else from_headers(record.headers, record.key)
-        except (KeyError, ValueError, Poison):
+        if (one := open_letter(record)) is None:
             foreign += 1
             continue
-        left = record.value is not None and len(record.value) > AT_HAND
-        dead = Dead(replace(record, value=None) if left else record, letter, event, left=left)
+        dead = noted(one, shared)
         if (other := newest.get(dead.who)) is not None:
-            dead = replace(max(other, dead, key=age), letters=other.letters + 1)
+            dead = max(other, dead, key=attrgetter("age"))._replace(letters=other.letters + 1)
         newest[dead.who] = dead
-    return Letters(tuple(sorted(newest.values(), key=age, reverse=True)), foreign)
+    return Letters(tuple(sorted(newest.values(), key=attrgetter("age"), reverse=True)), foreign)
 
 
-def age(dead: Dead) -> tuple[Any, ...]:
-    """Order letters by when they failed."""
-    return (dead.letter.failure.at, dead.letter.replays, dead.record.partition, dead.record.offset)
+def open_letter(record: Record) -> Opened | None:
+    """Read a record of a dead-letter topic; None where it is no letter of ours."""
+    try:
+        letter = read_letter(record.headers)
+        poison = letter.failure.kind == "poison"
+        event = stray(letter.origin) if poison else from_headers(record.headers, record.key)
+    except (KeyError, ValueError, Poison):
+        return None
+    left = record.value is not None and len(record.value) > AT_HAND
+    return Opened(replace(record, value=None) if left else record, letter, event, left)
+
+
+def noted(one: Opened, shared: dict[Any, Any]) -> Dead:
+    """Keep of a letter what a plan needs; what many letters have alike is kept once, in `shared`."""
+    event, failure, origin = one.event, one.letter.failure, one.letter.origin
+    why = Why(failure.kind, failure.status, failure.message)
+    if why not in shared and len(shared) >= REASONS:
+        why = Why(failure.kind, failure.status, OTHER)
+    day = deliveries.day_of(event)
+    return Dead(
+        shared.setdefault(event.source, event.source),
+        event.id,
+        shared.setdefault(day, day),
+        one.record.key,
+        shared.setdefault(why, why),
+        one.letter.replays,
+        failure.at.timestamp(),
+        one.record.partition,
+        one.record.offset,
+        shared.setdefault(origin.topic, origin.topic),
+        origin.partition,
+        origin.offset,
+    )
+
+
+def opened(control: Control, topic: str, wanted: Iterable[Dead]) -> Iterator[tuple[Dead, Opened]]:
+    """Read the newest letters of events, many at a time, in the order in which they are wanted.
+
+    Raises:
+        Gone: the topic has deleted one meanwhile.
+    """
+    rest = iter(wanted)
+    while some := list(islice(rest, OPENED)):
+        found = ahead(control, topic, some)
+        for dead in some:
+            yield dead, taken(found, dead)
+
+
+def ahead(control: Control, topic: str, wanted: Iterable[Dead]) -> dict[tuple[int, int], Opened]:
+    """Read the newest letters of events, by partition and offset; what is not there any more is left out."""
+    records = control.pick(topic, {(dead.partition, dead.offset) for dead in wanted})
+    return {(one.partition, one.offset): letter for one in records if (letter := open_letter(one)) is not None}
+
+
+def taken(found: dict[tuple[int, int], Opened], dead: Dead) -> Opened:
+    """Take an event's letter from those that were read.
+
+    Raises:
+        Gone: it is not among them.
+    """
+    if (one := found.pop((dead.partition, dead.offset), None)) is None:
+        raise Gone(f"the dead letter of event {dead.id} has gone: its topic has deleted it.")
+    return one
+
+
+class Ahead:
+    """Reads the letters that are to be sent, many at a time."""
+
+    def __init__(self, control: Control, topic: str) -> None:
+        """Read from a flow's dead-letter topic."""
+        self._control = control
+        self._topic = topic
+        self._found: dict[tuple[int, int], Opened] = {}
+
+    def open(self, dead: Dead, following: Iterable[Dead]) -> Opened:
+        """Give an event's letter; `following` are those that will be asked for next.
+
+        Raises:
+            Gone: the topic has deleted it.
+        """
+        if (dead.partition, dead.offset) not in self._found:
+            self._found = ahead(self._control, self._topic, [dead, *islice(following, OPENED)])
+        return taken(self._found, dead)
 
 
 def places(flow: Deliver, dead: Iterable[Dead]) -> list[Place]:
     """Give where the ledger keeps these events for a flow's sink."""
-    return [deliveries.place_of(sink_identity(flow.to), one.event) for one in dead]
-
-
-def rows(db: Connection, wanted: Sequence[Place]) -> dict[Place, Row]:
-    """Look many deliveries up."""
-    found: dict[Place, Row] = {}
-    for begin in range(0, len(wanted), AT_ONCE):
-        found |= deliveries.look_up(db, wanted[begin : begin + AT_ONCE])
-    return found
+    sink = sink_identity(flow.to)
+    return [Place(one.day, deliveries.id_of(sink, one.source, one.id)) for one in dead]
 
 
 def states(db: Connection | None, flow: Deliver, dead: Sequence[Dead]) -> list[State | None]:
     """Give what the ledger says of each event now; None where it says nothing."""
     if db is None:
         return [None] * len(dead)
-    wanted = places(flow, dead)
-    found = rows(db, wanted)
-    return [found[place].state if place in found else None for place in wanted]
+    known: list[State | None] = []
+    for begin in range(0, len(dead), AT_ONCE):
+        wanted = places(flow, dead[begin : begin + AT_ONCE])
+        found = deliveries.look_up(db, wanted)
+        known += [found[place].state if place in found else None for place in wanted]
+    return known
 
 
 def behind(dead: Iterable[Dead], known: Iterable[State | None]) -> dict[tuple[str, str], Dead]:
@@ -169,13 +289,13 @@ def behind(dead: Iterable[Dead], known: Iterable[State | None]) -> dict[tuple[st
     for one, state in sorted(zip(dead, known, strict=True), key=lambda pair: pair[0].origin):
         if one.key is None or state in FINAL:
             continue
-        head = heads.setdefault((one.letter.origin.partition, one.key), one)
-        if one is not head and (state is State.PARKED or (state is None and one.letter.failure.kind == "parked")):
+        head = heads.setdefault((one.origin_partition, one.key), one)
+        if one is not head and (state is State.PARKED or (state is None and one.why.kind == "parked")):
             found[one.who] = head
     return found
 
 
-def value_of(control: Control, dead: Dead) -> bytes | None:
+def value_of(control: Control, dead: Opened) -> bytes | None:
     """Give the value that failed; of a letter that was too large to hold it, from where it first stood (D5).
 
     Raises:

@@ -83,12 +83,12 @@ class Plan:
 
 def key_of(dead: Dead) -> str | None:
     """Give a record's key as text."""
-    return None if dead.record.key is None else dead.record.key.decode(errors="backslashreplace")
+    return None if dead.raw_key is None else dead.raw_key.decode(errors="backslashreplace")
 
 
 def has_key(dead: Dead, keys: Collection[str]) -> bool:
     """Say whether an event's key is among these; a sensitive key may be named as it is shown."""
-    return key_of(dead) in keys or (dead.record.key is not None and f"#{hashed(dead.record.key)}" in keys)
+    return key_of(dead) in keys or (dead.raw_key is not None and f"#{hashed(dead.raw_key)}" in keys)
 
 
 def select(dead: Sequence[Dead], events: Collection[str], keys: Collection[str]) -> list[Dead]:
@@ -99,8 +99,8 @@ def select(dead: Sequence[Dead], events: Collection[str], keys: Collection[str])
     """
     if not events and not keys:
         return list(dead)
-    chosen = [one for one in dead if one.event.id in events or has_key(one, keys)]
-    absent = [f"event {event}" for event in events if all(one.event.id != event for one in chosen)]
+    chosen = [one for one in dead if one.id in events or has_key(one, keys)]
+    absent = [f"event {event}" for event in events if all(one.id != event for one in chosen)]
     absent += [f"key {key}" for key in keys if not any(has_key(one, [key]) for one in chosen)]
     if absent:
         there = f"`trunkline dlq ls` of the same name lists all {len(dead)}" if dead else "there is none at all"
@@ -129,7 +129,7 @@ def plan(
     refused: list[Dead] = []
     stuck: set[bytes | None] = set()
     for dead in open_:
-        again = dead.letter.replays >= MOST_REPLAYS and dead.letter.failure.kind != "parked"
+        again = dead.replays >= MOST_REPLAYS and dead.why.kind != "parked"
         if (again and not (events or keys)) or (dead.key in stuck and dead.key in known.held):
             refused.append(dead)
             stuck.add(dead.key)
@@ -139,10 +139,11 @@ def plan(
         if later := [one for one in open_ if one.key == dead.key and one.origin > dead.origin]:
             count = sum(one.key == dead.key and known.states.get(one.who) not in FINAL for one in known.dead)
             raise UsageError(
-                f"event {later[0].event.id} would overtake event {dead.event.id}, the earliest of its key, which is "
+                f"event {later[0].id} would overtake event {dead.id}, the earliest of its key, which is "
                 f"held back. --key {name(dead)} replays all {count} of them in order."
             )
-    send = tuple(dead for dead in open_ if dead not in refused)
+    kept = {dead.who for dead in refused}
+    send = tuple(dead for dead in open_ if dead.who not in kept)
     whole = {dead.key for dead in send if dead.key in known.held and (has_key(dead, keys) or not events)}
     return Plan(
         known=known,
@@ -172,7 +173,7 @@ class Progress:
     parked: list[Dead] = field(default_factory=list)
     """Still parked: an earlier event of the key is dead again."""
     gone: list[Dead] = field(default_factory=list)
-    """Not to be sent by anybody: the letter was too large to hold its value, and that has been deleted."""
+    """Not to be sent by anybody: the letter, or the value that was too large for it, has been deleted."""
     trouble: str = ""
     """Why it ended early."""
 
@@ -198,15 +199,17 @@ def survey(flow: Deliver, control: Control, db: Connection) -> Known:
     dead = browse.look(control, flow).dead
     number = deliveries.number_of(db, sink_identity(flow.to))
     states = zip(dead, browse.states(db, flow, dead), strict=True)
-    overtaken: set[Place] = set()
-    where = browse.places(flow, dead)
-    if flow.to.writes == "latest":
-        overtaken = delivered_latest(db, [asking(one, place, number) for one, place in zip(dead, where, strict=True)])
+    overtaken: set[tuple[str, str]] = set()
+    for begin in range(0, len(dead) if flow.to.writes == "latest" else 0, browse.AT_ONCE):
+        some = dead[begin : begin + browse.AT_ONCE]
+        at = dict(zip(browse.places(flow, some), some, strict=True))
+        later = delivered_latest(db, [asking(one, place, number) for place, one in at.items()])
+        overtaken |= {at[place].who for place in later}
     return Known(
         dead=dead,
         states={one.who: state for one, state in states if state is not None},
         held=parked_keys(db, number) if flow.after_dead != "continue" else (),
-        overtaken={one.who for one, place in zip(dead, where, strict=True) if place in overtaken},
+        overtaken=overtaken,
         ends=ends,
     )
 
@@ -228,6 +231,7 @@ class Replay:
         self._wait = wait
         self._ends: Mapping[Slot, int] = {}
         self._newer: dict[tuple[str, str], Dead] = {}
+        self._ahead = browse.Ahead(control, self._letters)
 
     def run(self, planned: Plan, tell: Callable[[Progress], None]) -> Progress:
         """Send the planned letters, wait until each has come to an end, and end the run whatever happens.
@@ -286,14 +290,15 @@ class Replay:
     def _send(self, progress: Progress, dead: Dead) -> bool:
         """Send a letter; say whether it can be sent at all."""
         try:
-            value = browse.value_of(self._control, dead)
+            letter = self._ahead.open(dead, progress.unsent)
+            value = browse.value_of(self._control, letter)
         except browse.Gone:
             progress.unsent.remove(dead)
             progress.gone.append(dead)
             return False
-        headers = replayed(dead.record.headers, progress.run)
-        topic, partition = replay_of(identity_of(self._flow)), dead.letter.origin.partition
-        sending = self._sender.send(topic, dead.record.key, value, headers, partition=partition)
+        headers = replayed(letter.record.headers, progress.run)
+        topic, partition = replay_of(identity_of(self._flow)), dead.origin_partition
+        sending = self._sender.send(topic, dead.raw_key, value, headers, partition=partition)
         progress.unsent.remove(dead)  # whatever ends the wait for its acknowledgement: it may be on the topic
         progress.open.append(dead)
         sending.result()
@@ -313,7 +318,7 @@ class Replay:
             newer = self._newer.get(dead.who, dead)
             if not is_later(newer, dead):
                 progress.open.append(dead)
-            elif newer.letter.failure.kind == "parked":
+            elif newer.why.kind == "parked":
                 progress.parked.append(newer)
             else:
                 progress.dead.append(newer)
@@ -348,12 +353,12 @@ class Replay:
 
 def is_later(newer: Dead, dead: Dead) -> bool:
     """Say whether a letter of an event was written after another one of it."""
-    return (newer.record.partition, newer.record.offset) > (dead.record.partition, dead.record.offset)
+    return (newer.partition, newer.offset) > (dead.partition, dead.offset)
 
 
 def next_of(progress: Progress, keys: Collection[bytes]) -> Dead | None:
     """Give the letter to send next; of a key that is held back none follows a dead one before that one is delivered."""
-    waiting = {dead.key for dead in progress.open if dead.letter.failure.kind != "parked" and dead.key in keys}
+    waiting = {dead.key for dead in progress.open if dead.why.kind != "parked" and dead.key in keys}
     for dead in progress.unsent:
         if dead.key not in waiting:
             return dead
@@ -362,17 +367,16 @@ def next_of(progress: Progress, keys: Collection[bytes]) -> Dead | None:
 
 def asking(dead: Dead, place: Place, number: int) -> Intent:
     """Say of a letter what the ledger needs to know to judge whether it is overtaken."""
-    origin = dead.letter.origin
     return Intent(
         place=place,
         sink=number,
         key=dead.key,
-        partition=origin.partition,
-        offset=origin.offset,
+        partition=dead.origin_partition,
+        offset=dead.origin_offset,
         payload=b"",
         owner="",
         deadline=0.0,
         now=0.0,
         latest=True,
-        topic=origin.topic,
+        topic=dead.origin_topic,
     )

@@ -78,7 +78,7 @@ def standing(control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[D
     # In this order: what the group has passed by then has its entry, or none at all.
     replays, committed = replay_of(identity_of(flow)), control.committed(group_of(bus, identity_of(flow)))
     control.settle(replayed_of(bus))
-    start = min(one.record.timestamp for one in dead) - SKEW
+    start = datetime.fromtimestamp(min(one.at for one in dead), UTC) - SKEW
     ended: set[Place | Who] = set()
     for entry in entries(control.read(replayed_of(bus), start=start)):
         if entry.flow == identity_of(flow) and entry.state == State.DONE.name:
@@ -107,6 +107,7 @@ class Reprocess:
         self._rate = rate
         self._wait = wait
         self._transactions = Transactions(cluster, f"{group_of(bus, identity_of(flow))}.replay")
+        self._ahead = browse.Ahead(control, self._letters)
         self._ended: dict[Place, Entry] = {}
         self._read: Mapping[Slot, int] = {}
 
@@ -133,7 +134,7 @@ class Reprocess:
         due = sent = time.monotonic()
         while True:
             if progress.unsent and time.monotonic() >= due:
-                self._send(progress, progress.unsent[:many])
+                self._send(progress, many)
                 sent = time.monotonic()
                 due = max(due + many / self._rate, sent)
             self._settle(progress, ends)
@@ -145,24 +146,19 @@ class Reprocess:
                 return
             time.sleep(min(PACE, max(0.0, due - time.monotonic())) if progress.unsent else PACE)
 
-    def _send(self, progress: Progress, letters: Sequence[Dead]) -> None:
-        """Send letters together, in their order.
+    def _send(self, progress: Progress, many: int) -> None:
+        """Send so many letters together, in their order.
 
         Raises:
             Halt: another replay of the flow has begun.
             Unavailable, Refused: they were not sent, as far as anybody can tell; or the value of one is gone.
         """
         topic = replay_of(identity_of(self._flow))
-        writes = [
-            Write(
-                topic,
-                dead.record.key,
-                browse.value_of(self._control, dead),
-                [*replayed(dead.record.headers, progress.run)],
-                dead.letter.origin.partition,
-            )
-            for dead in letters
-        ]
+        writes = []
+        for dead in progress.unsent[:many]:
+            letter = self._ahead.open(dead, progress.unsent)
+            value, headers = browse.value_of(self._control, letter), [*replayed(letter.record.headers, progress.run)]
+            writes.append(Write(topic, dead.raw_key, value, headers, dead.origin_partition))
         self._transactions.begin()
         try:
             self._transactions.write(writes)
@@ -171,8 +167,8 @@ class Reprocess:
         except TrunklineError:
             self._transactions.abort()
             raise
-        progress.unsent = progress.unsent[len(letters) :]
-        progress.open += letters
+        progress.open += progress.unsent[:many]
+        progress.unsent = progress.unsent[many:]
 
     def _settle(self, progress: Progress, ends: Mapping[Slot, int]) -> None:
         """Find out what has come of what was sent: the audit trail says it."""

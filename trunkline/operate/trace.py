@@ -41,7 +41,7 @@ from trunkline.ledger.attempts import Attempt, attempts_of
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import Place, State
 from trunkline.ledger.history import Claim
-from trunkline.operate.browse import Dead, gather
+from trunkline.operate.browse import Opened, gather, open_letter
 
 LOOKED_AT = 10_000
 """Records of a topic that are read at most to find one."""
@@ -85,7 +85,7 @@ class Delivery:
     """When that was recorded."""
     attempts: int = 0
     failed: tuple[Attempt, ...] = ()
-    letters: tuple[Dead, ...] = ()
+    letters: tuple[Opened, ...] = ()
     outcomes: tuple[Entry, ...] = ()
     """What the audit trail has of it: dead letters, and what replays came to."""
     before: int = 0
@@ -106,7 +106,7 @@ class Step:
     before: int = 0
     """Records that the flow takes first, when it waits."""
     made: tuple["Node", ...] = ()
-    letters: tuple[Dead, ...] = ()
+    letters: tuple[Opened, ...] = ()
     outcomes: tuple[Entry, ...] = ()
     """Of one that went dead, what replays came to."""
     settled: bool = True
@@ -262,9 +262,9 @@ class Tracer:
         """Find the event among the newest dead letters of steps and agents, of which the ledger knows nothing."""
         for flow in self._making.values():
             for dead in gather(self._newest(dead_letters_of(identity_of(flow)), lambda _: True)).dead:
-                if dead.event.id == event_id:
-                    origin = dead.letter.origin
-                    yield self._node(dead.event.source, event_id, Slot(origin.topic, origin.partition), origin.offset)
+                if dead.id == event_id:
+                    slot = Slot(dead.origin_topic, dead.origin_partition)
+                    yield self._node(dead.source, event_id, slot, dead.origin_offset)
 
     def _unread(self, event_id: str) -> Iterator[Node]:
         """Find the event among the newest of the topics that no sink reads."""
@@ -384,15 +384,15 @@ class Tracer:
         first = self._control.first({Slot(flow.topic.name, stood[0]): stood[1]})
         return next((self._of(record).id for record in first.values() if record.offset == stood[1]), "")
 
-    def _letters(self, flow: Reading, node: Node) -> tuple[Dead, ...]:
+    def _letters(self, flow: Reading, node: Node) -> tuple[Opened, ...]:
         """Find the event's letters, which were written after it was published."""
         if node.record is None:
             return ()
         record = node.record
         topic, start = dead_letters_of(identity_of(flow)), record.timestamp - SKEW
         found = self._search(topic, start, lambda _: True, partition=record.partition).records
-        letters = (dead for one in found for dead in gather([one]).dead)
-        return tuple(dead for dead in letters if dead.origin == (record.topic, record.partition, record.offset))
+        stood = (record.topic, record.partition, record.offset)
+        return tuple(letter for one in found if (letter := open_letter(one)) is not None and letter.origin == stood)
 
     def _outcomes(self, sink: str, node: Node, flow: str = "") -> tuple[Entry, ...]:
         """Find what the audit trail says of the event since it was published; `flow` is one without a sink."""

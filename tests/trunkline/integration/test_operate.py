@@ -14,13 +14,16 @@ from confluent_kafka import TopicPartition as Place
 
 from tests.trunkline.integration.project import BIG, HAPPENED, Project, order
 from trunkline import deadletter
+from trunkline.cli import replay
 from trunkline.deadletter import Failure, Origin
 from trunkline.event import to_headers
+from trunkline.kafka import control as control_module
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.ledger import runs
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.sqlite import File
+from trunkline.operate import browse
 
 
 def test_topics_are_planned_applied_and_then_as_declared(bootstrap: str, tmp_path: Path) -> None:
@@ -210,6 +213,44 @@ def test_dead_letters_are_listed_and_shown(project: Project) -> None:
     )
 
 
+def test_of_many_letters_a_table_has_the_first_and_counts_the_others_and_json_has_all(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        project.fail(f"e{number}", replays=number, partition=number % 2, state=State.DONE if number > 3 else State.DEAD)
+    monkeypatch.setattr(browse, "OPENED", 2)
+    monkeypatch.setattr(replay, "MOST", 2)
+    letters = project.json("dlq", "ls", "store")
+    assert [one["event"] for one in letters] == ["e5", "e4", "e3", "e2", "e1", "e0"], "the newest failure first"
+    assert {one["reason"] for one in letters} == {"answered 422: no such \x1b[31mshelf"}
+    assert letters[0]["headers"]
+    listed = project.run("dlq", "ls", "store", "--limit", "3")
+    causes, _, table = listed.stdout.partition("\n\n")
+    assert causes.splitlines()[1].split()[:4] == ["6", "4", "permanent", "422"]
+    assert [line.split()[1] for line in table.splitlines()[1:]] == ["e3", "e2", "e1"], "what waits goes in front"
+    assert listed.stderr == "… and 3 more: --limit shows more of them, --json prints all.\n"
+    assert len(project("dlq", "ls", "store").splitlines()) == 7, "all of them, where nothing is left out"
+    planned = project.run("dlq", "replay", "store", "--key", "k1")
+    assert [line.split()[0] for line in planned.stdout.partition("\n\n")[2].splitlines()] == ["event", "e0", "e2"]
+    assert "… and 4 more: --event and --key choose some, --json prints all.\n" in planned.stderr
+    assert [one["event"] for one in project.json("dlq", "replay", "store", "--key", "k1")["send"]] == [
+        *("e0", "e2", "e1", "e3")
+    ]
+
+
+def test_single_records_are_picked_out_of_a_topic(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project("topics", "apply")
+    monkeypatch.setattr(control_module, "APART", 2)
+    for number in range(8):
+        project.send(project.good, b"%d" % number, (), partition=number % 2)
+    with Control(project.cluster) as control:
+        found = control.pick(project.good, {(0, 0), (0, 3), (1, 1), (1, 2)})
+        assert sorted((one.partition, one.offset, one.value) for one in found) == [
+            *((0, 0, b"0"), (0, 3, b"6"), (1, 1, b"3"), (1, 2, b"5"))
+        ]
+        assert list(control.pick(project.good, set())) == []
+
+
 def test_without_its_ledger_nothing_is_said_of_what_became_of_a_letter(project: Project, tmp_path: Path) -> None:
     project.fail("done", state=State.DONE)
     where = {"TRUNKLINE_LEDGER__PATH": str(tmp_path / "elsewhere.db")}
@@ -340,7 +381,7 @@ def test_a_replay_is_done_when_the_ledger_says_so(project: Project, worker: Work
     for event, partition in (("b", 1), ("a", 0), ("c", 1)):
         project.fail(event, partition=partition)
     report = project.json("dlq", "replay", "store", "--run")
-    assert [one["event"] for one in report["delivered"]] == ["a", "b", "c"]
+    assert sorted(one["event"] for one in report["delivered"]) == ["a", "b", "c"]
     assert (report["dead_again"], report["still_open"], report["not_sent"], report["trouble"]) == ([], [], [], None)
     seen = sorted(worker.seen, key=lambda record: record.partition)
     assert [(record.partition, dict(record.headers)["ce_id"]) for record in seen] == [(0, b"a"), (1, b"b"), (1, b"c")]

@@ -112,7 +112,7 @@ class Case:
 
 
 def ids(dead: Sequence[Dead]) -> list[str]:
-    return [one.event.id for one in dead]
+    return [one.id for one in dead]
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def test_where_one_dies_again_nothing_follows_it(stage: Stage) -> None:
         assert len(case.held()) == 1, "only the earliest was asked for"
         waiting = case.survey()
         waits_for = behind(waiting.dead, [waiting.states.get(one.who) for one in waiting.dead])
-        assert {who[1]: head.event.id for who, head in waits_for.items()} == {"a-4": "a-3", "a-5": "a-3"}
+        assert {who[1]: head.id for who, head in waits_for.items()} == {"a-4": "a-3", "a-5": "a-3"}
         assert case.replay(plan(waiting)).complete
         assert case.held() == set()
     assert case.applied() == [1, 2, 3, 4, 5]

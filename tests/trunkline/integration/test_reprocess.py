@@ -132,7 +132,7 @@ def case(stage: Stage, request: pytest.FixtureRequest) -> Case:
 
 
 def ids(dead: Any) -> list[str]:
-    return sorted(one.event.id for one in dead)
+    return sorted(one.id for one in dead)
 
 
 def took(running: Running, case: Case) -> int:
@@ -147,7 +147,7 @@ def test_a_letter_is_dead_until_what_was_wrong_is_mended_and_then_has_its_effect
         wait_for(case.finished, why=running.worker.stopped)
         assert ids(plan(case.survey()).send) == sorted(["a-1", "b-1", f"1@{garbage.offset}"])
         vain = case.replay(plan(case.survey(), ["a-1"]))
-        assert (ids(vain.dead), vain.dead[0].letter.replays, vain.complete) == (["a-1"], 1, False)
+        assert (ids(vain.dead), vain.dead[0].replays, vain.complete) == (["a-1"], 1, False)
         assert case.numbers() == Counter({("a", 2): 1, ("b", 2): 1})
         assert case.open() == 3, "not its letters, nor the marks of transactions: events"
         case.mended.touch()

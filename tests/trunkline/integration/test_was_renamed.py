@@ -125,7 +125,7 @@ def test_a_renamed_bus_goes_on(stage: Stage) -> None:
             with pytest.raises(UsageError, match=r"no sink or reading flow shelf\. It is called rack now"):
                 browse.flow_of(renamed, "shelf")
             known = survey(deliver, control, db)
-            assert [dead.record.key for dead in known.dead] == [b"a"]
+            assert [dead.raw_key for dead in known.dead] == [b"a"]
             progress = Replay(deliver, control, sender, db, rate=50, wait=60).run(plan(known), lambda _: None)
             assert progress.complete
             assert len(control.members(group_of(renamed, identity_of(process)))) == 1

@@ -21,6 +21,7 @@ from rich.console import Console
 from topology import bus
 from trunkline.cli import loading, send, show
 from trunkline.cli.main import COMMANDS, app, command_at, loaded
+from trunkline.cli.project import print_json
 from trunkline.cli.sink import hint
 from trunkline.cli.target import state_of
 from trunkline.errors import UsageError
@@ -122,6 +123,26 @@ def test_a_full_disk_is_told_in_one_line() -> None:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     said = "trunkline: what it says cannot be written: No space left on device.\n"
     assert (ended.returncode, ended.stderr) == (1, said)
+
+
+def test_json_is_printed_item_by_item_and_looks_as_if_it_were_printed_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    items = [{"a": ["x\n", {}], "é": None}, 1, []]
+    for whole in (items, [], {"n": 1, "items": items, "none": [], "more": {"b": 2}}, {}, "text"):
+        streamed: Any = whole
+        if isinstance(whole, dict):
+            streamed = {name: iter(part) if isinstance(part, list) else part for name, part in whole.items()}
+        elif isinstance(whole, list):
+            streamed = iter(whole)
+        print_json(streamed)
+        assert capsys.readouterr().out == json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+    def first() -> Iterator[int]:
+        yield 1
+        assert capsys.readouterr().out == "[\n  1", "before the next one is made"
+
+    print_json(first())
 
 
 def test_a_terminal_of_another_charset_is_written_to(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-from collections.abc import Generator, Mapping
+import tracemalloc
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
@@ -13,12 +15,12 @@ from tests.trunkline.support import Shelf, notes
 from trunkline import Deliver, Target, deadletter, env
 from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.errors import Unavailable, UsageError
-from trunkline.event import Event, Headers, to_headers
+from trunkline.event import Event, Headers, from_headers, to_headers
 from trunkline.kafka.control import Record
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Outcome, State, place_of, record
 from trunkline.ledger.sqlite import File
-from trunkline.operate.browse import behind, gather, value_of
+from trunkline.operate.browse import OTHER, REASONS, Gone, behind, gather, opened, value_of
 from trunkline.operate.replay import Known, Progress, Replay, key_of, next_of, plan, select
 from trunkline.redact import hashed
 
@@ -45,13 +47,13 @@ def letter(
 
 
 def ids(dead: Any) -> list[str]:
-    return [one.event.id for one in dead]
+    return [one.id for one in dead]
 
 
 def test_letters_of_one_event_are_one_entry_with_its_newest_letter() -> None:
     records = [letter("a"), letter("b", offset=1), letter("a", replays=1, offset=2)]
     found = gather([*records, Record("f.dlq", 0, 3, None, b"x", (), AT)])
-    assert [(dead.event.id, dead.letters, dead.letter.replays) for dead in found.dead] == [("a", 2, 1), ("b", 1, 0)]
+    assert [(dead.id, dead.letters, dead.replays) for dead in found.dead] == [("a", 2, 1), ("b", 1, 0)]
     assert found.foreign == 1
 
 
@@ -68,7 +70,7 @@ def test_a_letter_that_is_no_event_is_named_by_where_it_first_stood() -> None:
     failure = Failure("f", "poison", "decode", "Poison", "no event", 1, None, AT)
     headers = deadletter.write((("colour", b"red"),), Origin("t.lines", 3, 99), failure)
     [dead] = gather([Record("f.dlq", 3, 0, b"\xff", b"\x01", headers, AT)]).dead
-    assert (dead.event.source, dead.event.id) == ("kafka:t.lines", "3@99")
+    assert (dead.source, dead.id) == ("kafka:t.lines", "3@99")
 
 
 class Topic:
@@ -80,19 +82,42 @@ class Topic:
     def read(self, topic: str, *, partition: int, start: Mapping[int, int]) -> Generator[Record, None, None]:
         yield from (one for one in self.records if one.topic == topic and one.offset >= start[partition])
 
+    def pick(self, _: str, places: Collection[tuple[int, int]]) -> Iterator[Record]:
+        yield from (one for one in self.records if (one.partition, one.offset) in places)
+
     def ends(self, _: object) -> dict[Slot, int]:
         return {}
 
 
 def test_large_values_are_read_when_they_are_wanted_and_not_kept_by_the_thousand() -> None:
     small, large = letter("small"), replace(letter("large", offset=7), value=b"x" * 100_000)
-    found = {dead.event.id: dead for dead in gather([small, large]).dead}
-    assert (found["small"].record.value, found["large"].record.value) == (b"value", None)
     there: Any = Topic(small, large)
+    found = {dead.id: one for dead, one in opened(there, "f.dlq", gather([small, large]).dead)}
+    assert (found["small"].record.value, found["large"].record.value) == (b"value", None)
     assert [value_of(there, found[name]) for name in ("small", "large")] == [small.value, large.value]
     later: Any = Topic(small, replace(large, offset=8))
     with pytest.raises(Unavailable, match="the dead letter of event large has gone"):
         value_of(later, found["large"])
+    with pytest.raises(Gone, match="the dead letter of event large has gone"):
+        list(opened(later, "f.dlq", gather([large]).dead))
+
+
+def test_of_many_letters_little_is_kept_and_no_more_reasons_than_anybody_reads() -> None:
+    def written(count: int) -> Iterator[Record]:
+        for number in range(count):
+            one = letter(f"{number:036d}", key=f"{number:016d}", offset=number)
+            failure = Failure("f", "permanent", "deliver", "Permanent", f"answered 422: {number}" * 9, 1, 422, AT)
+            yield replace(one, headers=deadletter.write(one.headers, Origin("t.lines", 0, number), failure))
+
+    tracemalloc.start()
+    try:
+        found = gather(written(20_000))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / len(found.dead) < 600
+    assert len({dead.why for dead in found.dead}) <= REASONS
+    assert Counter(dead.why.reason for dead in found.dead)[OTHER] > 19_000
 
 
 def known(
@@ -102,9 +127,9 @@ def known(
     dead = gather(records).dead
     return Known(
         dead,
-        {one.who: states[one.event.id] for one in dead if one.event.id in states},
+        {one.who: states[one.id] for one in dead if one.id in states},
         [one.key for one in dead if one.key is not None and key_of(one) == held],
-        [one.who for one in dead if one.event.id in overtaken],
+        [one.who for one in dead if one.id in overtaken],
     )
 
 
@@ -182,9 +207,7 @@ def test_what_waits_for_a_refused_event_of_a_parked_key_is_refused_with_it() -> 
 
 
 def test_of_a_parked_key_nothing_follows_a_dead_event_before_that_is_delivered() -> None:
-    first, second, third, free = sorted(
-        gather(PARKED_KEY).dead, key=lambda dead: (dead.event.id == "free", dead.origin)
-    )
+    first, second, third, free = sorted(gather(PARKED_KEY).dead, key=lambda dead: (dead.id == "free", dead.origin))
     assert first.key is not None
     progress = Progress("r", [first, second, third, free])
     for expected in (first, free, None):
@@ -199,10 +222,10 @@ def test_of_a_parked_key_nothing_follows_a_dead_event_before_that_is_delivered()
 
 def test_a_parked_event_waits_behind_the_first_of_its_key_that_is_not_finished() -> None:
     dead = gather(PARKED_KEY).dead
-    by_id = {one.event.id: one for one in dead}
-    states = [STATES[one.event.id] for one in dead]
+    by_id = {one.id: one for one in dead}
+    states = [STATES[one.id] for one in dead]
     assert behind(dead, states) == {by_id[event].who: by_id["first"] for event in ("second", "third")}
-    states = [State.DONE if one.event.id == "first" else STATES[one.event.id] for one in dead]
+    states = [State.DONE if one.id == "first" else STATES[one.id] for one in dead]
     assert behind(dead, states) == {by_id["third"].who: by_id["second"]}
 
 
@@ -227,14 +250,14 @@ def test_a_letter_whose_value_has_been_deleted_holds_up_no_other(tmp_path: Path)
         def send(_topic: str, key: bytes | None, *_: object, partition: int) -> Future[None]:
             """Send a record, which a worker delivers at once."""
             sent.append(key)
-            at = place_of("shelf", gather([other]).dead[0].event)
+            at = place_of("shelf", from_headers(other.headers, other.key))
             with db.transaction():
                 record(db, [Outcome(at, 1, State.DONE, key, partition, 3, b"", 1, AT)])
             written: Future[None] = Future()
             written.set_result(None)
             return written
 
-        there: Any = Topic()
+        there: Any = Topic(lost, parked, other)
         sender: Any = SimpleNamespace(send=send)
         planned = plan(known(lost, parked, other, held="a"))
         done = Replay(flow, there, sender, db, rate=1000, wait=5).run(planned, lambda _: None)
