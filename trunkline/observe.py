@@ -29,6 +29,8 @@ What = Literal[
     "replayed",
     # a target
     "circuit", "told to wait", "announced",
+    # a person's command that holds from now: `flow` is the sink or target, `outcome` says what, `detail` who and why
+    "ordered",
     # a table: it has been read to its end, or what was on disk is thrown away
     "table",
     # a look-up: so many keys were asked for
@@ -159,7 +161,18 @@ class Metrics:
         """Count it."""
         of = labelled
         match seen.what:
-            case "stuck" | "table" | "begun" | "produced" | "offered" | "prepared" | "calling" | "answered" | "buried":
+            case (
+                "stuck"
+                | "table"
+                | "ordered"
+                | "begun"
+                | "produced"
+                | "offered"
+                | "prepared"
+                | "calling"
+                | "answered"
+                | "buried"
+            ):
                 pass
             case "attempt":
                 observe = of(self.duration, seen.flow, seen.sink, seen.target).observe
@@ -302,6 +315,9 @@ class Log:
                 self._logger.warning("target announces", target=seen.target, what=seen.outcome, why=seen.detail)
             case "resumed":
                 self._logger.info("resumed", **facts(seen))
+            case "ordered":
+                who = {"event_id": seen.event} if seen.event else {}
+                self._logger.info("order", what=seen.outcome, of=seen.flow, **who, by=seen.detail)
             case "rejected":
                 self._logger.info("rejected", source=seen.flow, why=seen.detail)
             case "table":

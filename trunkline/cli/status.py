@@ -1,6 +1,6 @@
 """How every flow stands, at one glance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,6 +20,8 @@ from trunkline.operate.status import Standing, standings
 from trunkline.settings import load
 
 BASE = ("flow", "kind", "state", "lag", "behind", "last progress", "delivered", "dead letters")
+FEW = 4
+"""Flows that are named before what is the same for many."""
 RARE = ("parked", "ambiguous", "superseded", "discarded", "expired")
 """Columns that are only shown when a flow has any."""
 
@@ -39,9 +41,12 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         return
     rare = [name for name in RARE if any(getattr(one, name) for one in found)]
     print_table((*BASE, *rare), [(*row(one), *(count(getattr(one, name)) for name in rare)) for one in found])
+    told: dict[str, list[str]] = {}
     for one in found:
         for line in alarms(one):
-            talk.print(f"{one.flow}: {line}", markup=False)
+            told.setdefault(line, []).append(one.flow)
+    for line, flows in told.items():
+        talk.print(f"{few(flows)}: {line}", markup=False)
     if blind:
         talk.print(f"trunkline: {no_ledger(settings, 'what is delivered and what is dead')}", markup=False)
     for each in gone:
@@ -63,6 +68,11 @@ def row(one: Standing) -> tuple[str, ...]:
         count(one.delivered),
         "many" if one.crowded else count(one.dead),
     )
+
+
+def few(names: Sequence[str]) -> str:
+    """Name some of many."""
+    return ", ".join(names if len(names) <= FEW + 1 else [*names[:FEW], f"{len(names) - FEW} more"])
 
 
 def count(many: int | None) -> str:
@@ -107,7 +117,7 @@ def state(one: Standing) -> str:
     if one.missing:
         return f"{many(len(one.missing), 'topic')} missing: trunkline topics apply"
     if one.workers is None:
-        return "-"
+        return "waits" if one.waits else "-"
     if not one.started:
         return "not started: trunkline run --start"
     if one.paused:

@@ -143,6 +143,12 @@ class Survey(Collector):
         asked = family("survey_timestamp_seconds", "When broker and ledger were last asked for what is shown here.")
         asked.add(seen.at)
         yield asked
+        silence = family("broker_silence_seconds", "For how long no broker has acknowledged anything; 0 while they do.")
+        silence.add(self._worker.silence)
+        yield silence
+        failing = family("ledger_failing_seconds", "For how long the ledger has taken nothing; 0 while it does.")
+        failing.add(self._worker.unwritten[0])
+        yield failing
         kept = family("topic_retention_seconds", "For how long a topic keeps its records.")
         for topic, seconds in sorted(seen.retention.items()):
             kept.add(seconds, topic=topic)

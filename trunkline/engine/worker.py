@@ -1,7 +1,9 @@
 """One process: the flows it runs, what they share, and how they stop."""
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from trunkline.engine.affinity import Affinity, keep_affinity
@@ -27,7 +29,7 @@ from trunkline.flow.declare import (
 )
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Sender, clock
-from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, this_worker
+from trunkline.kafka.orders import ControlReader, Fleet, Full, Orders, new_commands, this_worker
 from trunkline.kafka.registry import Format, registry_of
 from trunkline.kafka.topics import LETTERS_GONE, control_of
 from trunkline.ledger import identity, reach
@@ -80,6 +82,9 @@ class Worker:
         self._waits = Waits()
         self._observe = Every(observe, self._waits)
         self.registry = registry_of(settings.kafka, cluster, schemas_of(bus))
+        self._sender: Sender | None = None
+        self._writer: Writer | None = None
+        self._obeyed: Orders | None = None
         self.publishers: dict[str, Publisher] = {}
         self._processors: list[Processor] = []
         self._timekeepers: list[Timekeeper] = []
@@ -109,9 +114,9 @@ class Worker:
         )
         await self._targets.__aenter__()
         ledger = reach(self._settings.ledger)
-        self._writer = Writer(ledger)
-        await self._writer.write(lambda db: identity.belong(db, self._bus.identity, ledger.name))
-        self._sender = Sender(self._cluster)
+        writer = self._writer = Writer(ledger)
+        await writer.write(lambda db: identity.belong(db, self._bus.identity, ledger.name))
+        sender = self._sender = Sender(self._cluster)
         fleet = Fleet()
         forms = await asyncio.to_thread(self._register)
         self._read_tables(forms)
@@ -122,8 +127,8 @@ class Worker:
                         self._bus,
                         flow,
                         form=forms[flow.to.name],
-                        sender=self._sender,
-                        writer=self._writer,
+                        sender=sender,
+                        writer=writer,
                         observe=self._observe,
                     )
                 case Process():
@@ -148,7 +153,7 @@ class Worker:
                             flow,
                             cluster=self._cluster,
                             forms=forms,
-                            sender=self._sender,
+                            sender=sender,
                             fleet=fleet,
                             observe=self._observe,
                         )
@@ -161,9 +166,9 @@ class Worker:
                             cluster=self._cluster,
                             forms=forms,
                             targets=self._targets,
-                            sender=self._sender,
+                            sender=sender,
                             ledger=ledger,
-                            writer=self._writer,
+                            writer=writer,
                             fleet=fleet,
                             observe=self._observe,
                         )
@@ -173,7 +178,7 @@ class Worker:
             self._cluster,
             control_of(self._bus),
             this_worker(self._bus, [flow_name(flow) for flow in self._flows]),
-            sender=self._sender,
+            sender=sender,
             fleet=fleet,
             obey=self._obey,
             status=self._status,
@@ -182,7 +187,7 @@ class Worker:
             observe=self._observe,
         )
         await asyncio.to_thread(self._control.wait, ORDERS_PATIENCE)
-        self._sweeping = self._loop.create_task(keep_sweeping(self._writer, KEEP))
+        self._sweeping = self._loop.create_task(keep_sweeping(writer, KEEP))
         for runner in self._threads:
             runner.start()
         for deliverer in self._deliverers:
@@ -208,8 +213,10 @@ class Worker:
         await asyncio.to_thread(self._control.stop)
         for reader in self._tables.values():
             await asyncio.to_thread(reader.stop)
-        await asyncio.to_thread(self._sender.close)
-        await self._writer.close()
+        if self._sender is not None:
+            await asyncio.to_thread(self._sender.close)
+        if self._writer is not None:
+            await self._writer.close()
         await self._targets.__aexit__()
         self.registry.close()
 
@@ -242,8 +249,19 @@ class Worker:
         """Name the flows that have halted, with the reason."""
         return {flow.name: flow.halted for flow in self.reading if flow.halted}
 
+    @property
+    def silence(self) -> float:
+        """For how many seconds no broker has acknowledged anything: something is sent every few seconds."""
+        return 0.0 if self._sender is None else self._sender.silence
+
+    @property
+    def unwritten(self) -> tuple[float, str]:
+        """For how many seconds the ledger has taken nothing, and why; 0 while it does, or nothing is written."""
+        failing = None if self._writer is None else self._writer.failing
+        return (0.0, "") if failing is None else (time.monotonic() - failing[0], redact(failing[1]))
+
     def _obey(self, orders: Orders) -> None:
-        """Bring orders into force; called in a thread."""
+        """Bring orders into force, and say who gave them; called in a thread."""
 
         async def obey() -> None:
             self._targets.obey(orders)
@@ -251,11 +269,19 @@ class Worker:
                 deliverer.obey(orders)
 
         asyncio.run_coroutine_threadsafe(obey(), self._loop).result()
+        # What somebody let go on before our time stands there for good, and is no news.
+        before = replace(orders, paused={}, skipped={}) if self._obeyed is None else self._obeyed
+        self._obeyed = orders
+        for what, about, event, command in new_commands(before, orders):
+            self._observe(Observed("ordered", about, event=event, detail=command.by, outcome=what))
 
     def _status(self) -> tuple[Mapping[str, str], Sequence[Full], Mapping[str, str]]:
         """Say how this worker stands, for the control topic; called in a thread."""
         full = [full for deliverer in self._deliverers for full in deliverer.filled()]
-        return self.stopped(), full, self._waits.lately()
+        waits = self._waits.lately()
+        if why := self.unwritten[1]:
+            waits |= {flow_name(flow): why for flow in self._flows if isinstance(flow, Publish | Deliver)}
+        return self.stopped(), full, waits
 
     def _register(self) -> dict[str, Format]:
         """Register the schema of every topic and table that the flows touch."""

@@ -28,6 +28,8 @@ LARGEST = 1_048_576
 """Bytes of a posted body."""
 PATIENCE = 15.0
 """Seconds in which a body must be whole."""
+SILENT = 30.0
+"""Seconds for which brokers or the ledger may be away before no more work should be sent here."""
 SHOWN = 200
 """Characters of an unknown address that are repeated."""
 
@@ -68,6 +70,10 @@ class Condition:
     """Those that their consumer group has not taken in yet."""
     stopped: Mapping[str, str]
     """Those that have halted, with the reason."""
+    silence: float = 0.0
+    """For how many seconds no broker has acknowledged anything."""
+    unwritten: tuple[float, str] = (0.0, "")
+    """For how many seconds the ledger has taken nothing, and why."""
 
 
 def unready(door: Door, condition: Condition) -> str:
@@ -75,7 +81,7 @@ def unready(door: Door, condition: Condition) -> str:
 
     A flow that has halted is named wherever this is asked, but the worker stays ready as long as another of its flows
     works: one bad target must not take the sources of the same process out of a load balancer. Membership counts once:
-    a rebalance later on does not make a worker unready.
+    a rebalance later on does not make a worker unready, nor does a broker or ledger that is away for a moment.
     """
     if door.state == "starting":
         return "The worker starts: it connects and reads its tables."
@@ -83,6 +89,13 @@ def unready(door: Door, condition: Condition) -> str:
         return "The worker drains: it finishes what is in flight, and ends."
     if condition.waiting:
         return f"Not yet taken in by their consumer groups: {', '.join(sorted(condition.waiting))}."
+    if condition.silence > SILENT:
+        return (
+            f"No broker has acknowledged anything for {condition.silence:.0f} seconds: it is away, does not take us, "
+            "or has too few replicas. `trunkline status`, with the settings of this worker, says which."
+        )
+    if condition.unwritten[0] > SILENT:
+        return f"The ledger has taken nothing for {condition.unwritten[0]:.0f} seconds: {condition.unwritten[1]}."
     if condition.stopped and condition.stopped.keys() >= set(condition.flows):
         return f"Every flow has halted: {'; '.join(f'{flow}: {why}' for flow, why in condition.stopped.items())}"
     return ""

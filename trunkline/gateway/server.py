@@ -72,7 +72,7 @@ async def serve(
     def condition() -> Condition:
         stopped = {flow: redact(why) for flow, why in worker.stopped().items()}
         waiting = [heart.flow for heart in worker.hearts if not heart.joined and heart.flow not in stopped]
-        return Condition(chosen, waiting, stopped)
+        return Condition(chosen, waiting, stopped, worker.silence, worker.unwritten)
 
     own = ports[-1].getsockname()[1] if len(ports) > 1 else None
     app = build(worker.publishers, worker.registry, metrics.registry, door, condition, own=own)

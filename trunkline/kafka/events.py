@@ -152,6 +152,7 @@ class Sender:
 
     def __init__(self, cluster: Cluster, *, patience: float = 10.0) -> None:
         """Connect in the background; a record that is not acknowledged after `patience` seconds has failed."""
+        self._patience = patience
         self._configuration = {
             **PRODUCER,
             **cluster.librdkafka(),
@@ -161,6 +162,8 @@ class Sender:
         self._producer = Producer(self._configuration)
         self._failed: KafkaError | None = None
         """Why a producer has failed for good, the last time."""
+        self._silence: float | None = None
+        """Since when no broker has acknowledged anything, by `clock`; None while they do."""
         self._open = True
         self._thread = threading.Thread(target=self._poll, name="sender", daemon=True)
         self._thread.start()
@@ -180,8 +183,11 @@ class Sender:
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
+                if error.code() == KafkaError._MSG_TIMED_OUT and self._silence is None:  # noqa: SLF001
+                    self._silence = clock() - self._patience
                 future.set_exception(failure_of(self._cause(error), topic))
             else:
+                self._silence = None
                 future.set_result(Written(message.partition() or 0, message.offset() or 0))
 
         try:
@@ -193,6 +199,11 @@ class Sender:
         except KafkaException as error:
             future.set_exception(failure_of(self._cause(error.args[0]), topic))
         return future
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds nothing that was sent has been acknowledged; 0 while something is."""
+        return 0.0 if (since := self._silence) is None else clock() - since
 
     def close(self, seconds: float = 10.0) -> None:
         """Wait for what is under way, at most so long, then leave."""

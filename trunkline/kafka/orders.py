@@ -17,7 +17,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -274,6 +274,15 @@ def mixed(orders: Orders, now: datetime) -> bool:
 def commands_differ(before: Orders, after: Orders) -> bool:
     """Tell whether there is anything new to obey; what workers say of themselves is not."""
     return replace(before, workers={}, position=0, passed={}) != replace(after, workers={}, position=0, passed={})
+
+
+def new_commands(before: Orders, after: Orders) -> Iterator[tuple[str, str, str, Command]]:
+    """Give the commands that did not hold before: what, of which sink or target, of which event, by whom."""
+    for what, was, holds in (("pause", before.paused, after.paused), ("resume", before.resumed, after.resumed)):
+        yield from ((what, about, "", command) for about, command in holds.items() if command != was.get(about))
+    for (sink, event), command in after.skipped.items():
+        if command != before.skipped.get((sink, event)):
+            yield "skip", sink, event, command
 
 
 def topology_of(bus: Bus) -> str:

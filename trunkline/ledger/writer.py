@@ -24,6 +24,9 @@ GROUP = 500
 LATER = 0.02
 """Seconds that a write waits for another's commit which nobody waits for."""
 
+AGAIN = 5.0
+"""Seconds after which a ledger that has failed is tried again, whether somebody writes or not."""
+
 Work = Callable[[Connection], Any]
 
 
@@ -37,6 +40,8 @@ class Writer:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._db = ledger.connect()
+        self.failing: tuple[float, str] | None = None
+        """Since when every commit has failed, by `time.monotonic`, and why; may be read from any thread."""
         self._id = secrets.token_hex(8)
         self._commits = 0
         self._loop = asyncio.get_running_loop()
@@ -81,7 +86,14 @@ class Writer:
             self.write(lambda _: None).add_done_callback(asyncio.Future.exception)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while True:
+            try:
+                item = self._queue.get(timeout=AGAIN if self.failing else None)
+            except queue.Empty:
+                self._commit([])
+                continue
+            if item is None:
+                return
             group = [item]
             stopping = False
             while len(group) < GROUP and not self._queue.empty():
@@ -107,9 +119,11 @@ class Writer:
                 results = [work(self._db) for work in group]
             self._commits = number
         except Failure as failure:
+            self.failing = self.failing[0] if self.failing else time.monotonic(), str(failure)
             return [failure] * len(group)
         except Exception as fault:  # noqa: BLE001 - handed to whoever asked for the write
             return [fault] if len(group) == 1 else [result for work in group for result in self._commit([work])]
+        self.failing = None
         return results
 
     def _count(self) -> int:

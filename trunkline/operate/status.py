@@ -1,6 +1,6 @@
 """How every flow stands: who works on it, how far behind it is, what it could not deliver."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -100,7 +100,8 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
         match flow:
             case Publish():
                 newest = control.last_times([flow.to.name]).get(flow.to.name)
-                found.append(Standing(name, "publish", flow.to.name, progress=newest))
+                waits = waiting_for([name], running(held, [name], now))
+                found.append(Standing(name, "publish", flow.to.name, progress=newest, waits=waits))
             case Process() | Agent():
                 dead = reprocess.waiting(control, bus, flow)
                 standing = reading(bus, name, flow, control, held, now)
@@ -139,12 +140,15 @@ def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, 
         gone=risk.expired,
         expired=risk.expired + sum(gap.end - gap.begin for gap in held.never_read(identity_of(flow)) if gap.expired),
         unread=risk.share,
-        waits=tuple(
-            dict.fromkeys(said.waits[one] for said in workers for one in parts(name, flow) if one in said.waits)
-        ),
+        waits=waiting_for(parts(name, flow), workers),
         halted=tuple(dict.fromkeys(said.halted[name] for said in workers if name in said.halted)),
         held_up=tuple(full for said in workers for full in said.full if full.flow == name),
     )
+
+
+def waiting_for(names: Collection[str], workers: Iterable[Announcement]) -> tuple[str, ...]:
+    """Give what workers say that keeps any of these from going on."""
+    return tuple(dict.fromkeys(said.waits[one] for said in workers for one in names if one in said.waits))
 
 
 def parts(name: str, flow: Reading) -> list[str]:
@@ -202,7 +206,8 @@ def badness(standing: Standing) -> tuple[float, ...]:
     for_a_person = sum(count or 0 for count in (standing.dead, standing.parked, standing.ambiguous))
     return (
         *(bool(standing.missing), not standing.started, standing.gone, bool(standing.halted)),
-        *(standing.unread > ALARMING, stuck, standing.behind, standing.crowded, for_a_person, standing.lag),
+        *(standing.unread > ALARMING, stuck, bool(standing.waits), standing.behind, standing.crowded),
+        *(for_a_person, standing.lag),
     )
 
 

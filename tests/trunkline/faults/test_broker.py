@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.trunkline.support import Child, Stage, header, note, say, wait_for, whole_bus
+from tests.trunkline.support import Child, Stage, header, note, publish_bus, say, wait_for, whole_bus
 from trunkline.dev.broker import LocalKafka
 from trunkline.dev.target.running import RunningTarget
 from trunkline.settings import Secret
@@ -132,3 +132,15 @@ def test_what_was_acknowledged_is_there_after_the_broker_was_killed(own: Stage, 
         assert set(own.effects().values()) == {1}
         assert httpx.get(f"{child.url}/readyz").status_code == 200, "a broker that comes back halts nothing"
         assert child.terminate() == 0
+
+
+def test_a_worker_whose_broker_is_away_is_not_ready_until_it_is_back(own: Stage, broker: LocalKafka) -> None:
+    own.make(publish_bus(own.prefix))
+    with own.child("publish_bus", constants={"trunkline.gateway.app.SILENT": 3.0}) as child:
+        assert httpx.get(f"{child.url}/readyz").status_code == 200
+        broker.kill()
+        wait_for(lambda: httpx.get(f"{child.url}/readyz").status_code == 503, seconds=40)
+        assert "No broker has acknowledged anything for" in httpx.get(f"{child.url}/readyz").json()["detail"]
+        assert httpx.get(f"{child.url}/healthz").status_code == 200
+        broker.start()
+        wait_for(lambda: httpx.get(f"{child.url}/readyz").status_code == 200, seconds=40)

@@ -220,6 +220,32 @@ def test_a_commit_whose_answer_was_lost_is_no_lost_commit(ledger: Ledger) -> Non
     assert found == dict.fromkeys([place(1), place(2)], Row(State.DONE, b"p" * 16, 1))
 
 
+def test_a_ledger_that_fails_says_why_and_is_tried_until_it_takes_something(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.ledger.writer.AGAIN", 0.05)
+
+    def full(_: Connection) -> None:
+        raise Failure("the disk is full")
+
+    def why(writer: Writer) -> str:
+        return "" if writer.failing is None else writer.failing[1]
+
+    async def work(writer: Writer) -> None:
+        assert not why(writer)
+        for _ in range(2):
+            with pytest.raises(Failure):
+                await writer.write(full)
+        assert why(writer) == "the disk is full"
+        for _ in range(1_000):
+            if not why(writer):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("nobody writes any more, and so nobody sees that it is back")
+
+    writing(ledger, work)
+
+
 def test_a_day_long_over_takes_new_rows(ledger: Ledger) -> None:
     async def work(writer: Writer) -> None:
         for years in (0, 30, 60):

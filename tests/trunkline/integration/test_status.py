@@ -1,6 +1,7 @@
 """How flows stand: what was deleted unread or soon will be, what waits for a person, who stands still and why."""
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -109,6 +110,14 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     assert f"{project.flow}: when the target is mended: trunkline sink resume {project.flow};" in told.stderr
     assert f"{project.flow}: the target shelves: its API ends on 2030-01-01.\n" in told.stderr
     assert f"{project.flow}: {project.good} partition 1 is held up by key k1.\n" in told.stderr
+
+    why = "the ledger fails: the disk is full"
+    both = replace(said, worker=replace(worker, flows=(project.flow, "till")), waits={project.flow: why, "till": why})
+    orders.send(project.sender, topic, orders.announcing(both))
+    told = project.run("status")
+    assert f"{project.flow}, till: waits, and tries again: {why}.\n" in told.stderr
+    assert [line.split()[:3] for line in told.stdout.splitlines()[2:3]] == [["till", "publish", "waits"]]
+    orders.send(project.sender, topic, orders.announcing(said))
 
     orders.send(project.sender, topic, orders.pausing("store", Command("c", "ann@desk", NOW)))
     [worst, *_] = project.json("status")

@@ -53,7 +53,11 @@ def test_a_paused_target_is_not_called_until_it_is_resumed(stage: Stage) -> None
         [standing] = standings_of(bus, stage, control)
         assert standing.paused is None
         assert targets.troubled([standing]) == {}
+        ordered = [(one.outcome, one.flow, one.detail) for one in running.seen if one.what == "ordered"]
+        assert ordered == [(what, "target:shelf", "ops@here (maintenance)") for what in ("pause", "resume")]
     assert set(stage.effects().values()) == {1}
+    with stage.running(bus) as another:
+        assert "ordered" not in [one.what for one in another.seen], "what was ordered before its time is no news"
 
 
 def test_a_person_ends_a_wish_to_wait_that_was_too_long(stage: Stage) -> None:

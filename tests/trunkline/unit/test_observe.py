@@ -67,6 +67,22 @@ def test_every_dead_letter_and_halt_is_told(told: list[Any]) -> None:
     assert [line["log_level"] for line in told[-2:]] == ["error", "info"]
 
 
+def test_an_order_is_told_with_who_gave_it(told: list[Any]) -> None:
+    log = Log()
+    log(Observed("ordered", "shelf", outcome="skip", event="e-1", detail="ann@desk (too old)"))
+    log(Observed("ordered", "target:crm", outcome="pause", detail="ann@desk"))
+    skip, pause = told
+    assert skip == {
+        "event": "order",
+        "log_level": "info",
+        "what": "skip",
+        "of": "shelf",
+        "event_id": "e-1",
+        "by": "ann@desk (too old)",
+    }
+    assert "event_id" not in pause
+
+
 def test_a_flow_that_goes_on_is_no_longer_halted() -> None:
     metrics = Metrics()
     found = []
