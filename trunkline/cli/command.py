@@ -41,7 +41,7 @@ def give(
         typer.Exit: 1, a worker has not said that it obeys.
     """
     cluster = cluster_of(load())
-    command = Command(secrets.token_hex(8), f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC), why)
+    command = Command(secrets.token_hex(8), person(), datetime.now(UTC), why)
     with Control(cluster) as control, closing(Sender(cluster)) as sender:
         answer = order(Desk(bus, cluster, control, sender, wait), name, command)
     if as_json:
@@ -61,6 +61,11 @@ def give(
             markup=False,
         )
         raise typer.Exit(1)
+
+
+def person() -> str:
+    """Name who gives a command."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def as_data(answer: Answer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli import replay
+from trunkline.cli import discard, replay
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
 from trunkline.cli.show import called, curtain_of, hex_start, many, moment, print_table
 from trunkline.deadletter import Kind
@@ -275,6 +275,7 @@ def show(
 
 
 app.command()(replay.replay)
+app.command()(discard.discard)
 
 
 def story(dead: Dead, letter: Opened, view: View) -> str:

@@ -339,7 +339,8 @@ def print_report(planned: Plan, progress: Progress, flow: Reading, show: Shown, 
             talk.print(f"… and {more:,} more: `trunkline dlq ls` of the same name counts them by reason.", markup=False)
     if progress.gone:
         why = "the letters, or values that were too large for them, have been deleted"
-        talk.print(f"What is gone cannot be sent any more: {why}.", markup=False)
+        give_up = f": `trunkline dlq discard {told(flow)} EVENT` gives it up" if isinstance(flow, Deliver) else ""
+        talk.print(f"What is gone cannot be sent any more: {why}{give_up}.", markup=False)
     if progress.trouble:
         talk.print(f"The run ended early: {progress.trouble}", markup=False)
     if isinstance(flow, Deliver) and (progress.open or progress.unsent):

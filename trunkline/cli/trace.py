@@ -146,7 +146,7 @@ def said_of_outcome(entry: Entry) -> str:
     """Say what the audit trail has."""
     state = {"DONE": "delivered" if entry.sink else "processed"}.get(entry.state, entry.state.lower())
     by = f" in replay {entry.run}" if entry.run else ""
-    who = f", by {entry.who}: {entry.why}" if entry.who else ""
+    who = f", by {entry.who}{f': {entry.why}' if entry.why else ''}" if entry.who else ""
     return f"{state}{f', {entry.kind}' if entry.kind else ''}{by}{who}"
 
 

@@ -70,6 +70,14 @@ def hold(db: Connection, sinks: Iterable[int]) -> None:
         db.run("UPDATE sinks SET name = name WHERE number = ?", sink)
 
 
+def holding(db: Connection, sink: int, key: bytes) -> list[tuple[int, bytes]]:
+    """Give the rows, as day and id, of the events that keep a key parked."""
+    return [
+        (day, id_)
+        for day, id_ in db.run("SELECT day, id FROM parks WHERE sink = ? AND key = ? AND freed IS NULL", sink, key)
+    ]
+
+
 def parked_keys(db: Connection, sink: int) -> set[bytes]:
     """Give the keys of a sink that are parked."""
     return {key for (key,) in db.run("SELECT DISTINCT key FROM parks WHERE sink = ? AND freed IS NULL", sink)}

@@ -33,7 +33,7 @@ class Left:
         ]
         return (
             f"the sink {self.sink} has left the topology; {', '.join(parts)}. Put it back until `trunkline status` "
-            "shows no lag and `trunkline dlq replay FLOW` has brought its letters to an end, or give that up: "
+            "shows no lag and `trunkline dlq replay FLOW` or `discard` has ended its letters, or give that up: "
             f'Bus(…, retired=["{self.sink}"]).'
         )
 

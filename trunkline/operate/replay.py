@@ -122,6 +122,12 @@ def plan(
         UsageError: an id or key is not among the dead letters, or single events of a key that is held back were chosen
             and an earlier one was not: they would overtake it.
     """
+    lost = [key for key in keys if deliveries.key_of(key.encode()) in known.held]
+    if lost and (lost := [key for key in lost if not any(has_key(dead, [key]) for dead in known.dead)]):
+        raise UsageError(
+            f"key {lost[0]} is held back by events whose letters are gone, and nothing can be sent: `trunkline dlq "
+            "discard` with --key gives them up, and the key is free."
+        )
     chosen = sorted(select(known.dead, events, keys), key=lambda dead: dead.origin)
     left = [dead for dead in chosen if known.states.get(dead.who) not in FINAL]
     open_ = [dead for dead in left if dead.who not in known.under_way]
@@ -283,7 +289,10 @@ class Replay:
             if dead is None and time.monotonic() > sent + self._wait:
                 progress.trouble = f"after {self._wait:g} s"
                 if not (progress.unsent or progress.open):
-                    progress.trouble += ": a key is still held back, by an event whose letter is not here"
+                    progress.trouble += (
+                        ": a key is still held back, by an event whose letter is not here; `trunkline dlq discard` "
+                        "with --key gives that up"
+                    )
                 return
             time.sleep(PACE if dead is None else 0)
 

@@ -1,0 +1,139 @@
+"""`trunkline dlq discard`: the plan first, then what came of it."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from trunkline.cli.command import Why, person
+from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
+from trunkline.cli.show import many, moment, print_table
+from trunkline.errors import UsageError
+from trunkline.flow.declare import Deliver
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender
+from trunkline.kafka.topics import reading
+from trunkline.ledger import deliveries
+from trunkline.operate import browse
+from trunkline.operate import discard as operate
+from trunkline.operate.discard import Known, Plan
+from trunkline.operate.replay import has_key
+from trunkline.settings import load
+
+MOST = 100
+"""Events that a table has."""
+
+
+def discard(
+    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")],
+    event: Annotated[list[str] | None, typer.Argument(metavar="[EVENT]...", help="Ids of events.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--key", help="All events of a key; may be repeated.")] = None,
+    *,
+    why: Why = "",
+    run: Annotated[bool, typer.Option("--run", help="Do it; without, only the plan is printed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Plan to give dead letters of a sink up, by event or key; --run carries it out.
+
+    No replay sends them any more, and they hold their key no longer. The letters need not be there any more. It is
+    final, and stands in the audit trail.
+    """
+    bus, settings = load_bus(), load()
+    name = browse.flow_of(bus, sink)
+    flow = reading(bus)[name]
+    events, keys = event or [], key or []
+    if not isinstance(flow, Deliver):
+        raise UsageError(
+            f"{name} delivers to no sink: its letters hold nothing back, and go when their topic deletes them."
+        )
+    if not all((*events, *keys)) or not (events or keys):
+        raise UsageError("say what to discard: ids of events, or --key KEY.")
+    cluster, now = cluster_of(settings), datetime.now(UTC)
+    with Control(cluster) as control, looking(settings) as db:
+        if db is None:
+            raise UsageError(no_ledger(settings, "what is delivered"))
+        planned = operate.survey(bus, flow, control, db, events, digests(keys, control, flow))
+        late: list[Known] = []
+        if run:
+            with closing(Sender(cluster)) as sender:
+                late = operate.discard(planned, bus, flow, sender, db, who=person(), why=why, now=now)
+    chose = [*events, *(part for one in keys for part in ("--key", one)), *(["--why", why] if why else [])]
+    command = shlex.join(["trunkline", "dlq", "discard", sink, *chose, "--run"])
+    given = [one for one in planned.give_up if one not in late]
+    if as_json:
+        groups = {"discarded" if run else "discard": given, "nothing": [*planned.rest, *late]}
+        found = {what: (as_data(one) for one in group) for what, group in groups.items()}
+        counts = {"keys_freed": planned.freed, "keys_held": planned.held}
+        print_json({"sink": flow.to.name, **found, **counts, "command": command if given and not run else None})
+    else:
+        for line in told(planned, flow, len(given), run=run):
+            out.print(line, markup=False)
+        if not run:
+            if planned.give_up or planned.rest:
+                out.print()
+                print_table(("event", "origin", "class", "since", "state", "plan"), islice(rows(planned), MOST))
+            if (more := len(planned.give_up) + len(planned.rest) - MOST) > 0:
+                talk.print(f"… and {more:,} more: --json prints all.", markup=False)
+            if given:
+                talk.print(f"Nothing was discarded. Do it with: {command}", markup=False)
+        if late:
+            ended = f"{many(len(late), 'event')} came to another end meanwhile: `trunkline trace EVENT` says to which."
+            talk.print(ended, markup=False)
+    if late:
+        raise typer.Exit(1)
+
+
+def digests(keys: list[str], control: Control, flow: Deliver) -> dict[bytes, str]:
+    """Give keys as the ledger keeps them, each with its name; a sensitive one may be named as letters show it."""
+    found = {deliveries.key_of(key.encode()): key for key in keys}
+    if hidden := [key for key in keys if key.startswith("#")]:
+        named = [dead for dead in browse.look(control, flow).dead if has_key(dead, hidden)]
+        for dead in named:
+            for key in hidden:
+                if dead.key is not None and has_key(dead, [key]):
+                    found.pop(deliveries.key_of(key.encode()), None)
+                    found[dead.key] = key
+    return found
+
+
+def told(planned: Plan, flow: Deliver, given: int, *, run: bool) -> Iterator[str]:
+    """Say what is discarded, in counts."""
+    yield f"{'Discarded' if run else 'Discard'} at {flow.to.name}: {many(given, 'event')}"
+    if planned.rest:
+        yield f"  {len(planned.rest):>6}  stay as they are: finished, being called, or forgotten"
+    if planned.freed:
+        which = "keys are" if planned.freed > 1 else "key is"
+        yield f"  {planned.freed:>6}  {which} free {'now' if run else 'afterwards'}: workers see it within a second"
+    if planned.held:
+        which = "keys are" if planned.held > 1 else "key is"
+        yield f"  {planned.held:>6}  {which} held back by other events still: `trunkline dlq ls` of the same name"
+
+
+def rows(planned: Plan) -> Iterator[tuple[str, ...]]:
+    """Give the events' rows of the table."""
+    for what, group in (("discard", planned.give_up), ("nothing", planned.rest)):
+        for one in group:
+            origin = f"{one.entry.origin.partition}@{one.entry.origin.offset}"
+            yield one.entry.event, origin, one.entry.kind or "-", moment(one.entry.at), word(one), what
+
+
+def word(one: Known) -> str:
+    """Say in a word how an event stands."""
+    return "forgotten" if one.state is None else browse.STANDING[one.state]
+
+
+def as_data(one: Known) -> dict[str, Any]:
+    """Give an event for programs."""
+    topic, partition, offset = one.origin
+    return {
+        "event": one.entry.event,
+        "source": one.entry.source,
+        "origin": {"topic": topic, "partition": partition, "offset": offset},
+        "class": one.entry.kind or None,
+        "since": moment(one.entry.at),
+        "state": word(one),
+    }
