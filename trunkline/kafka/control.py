@@ -40,6 +40,8 @@ SAID = 300
 """Characters that are told of what a client says."""
 CREATING = 60.0
 """Seconds that new partitions may take to be there: on a small machine two hundred of them take long."""
+LITTLE, PLENTY = 65_536, 1_048_576
+"""Bytes of a partition that are fetched at once, or one batch where that is larger."""
 TRANSACTIONS = 30.0
 """Seconds after which no transaction can be open any more (P1)."""
 
@@ -342,12 +344,8 @@ class Control:
     def first(self, begin: Mapping[Slot, int]) -> dict[Slot, Record]:
         """Give the first record at or after each offset, where there is one."""
         ends = self._offsets(list(begin), OffsetSpec.LATEST)
-        found: dict[Slot, Record] = {}
-        for slot, offset in begin.items():
-            with contextlib.closing(self._read({slot: offset}, ends)) as records:
-                if (record := next(records, None)) is not None:
-                    found[slot] = record
-        return found
+        with contextlib.closing(self._read(begin, ends, once=True)) as records:
+            return {Slot(record.topic, record.partition): record for record in records}
 
     def pick(self, topic: str, places: Collection[tuple[int, int]]) -> Generator[Record, None, None]:
         """Yield those records at these partitions and offsets that are there; between close ones it reads on."""
@@ -363,13 +361,15 @@ class Control:
             with contextlib.closing(self._read(begin, {slot: span[1] + 1 for slot, span in left.items()})) as records:
                 yield from (record for record in records if (record.partition, record.offset) in places)
 
-    def _read(self, begin: Mapping[Slot, int], ends: Mapping[Slot, int] | None) -> Generator[Record, None, None]:
-        """Yield the records between, without a group."""
+    def _read(
+        self, begin: Mapping[Slot, int], ends: Mapping[Slot, int] | None, *, once: bool = False
+    ) -> Generator[Record, None, None]:
+        """Yield the records between, without a group; `once`: of each partition the first alone."""
         left = {slot for slot, offset in begin.items() if ends is None or offset < ends[slot]}
         if not left:
             return
         try:
-            with contextlib.closing(self._consumer()) as consumer:
+            with contextlib.closing(self._consumer(LITTLE if once else PLENTY)) as consumer:
                 consumer.assign([TopicPartition(*slot) for slot in left])
                 for slot in left:
                     consumer.seek(TopicPartition(*slot), begin[slot])
@@ -378,7 +378,13 @@ class Control:
                     # Short: the first poll learns where the partitions are, and returns nothing after all of its time.
                     batches = consumer.poll(timeout_ms=20 if ends is not None else 200)
                     for slot, records in batches.items():
-                        yield from (record_of(raw) for raw in records if ends is None or raw.offset < ends[slot])
+                        wanted = (record_of(raw) for raw in records if ends is None or raw.offset < ends[slot])
+                        if not once:
+                            yield from wanted
+                        elif (record := next(wanted, None)) is not None:
+                            left.discard(Slot(*slot))
+                            consumer.pause(slot)
+                            yield record
                     if ends is None:
                         continue
                     left = {slot for slot in left if consumer.position(TopicPartition(*slot)) < ends[slot]}
@@ -392,9 +398,10 @@ class Control:
         except KafkaError as error:
             raise Unavailable(f"the broker at {self._cluster.bootstrap} cannot be read from: {said(error)}.") from None
 
-    def _consumer(self) -> Any:
+    def _consumer(self, most: int) -> Any:
         return KafkaConsumer(
             **self._cluster.kafka_python(),
+            max_partition_fetch_bytes=most,
             isolation_level="read_committed",
             enable_auto_commit=False,
             # What expires between the look at the offsets and the reading is skipped.

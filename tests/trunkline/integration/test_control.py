@@ -13,6 +13,7 @@ from trunkline import Bus, Deliver, Target, Topic, env
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Event
 from trunkline.flow.declare import group_of
+from trunkline.kafka import control as control_module
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Start
 from trunkline.kafka.events import Slot
@@ -167,6 +168,25 @@ def test_only_committed_records_are_read_and_marks_are_no_records(bootstrap: str
     assert control.ends([topic]) == {Slot(topic, 0): 4, Slot(topic, 1): 0}
     assert control.first({Slot(topic, 0): 0})[Slot(topic, 0)].value == b"kept"
     assert control.first({Slot(topic, 0): 1, Slot(topic, 1): 0}) == {}
+
+
+def test_the_first_records_of_all_partitions_are_asked_for_over_one_connection(
+    bootstrap: str, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` asks for them wherever a topic ends with the mark of a transaction: each had a client of its own."""
+    bus = small_bus(partitions=12)
+    control.apply(plan(bus, {}, Kafka()))
+    topic = bus.topics[0].name
+    for partition in range(10):
+        write(bootstrap, topic, b"a", b"b", b"c", partition=partition)
+    made = []
+    client = control_module.KafkaConsumer
+    monkeypatch.setattr(control_module, "KafkaConsumer", lambda **how: made.append(1) or client(**how))
+    found = control.first({Slot(topic, partition): partition % 4 for partition in range(12)})
+    assert {slot.partition: record.offset for slot, record in found.items()} == {
+        partition: partition % 4 for partition in range(10) if partition % 4 < 3
+    }
+    assert len(made) == 1
 
 
 def test_an_empty_topic_begins_at_once_and_only_once(control: Control, bus: Bus, bootstrap: str) -> None:
