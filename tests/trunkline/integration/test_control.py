@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import NotCoordinatorError
 
 from tests.trunkline.support import wait_for
@@ -13,7 +13,6 @@ from trunkline import Bus, Deliver, Target, Topic, env
 from trunkline.errors import TopologyError, Unavailable, UsageError
 from trunkline.event import Event
 from trunkline.flow.declare import group_of
-from trunkline.kafka import control as control_module
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control, Start
 from trunkline.kafka.events import Slot
@@ -180,8 +179,13 @@ def test_the_first_records_of_all_partitions_are_asked_for_over_one_connection(
     for partition in range(10):
         write(bootstrap, topic, b"a", b"b", b"c", partition=partition)
     made = []
-    client = control_module.KafkaConsumer
-    monkeypatch.setattr(control_module, "KafkaConsumer", lambda **how: made.append(1) or client(**how))
+
+    class Counted(KafkaConsumer):  # type: ignore[misc]
+        def __init__(self, **how: Any) -> None:
+            made.append(self)
+            super().__init__(**how)
+
+    monkeypatch.setattr("trunkline.kafka.control.KafkaConsumer", Counted)
     found = control.first({Slot(topic, partition): partition % 4 for partition in range(12)})
     assert {slot.partition: record.offset for slot, record in found.items()} == {
         partition: partition % 4 for partition in range(10) if partition % 4 < 3
