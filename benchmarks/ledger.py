@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from benchmarks import results as section
 from trunkline.dev.postgres import LocalPostgres
-from trunkline.ledger import deliveries
+from trunkline.ledger import deliveries, history
 from trunkline.ledger.attempts import Attempt, attempts_of, tried
 from trunkline.ledger.database import Ledger
 from trunkline.ledger.deliveries import Outcome, Place, State
@@ -125,8 +125,9 @@ def measure(name: str, ledger: Ledger, rows: int, size: int) -> Result:
         dead = batches[7][7].place
         tried(writer, [Attempt(dead, NOW, 503, 0.2, "answered 503")] * 3)
         start = time.perf_counter()
-        [place] = deliveries.find(reader, [dead.id])
-        assert len(attempts_of(reader, [place])) == 1
+        places = [Place(day, dead.id) for day in history.days(reader, dead.day)]
+        assert [*history.fates(reader, places)] == [dead]
+        assert len(attempts_of(reader, places)) == 1
         trace = time.perf_counter() - start
     took.sort()
     return Result(

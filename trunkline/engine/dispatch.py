@@ -21,12 +21,10 @@ from trunkline.engine.lanes import Lanes, untried
 from trunkline.engine.watermark import Watermark
 from trunkline.errors import Permanent, Poison, Undeliverable, Unknown, UnknownSchema
 from trunkline.kafka.events import Slot
-from trunkline.ledger.deliveries import Place, Row, State, may_reopen, place_of
+from trunkline.ledger.deliveries import REOPENED, Place, Row, State, may_reopen, place_of
 from trunkline.ledger.intents import Ambiguous, Finished, Go, Parked, Standing, Superseded, Wait
 from trunkline.verdict import Again, Bury, Done, Guard, Retry, Stop, Supersede, Verdict, decide
 
-LETTERS = frozenset({State.DEAD, State.PARKED, State.AMBIGUOUS})
-"""What lies in the dead letters, until a replay opens it again."""
 LOOK_AGAIN = 1.0
 """Seconds after which an event of an unknown schema is looked at again."""
 
@@ -276,7 +274,7 @@ class Dispatcher:
                     self.halt(conflict(delivery))
                     return
                 self._estrange(delivery)
-            dead = row is not None and row.state in LETTERS and self._policy.after_dead != "continue"
+            dead = row is not None and row.state in REOPENED and self._policy.after_dead != "continue"
             if dead and delivery.key is not None:
                 self._bar(delivery.key, number)  # another worker's last outcome may be newer than the keys we know
             self._admit(delivery, row, live)
@@ -510,7 +508,7 @@ class Dispatcher:
         if against is not None and state is State.INTENT:
             self._doubt(delivery, against.deadline - wall)
             return None
-        if state in LETTERS and self._policy.after_dead != "continue" and delivery.key is not None:
+        if state in REOPENED and self._policy.after_dead != "continue" and delivery.key is not None:
             self._bar(delivery.key, self._looked_up)
         self._end(delivery, state)
         for key in freed:

@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -138,11 +138,6 @@ def look_up(db: Connection, places: Iterable[Place]) -> dict[Place, Row]:
     return found
 
 
-def find(db: Connection, ids: Collection[bytes]) -> dict[Place, Row]:
-    """Find deliveries by their ids on whatever day."""
-    return look_up(db, (Place(day, id_) for (day,) in db.run("SELECT day FROM days") for id_ in ids))
-
-
 def may_reopen(row: Row, run: str) -> bool:
     """Say whether a live replay opens a delivery again.
 
@@ -162,7 +157,7 @@ def run_of(owner: str) -> str:
 
 
 REOPENED = frozenset({State.DEAD, State.AMBIGUOUS, State.PARKED})
-"""What a live replay moves back to open (R2)."""
+"""What lies in the dead letters until a live replay moves it back to open (R2)."""
 
 FINAL = frozenset({State.DONE, State.SUPERSEDED, State.DISCARDED})
 """What no replay opens again."""

@@ -24,9 +24,9 @@ def read(db: Connection) -> Identity | None:
     return Identity(*rows[0]) if rows else None
 
 
-def create(db: Connection, epoch: int = 1) -> Identity:
-    """Give the ledger an identity, or return the one that it has."""
-    db.run("INSERT INTO identity VALUES (1, ?, ?) ON CONFLICT DO NOTHING", secrets.token_hex(16), epoch)
+def create(db: Connection) -> Identity:
+    """Give the ledger an identity of the first epoch, or return the one that it has."""
+    db.run("INSERT INTO identity VALUES (1, ?, 1) ON CONFLICT DO NOTHING", secrets.token_hex(16))
     found = read(db)
     assert found is not None  # written above, by us or before us
     return found

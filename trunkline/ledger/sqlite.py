@@ -121,7 +121,7 @@ MIGRATIONS = (
         # How often every writer has committed, so that it notices a ledger that has lost one of its commits (L3).
         "CREATE TABLE writers (id TEXT PRIMARY KEY, commits INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
         "ALTER TABLE runs ADD COLUMN overwrite INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE runs ADD COLUMN keys TEXT NOT NULL DEFAULT ''",  # digests of the keys it replays, in hex
+        "ALTER TABLE runs ADD COLUMN keys TEXT NOT NULL DEFAULT ''",  # nobody reads them any more
     ),
     calls.SQLITE,
     delivered.SQLITE,

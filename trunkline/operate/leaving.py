@@ -8,7 +8,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.ledger import deliveries, progress
 from trunkline.ledger.database import Connection
-from trunkline.ledger.deliveries import State
+from trunkline.ledger.deliveries import REOPENED
 from trunkline.ledger.parks import parked_keys
 
 
@@ -71,7 +71,7 @@ def flow_of(topic: str, sink: str) -> str:
 def waiting(db: Connection, sink: str) -> tuple[int, int]:
     """Count the dead letters of a sink and the keys that it has parked."""
     counts = deliveries.count(db, sink)
-    letters = sum(counts[state] for state in (State.DEAD, State.AMBIGUOUS, State.PARKED))
+    letters = sum(counts[state] for state in REOPENED)
     return letters, len(parked_keys(db, deliveries.number_of(db, sink)))
 
 

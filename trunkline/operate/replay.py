@@ -248,15 +248,7 @@ class Replay:
         began = datetime.now(UTC)
         progress = Progress(f"{began:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}", list(planned.send))
         self._ends, self._newer = planned.known.ends, {}
-        runs.begin(
-            self._db,
-            progress.run,
-            self._sink,
-            len(planned.send),
-            began,
-            overwrite=planned.overwrite,
-            keys=planned.keys,
-        )
+        runs.begin(self._db, progress.run, self._sink, len(planned.send), began, overwrite=planned.overwrite)
         try:
             self._drive(planned, progress, tell)
         except KeyboardInterrupt:

@@ -70,7 +70,6 @@ def test_more_than_one_statement_holds_is_written_and_found(db: Connection) -> N
     record(db, *many, *many[:3])
     found = deliveries.look_up(db, [one.place for one in many])
     assert found == {one.place: Row(State.DONE, PAYLOAD, 1) for one in many}
-    assert deliveries.find(db, [place("77").id, b"?" * 16]) == {place("77"): Row(State.DONE, PAYLOAD, 1)}
 
 
 @pytest.mark.parametrize("late", [state for state in State if state is not State.INTENT])
@@ -328,18 +327,17 @@ def test_positions_only_advance(db: Connection) -> None:
 def test_a_ledger_has_one_identity(db: Connection) -> None:
     assert identity.read(db) is None
     made = identity.create(db)
-    assert (made.epoch, identity.create(db, 5), identity.read(db)) == (1, made, made)
+    assert (made.epoch, identity.create(db), identity.read(db)) == (1, made, made)
 
 
 def test_runs_are_live_until_they_end(db: Connection) -> None:
     runs.begin(db, "plain", "store", 2, NOW)
-    runs.begin(db, "over", "store", 2, NOW, overwrite=True, keys=[KEY, OTHER])
+    runs.begin(db, "over", "store", 2, NOW, overwrite=True)
     runs.begin(db, "elsewhere", "other", 2, NOW, overwrite=True)
     assert runs.live(db, "store") == {"plain", "over"}
     assert runs.overwriting(db, "store") == {"over"}
-    assert runs.keys(db, "store") == {KEY, OTHER}
     runs.finish(db, "over", NOW)
-    assert (runs.live(db, "store"), runs.overwriting(db, "store"), runs.keys(db, "store")) == ({"plain"}, set(), set())
+    assert (runs.live(db, "store"), runs.overwriting(db, "store")) == ({"plain"}, set())
 
 
 def test_a_claim_is_its_owners_until_its_deadline(db: Connection) -> None:
