@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from trunkline.errors import Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import COMMON, DENIED, READER, words
+from trunkline.kafka.events import COMMON, DENIED, READING, words
 
 T = TypeVar("T")
 
@@ -58,22 +58,13 @@ class Changes:
             Unavailable: the broker does not answer, or the topic is not there or has no leader.
         """
         self._topic = topic
-        common: dict[str, Any] = {**COMMON, **cluster.librdkafka()}
+        brokers: dict[str, Any] = cluster.librdkafka()
+        common: dict[str, Any] = {**COMMON, **brokers}
         self._admin = AdminClient(common)
         self.identity = self._identify()
         self.remembers = self._remembers()
         """Seconds for which the topic tells that a row was deleted."""
-        self._consumer = Consumer(
-            {
-                **common,
-                "group.id": READER,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-            }
-        )
+        self._consumer = Consumer({**READING, **brokers, "auto.offset.reset": "error", "fetch.wait.max.ms": 100})
         self.starts: dict[int, int] = {}
         self.ends: dict[int, int] = {}
         """By partition where the topic ended when it was found."""

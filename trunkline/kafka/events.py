@@ -54,6 +54,15 @@ PRODUCER = {
 }
 READER = "trunkline-reader"
 """The group of all who read without one: librdkafka wants a name, and asks the brokers who coordinates it."""
+READING = {
+    **COMMON,
+    "group.id": READER,
+    "enable.auto.commit": False,
+    "auto.offset.reset": "earliest",
+    "isolation.level": "read_committed",
+    "enable.partition.eof": True,
+}
+"""How they read: what is committed, from the beginning where nothing else is said, and each end is told."""
 DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 """Errors that say that a right is missing."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
@@ -537,17 +546,7 @@ class Follower:
         Raises:
             Unavailable: the broker does not answer.
         """
-        self._consumer = Consumer(
-            {
-                **COMMON,
-                **cluster.librdkafka(),
-                "group.id": READER,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-            }
-        )
+        self._consumer = Consumer({**READING, **cluster.librdkafka()})
         try:
             found = {topic: self._consumer.list_topics(topic, timeout=10).topics[topic].partitions for topic in topics}
         except KafkaException as error:

@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trunkline.errors import Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import COMMON, DENIED, READER, Record, Slot, clock, record_of, words
+from trunkline.kafka.events import DENIED, READING, Record, Slot, clock, record_of, words
 
 PATIENCE = 10.0
 """Seconds for which the broker may be silent."""
@@ -20,17 +20,7 @@ def stored_since(cluster: Cluster, times: Mapping[Slot, int]) -> list[Record]:
     """
     if not times:
         return []
-    consumer = Consumer(
-        {
-            **COMMON,
-            **cluster.librdkafka(),
-            "group.id": READER,
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = Consumer({**READING, **cluster.librdkafka()})
     found: list[Record] = []
     topics = ", ".join(sorted({slot.topic for slot in times}))
     try:
