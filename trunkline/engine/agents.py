@@ -36,6 +36,7 @@ from trunkline.flow.declare import (
     inputs_of,
     replay_of,
 )
+from trunkline.flow.transform import bug
 from trunkline.kafka.agents import Actor, app_of
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import AT_END, NOWHERE, Member, Record, Sender, Slot, clock
@@ -318,8 +319,8 @@ class Timekeeper:
         elif part.quiet:
             part.dead.add(self._moments.tried(culprit))  # its letter was written the first time
         else:
-            error = failure if isinstance(failure, TrunklineError) else bug(self._flow, failure)
-            self._bury(part, culprit, error)
+            name = getattr(self._flow.body, "__name__", "the body")
+            self._bury(part, culprit, failure if isinstance(failure, TrunklineError) else bug(name, failure))
 
     def _begin_again(self, part: Partition, member: Member) -> None:
         """Let a new body begin in place of one that has failed, with what that one remembered."""
@@ -369,11 +370,6 @@ def window_of(flow: Agent) -> timedelta:
     if found <= timedelta(0):
         raise UsageError(f"{flow.window.name} is {text!r}: write a duration such as PT30M or PT8S.")
     return found
-
-
-def bug(flow: Agent, failure: BaseException) -> Permanent:
-    """Say that a body has raised what it should not."""
-    return Permanent(f"bug in {getattr(flow.body, '__name__', 'the body')}: {type(failure).__name__}: {failure}")
 
 
 async def cancel_all() -> None:

@@ -73,15 +73,13 @@ class Desk:
         sink = composer.sink
         name = idempotency_key(composer.bus.identity, sink_identity(sink), event.source, event.id, key)
         target = sink.target_of(call_of(step))
-        span = spans.calling(
-            sink.name, flow_name(composer.flow), target.name, [event], replayed=bool(self.delivery.run)
-        )
+        flow = flow_name(composer.flow)
+        span = spans.calling(sink.name, flow, target.name, [event], replayed=bool(self.delivery.run))
         began = time.monotonic()
         status = None
         verdict: Verdict = Unknown("cancelled")
         self._see("calling", target=target.name)
         try:
-            flow = flow_name(composer.flow)
             response = await composer.targets.call(
                 flow, target, request, name, sink.idempotency, again=again, counted=not undoes(step)
             )

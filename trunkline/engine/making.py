@@ -6,13 +6,12 @@ ids that it would have had, and what became of it goes onto the audit trail in t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from trunkline import deadletter
-from trunkline.deadletter import Failure, Origin
 from trunkline.engine import spans
-from trunkline.engine.trail import Again, again, ended
+from trunkline.engine.elsewhere import leave_newer
+from trunkline.engine.trail import Again, again, ended, failure_of, origin_of
 from trunkline.errors import Absent, Halt, Permanent, Poison, Unavailable, UnknownSchema
 from trunkline.event import Drop, Event, Header, Headers, from_headers, headed, kind_of, to_parent, written
 from trunkline.flow.declare import (
@@ -31,7 +30,7 @@ from trunkline.flow.transform import Made, Steps, records_of
 from trunkline.kafka import audit
 from trunkline.kafka.events import Record
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of
+from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of, too_large
 from trunkline.kafka.transactions import Write
 from trunkline.redact import marked, redact
 from trunkline.verdict import Guard, of_exception
@@ -149,7 +148,7 @@ class Maker:
             elif isinstance(read, Exception):
                 raise read
             event, span = read
-            self._consider_newer(record, fetched)
+            leave_newer(self._form, record.value, fetched, self._elsewhere)
             if through is None:
                 through = self._steps.take(event)
             elif isinstance(through, Exception):
@@ -199,17 +198,6 @@ class Maker:
             data = {}
         return redact(str(error), marked(self._schema.definition, data))
 
-    def _consider_newer(self, record: Record, fetched: float) -> None:
-        """Let other workers have what is of a version of its schema that ours is too old for (L5).
-
-        Raises:
-            UnknownSchema: one may have that version.
-        """
-        if not self._form.knows(record.value):
-            if self._elsewhere(fetched):
-                raise UnknownSchema("it was written with a version of its schema that this topology has not")
-            self._form.accept(record.value)
-
     def _route(
         self, record: Record, event: Event[Any], through: Event[Any] | Drop, fetched: float, sent: Again | None
     ) -> Entry:
@@ -237,28 +225,17 @@ class Maker:
         headers.append(parent)
         roughly = len(value) + 2 * len(key or b"") + len(parent[1] or b"") + len(trace or "")
         if roughly > RECORD_BYTES // 2 and (size := size_of(key, value, tuple(headers))) > RECORD_BYTES:
-            allowed = f"{RECORD_BYTES} are allowed"
-            raise Permanent(f"the record for {topic.name} has {size} bytes with key and headers; {allowed}")
+            raise too_large(topic.name, size)
         return Write(topic.name, key, value, headers)
 
     def _bury(self, record: Record, error: Permanent | Poison, guard: Guard, sent: Again | None) -> Entry:
         verdict = guard.consider(of_exception(error), record.key)
         if isinstance(verdict, Halt):
             raise verdict
-        poison = isinstance(error, Poison)
-        origin = Origin(*record.slot, record.offset) if sent is None else sent.origin
-        failure = Failure(
-            flow=self._name,
-            kind="poison" if poison else "permanent",
-            stage="decode" if poison else "process",
-            error=type(error).__name__,
-            message=self.told(record, error),
-            attempts=1,
-            status=None,
-            at=datetime.now(UTC),
-        )
+        origin, failure = origin_of(record, sent), failure_of(self._name, error, self.told(record, error))
         headers = [*deadletter.write(record.headers, origin, failure)]
         letter = Write(self._letters, record.key, record.value, headers, record.slot.partition)
+        poison = failure.kind == "poison"
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
         trail = None if sent is None else self._ended(record, sent, event, failure.kind)
         return Entry(record, "dead", [letter], (event.id, failure.message, failure.kind), trail)

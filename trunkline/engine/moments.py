@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from trunkline import deadletter
-from trunkline.engine.elsewhere import Elsewhere
+from trunkline.engine.elsewhere import Elsewhere, leave_newer
 from trunkline.engine.partition import Given, Partition, Taken, Try, moment_of
 from trunkline.engine.trail import Again, again
 from trunkline.errors import Permanent, Poison, Unavailable, UnknownSchema
@@ -40,7 +40,8 @@ class Moments:
                 continue
             try:
                 event = self._event(record, sent)
-                self._consider_newer(record, fetched)
+                form = self._forms[self._topic_of(record).name]
+                leave_newer(form, record.value, fetched, self._elsewhere.may_know)
                 passed = part.knows(event, record)
                 given.append(Given(Moment(at, event), record, passed=passed, sent=sent))
             except UnknownSchema as error:
@@ -60,18 +61,6 @@ class Moments:
         sent = self.sent(record)
         origin = (record.slot.topic, record.offset) if sent is None else (sent.origin.topic, sent.origin.offset)
         return (*origin, 0 if sent is None else sent.replays)
-
-    def _consider_newer(self, record: Record, fetched: float) -> None:
-        """Let other workers have what is of a version of its schema that ours is too old for (L5).
-
-        Raises:
-            UnknownSchema: one may have that version.
-        """
-        form = self._forms[self._topic_of(record).name]
-        if not form.knows(record.value):
-            if self._elsewhere.may_know(fetched):
-                raise UnknownSchema("it was written with a version of its schema that this topology has not")
-            form.accept(record.value)
 
     def _topic_of(self, record: Record) -> Topic:
         """Give the topic that a record is of: of one that a replay has sent, where it stood first."""

@@ -6,24 +6,22 @@ A dead letter that cannot be written ends the process: nothing is committed, and
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import structlog
 
 from trunkline import deadletter
-from trunkline.deadletter import Failure, Origin
 from trunkline.engine.partition import Partition, Taken
-from trunkline.engine.trail import Again, ended
+from trunkline.engine.trail import Again, ended, failure_of, origin_of
 from trunkline.engine.watchdog import Heart
-from trunkline.errors import EXIT, Halt, Permanent, Poison, TrunklineError, Unavailable
+from trunkline.errors import EXIT, Halt, Permanent, TrunklineError, Unavailable
 from trunkline.event import Event, Headers, Moment, derived_id, from_headers, to_headers, to_parent
 from trunkline.flow.declare import Agent, Bus, dead_letters_of, flow_name, identity_of, source_of
 from trunkline.flow.transform import key_of
 from trunkline.kafka import audit
 from trunkline.kafka.events import Record, Sender, Written
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of
+from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of, too_large
 from trunkline.observe import Observed, Observer
 from trunkline.redact import redact
 
@@ -74,9 +72,7 @@ class Outbox:
         value = self._form.encode(event.data)
         headers = (*to_headers(event), to_parent(made, made.partition, made.offset))
         if (size := size_of(raw, value, headers)) > RECORD_BYTES:
-            raise Permanent(
-                f"the record for {topic.name} has {size} bytes with key and headers; {RECORD_BYTES} are allowed"
-            )
+            raise too_large(topic.name, size)
         return raw, value, headers
 
     def emit(self, writes: Sequence[Write]) -> None:
@@ -120,18 +116,7 @@ class Outbox:
         Raises:
             Unavailable: what became of a replay was not acknowledged: the event comes again.
         """
-        origin = Origin(*record.slot, record.offset) if sent is None else sent.origin
-        poison = isinstance(error, Poison)
-        failure = Failure(
-            flow=self._name,
-            kind="poison" if poison else "permanent",
-            stage="decode" if poison else "process",
-            error=type(error).__name__,
-            message=message,
-            attempts=1,
-            status=None,
-            at=datetime.now(UTC),
-        )
+        origin, failure = origin_of(record, sent), failure_of(self._name, error, message)
         headers = deadletter.write(record.headers, origin, failure)
         try:
             try:
@@ -141,6 +126,7 @@ class Outbox:
         except (TrunklineError, TimeoutError) as unwritten:
             end_process(f"{self._name}: the dead letter of offset {record.offset} cannot be written: {unwritten}")
         self._see("buried")
+        poison = failure.kind == "poison"
         event = deadletter.stray(origin) if poison else from_headers(record.headers, record.key)
         if sent is not None:
             self.tell_ended(record, sent, event, failure.kind)

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from trunkline.http.client import client_of
 from trunkline.http.guard import Network
 from trunkline.http.notices import Notice, notices_of
 from trunkline.http.opening import open_to
-from trunkline.http.proofs import NoToken
+from trunkline.http.proofs import NoToken, utc
 from trunkline.http.transport import Transport
 from trunkline.kafka import events
 from trunkline.kafka.orders import Command, Orders
@@ -463,11 +463,6 @@ class Targets:
         if word == WAITING:
             why = access.throttle.why
             self._observe(Observed("told to wait", "", target=access.name, seconds=seconds, detail=why))
-
-
-def utc() -> datetime:
-    """Give the time of day."""
-    return datetime.now(UTC)
 
 
 def weights_of(bus: Bus) -> dict[tuple[str, str], float]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, get_args
 
 from trunkline import deadletter
 from trunkline.avro.codec import HEAD
-from trunkline.deadletter import REPLAY_COUNT, Kind, Origin
+from trunkline.deadletter import REPLAY_COUNT, Failure, Kind, Origin
+from trunkline.errors import Poison, TrunklineError
 from trunkline.event import Event
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.events import Record
@@ -37,6 +38,26 @@ def again(record: Record) -> Again | None:
         return Again(origin, run, int(dict(record.headers).get(REPLAY_COUNT) or 0)) if run else None
     except ValueError:
         return None
+
+
+def origin_of(record: Record, sent: Again | None) -> Origin:
+    """Give where the event of a record first stood: there, unless a replay has sent it."""
+    return Origin(*record.slot, record.offset) if sent is None else sent.origin
+
+
+def failure_of(flow: str, error: TrunklineError, message: str) -> Failure:
+    """Say why steps or an agent could not take an event; `message` are the error's words without secrets."""
+    poison = isinstance(error, Poison)
+    return Failure(
+        flow=flow,
+        kind="poison" if poison else "permanent",
+        stage="decode" if poison else "process",
+        error=type(error).__name__,
+        message=message,
+        attempts=1,
+        status=None,
+        at=datetime.now(UTC),
+    )
 
 
 def ended(flow: str, record: Record, sent: Again, event: Event[Any], how: str) -> Entry:

@@ -205,7 +205,7 @@ async def waited(body: Step, made: Awaitable[Any]) -> Any:
 
 
 def bug(name: str, error: BaseException) -> Permanent:
-    """Say that a step or route did not mean to raise this."""
+    """Say that a step, a route or a body did not mean to raise this."""
     return Permanent(f"bug in {name}: {type(error).__name__}: {error}")
 
 

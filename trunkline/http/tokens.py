@@ -43,7 +43,7 @@ from trunkline.redact import forget_secret, keep_secret
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
 from trunkline.settings import Env, filled, is_set
-from trunkline.sources.signatures import webhook_of
+from trunkline.sources.signatures import live, webhook_of
 from trunkline.verdict import wished, words
 
 DEADLINE = 5.0
@@ -112,8 +112,7 @@ def prove(credentials: Credentials | None, url: str, reach: Open) -> Proof:
                 )
             )
         case SignedWebhook(secret, also):
-            secrets = [secret] if also is None or not is_set(also) else [secret, also]
-            webhooks = [webhook_of(one) for one in secrets]
+            webhooks = [webhook_of(one) for one in live(secret, also)]
             return Signing(lambda _method, _path, headers, body, now: webhook_signature(headers, body, webhooks, now))
         case Rotation(first, second):
             proof = prove(first, url, reach)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_never
 
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Permanent
 from trunkline.event import Headers
 from trunkline.flow.declare import (
     Agent,
@@ -202,6 +202,11 @@ def size_of(key: bytes | None, value: bytes, headers: Headers) -> int:
     """Give the bytes that a record counts with against RECORD_BYTES, rather too many than too few."""
     fields = [key or b"", value, *(part for name, content in headers for part in (name.encode(), content or b""))]
     return sum(len(part) + 5 for part in fields) + 100
+
+
+def too_large(topic: str, size: int) -> Permanent:
+    """Say that a record which was made for a topic has more bytes than RECORD_BYTES."""
+    return Permanent(f"the record for {topic} has {size} bytes with key and headers; {RECORD_BYTES} are allowed")
 
 
 def kept(keep: timedelta, most: int = RECORD_BYTES) -> dict[str, str]:
