@@ -15,7 +15,8 @@ TrunklineError
         └── UnknownSchema  not to this worker's topology      waits while the fleet is mixed, then the same
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 EXIT = 70
@@ -57,6 +58,9 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}  {self.message}"
+
+
+Faults = Iterator[Fault]
 
 
 class TopologyError(TrunklineError):
@@ -114,3 +118,10 @@ class Poison(Undeliverable):
 
 class UnknownSchema(Poison):
     """Nobody registered the record's schema, or ours cannot read it: what another topology writes, it may read (L5)."""
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Ask whether those known names were meant that end with a wrong one, or else the nearest; "" for none."""
+    known = list(known)
+    close = [one for one in known if one.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {' or '.join(close)}?" if close else ""

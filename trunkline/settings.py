@@ -4,7 +4,6 @@ A nested setting is written with two underscores (TRUNKLINE_KAFKA__BOOTSTRAP). A
 NAME_FILE instead, naming a file that holds the value. A TRUNKLINE_ variable that means nothing is an error.
 """
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
-from trunkline.errors import UsageError
+from trunkline.errors import UsageError, meant
 from trunkline.redact import keep_secret
 
 PREFIX = "TRUNKLINE_"
@@ -177,8 +176,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in given:
         base = name.removesuffix("_FILE")
         if base not in known:
-            close = difflib.get_close_matches(base, known, n=1)
-            raise UsageError(f"{name} is no setting.{f' Did you mean {close[0]}?' if close else ''}")
+            raise UsageError(f"{name} is no setting. {meant(base, known)}".rstrip())
     values: dict[str, Any] = {}
     for name in known:
         if name in environment or f"{name}_FILE" in environment:

@@ -5,14 +5,12 @@ import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, get_args, get_origin
 
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Faults
 from trunkline.event import Moment
 from trunkline.flow.declare import Agent, inputs_of
 from trunkline.flow.functions import annotations, argument, data_of, located, members, name_of, node_of, own, takes
 from trunkline.flow.records import fits, released, written_faults
 from trunkline.flow.values import is_sound
-
-Faults = Iterator[Fault]
 
 
 def agent_faults(flow: Agent) -> Faults:

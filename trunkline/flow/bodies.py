@@ -1,11 +1,11 @@
 """Mistakes in the code that a flow runs, as far as it says what it reads and gives: sources, steps, routes, sinks."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 
 from trunkline.adapters import Item
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Faults
 from trunkline.event import Drop
 from trunkline.flow.conditions import condition_faults
 from trunkline.flow.declare import (
@@ -38,8 +38,6 @@ from trunkline.flow.functions import (
 from trunkline.flow.records import fits, literal_faults, near
 from trunkline.flow.values import expect, is_sound
 from trunkline.flow.where import Where
-
-Faults = Iterator[Fault]
 
 
 def source_faults(flow: Publish) -> Faults:

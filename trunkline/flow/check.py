@@ -5,12 +5,12 @@ What depends on a value of a wrong type is not judged; everything else still is.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
-from trunkline.errors import Fault, TopologyError
+from trunkline.errors import Fault, Faults, TopologyError
 from trunkline.flow.agents import agent_faults
 from trunkline.flow.bodies import process_faults, sink_faults, source_faults
 from trunkline.flow.declare import (
@@ -38,7 +38,6 @@ from trunkline.flow.records import record_faults
 from trunkline.flow.values import bus_faults, flow_name_faults, is_sound, parts_of, type_faults, value_faults
 
 D = TypeVar("D", bound=Declared)
-Faults = Iterator[Fault]
 
 
 def check(bus: Bus) -> None:

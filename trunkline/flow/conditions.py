@@ -4,7 +4,6 @@ Fields are checked against the type of the data as a protobuf message: what CEL'
 """
 
 import functools
-from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from types import NoneType
@@ -13,11 +12,10 @@ from uuid import UUID
 
 from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2, wrappers_pb2
 
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Faults
 from trunkline.flow.functions import is_record, members
 from trunkline.flow.where import CONTAINER, REST, Where, first_line, library
 
-Faults = Iterator[Fault]
 Field = descriptor_pb2.FieldDescriptorProto
 PACKAGE = "event"
 OWN = {"bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint"}

@@ -8,14 +8,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from trunkline.adapters import Sink, Source
 from trunkline.avro.files import Schema, schema_of
-from trunkline.errors import UsageError
+from trunkline.errors import UsageError, meant
 from trunkline.event import Drop, Event, Stream
 from trunkline.flow.credentials import Credentials
 from trunkline.settings import Env, Secret
@@ -358,8 +357,7 @@ class Bus(Declared):
         known = dict(self.named())
         for name in names:
             if name not in known:
-                close = [flow for flow in known if flow.endswith(f".{name}")] or get_close_matches(name, known, n=1)
-                hint = f"Did you mean {' or '.join(close)}?" if close else f"The flows are: {', '.join(known)}."
+                hint = meant(name, known) or f"The flows are: {', '.join(known)}."
                 raise UsageError(f"there is no flow {name}. {hint}")
         return [flow for name, flow in known.items() if not names or name in names]
 

@@ -1,18 +1,16 @@
 """Mistakes in what sinks of more than one call say, and what is right but will surprise somebody."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, get_args
 
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Faults
 from trunkline.flow.composite import Call, Composite, OnFailure, ordered
 from trunkline.flow.declare import Bus, Deliver, Target
 from trunkline.flow.functions import argument, data_of, name_of, takes
 from trunkline.flow.records import fits
 from trunkline.flow.values import NAME, attribute, is_kits, listed
-
-Faults = Iterator[Fault]
 
 
 def kit_faults(flow: Deliver) -> Faults:

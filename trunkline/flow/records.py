@@ -3,7 +3,7 @@
 import ast
 import difflib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -11,7 +11,7 @@ from trunkline.avro.codec import Codec
 from trunkline.avro.files import Schema, schema_of
 from trunkline.avro.types import Writer
 from trunkline.avro.versions import Function, functions_of, legs, module_of, unreachable, versions_of
-from trunkline.errors import Fault, UsageError
+from trunkline.errors import Fault, Faults, UsageError
 from trunkline.flow.declare import Declared, Process, Route, Table, Topic
 from trunkline.flow.functions import (
     annotations,
@@ -24,8 +24,6 @@ from trunkline.flow.functions import (
     takes,
     written,
 )
-
-Faults = Iterator[Fault]
 
 NO_KEYS = {"array", "map", "record", "bytes", "fixed", "float", "double"}
 """Kinds of Avro values that have no one text whose order could be kept."""

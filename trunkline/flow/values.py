@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import PydanticUserError
 
-from trunkline.errors import Fault
+from trunkline.errors import Fault, Faults
 from trunkline.flow.credentials import (
     Alone,
     ApiKey,
@@ -48,8 +48,6 @@ from trunkline.formats.shapes import validator
 from trunkline.requests import Idempotency
 from trunkline.settings import Env, Secret
 from trunkline.verdict import Retry
-
-Faults = Iterator[Fault]
 
 NAME = re.compile(r"[a-z0-9._-]*[a-z0-9][a-z0-9._-]*")
 LONGEST_TOPIC = 249

@@ -1,7 +1,6 @@
 """The control plane, on kafka-python: topics, groups and their offsets, and records read without a group."""
 
 import contextlib
-import difflib
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
-from trunkline.errors import TopologyError, Unavailable, UsageError
+from trunkline.errors import TopologyError, Unavailable, UsageError, meant
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
 from trunkline.kafka.cluster import Cluster, lacking
@@ -423,8 +422,7 @@ class Control:
         known = self.topics(topics)
         for topic in topics:
             if topic not in known:
-                close = difflib.get_close_matches(topic, self.topics(), n=1)
-                raise UsageError(f"there is no topic {topic}.{f' Did you mean {close[0]}?' if close else ''}")
+                raise UsageError(f"there is no topic {topic}. {meant(topic, self.topics())}".rstrip())
         return [Slot(topic, partition) for topic in topics for partition in range(known[topic])]
 
     def _described(self, names: Collection[str] | None) -> list[Any]:

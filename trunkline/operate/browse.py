@@ -1,6 +1,5 @@
 """Dead letters as operators see them: one entry per event and flow, its newest letter in front."""
 
-import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trunkline.deadletter import REFERENCE, Kind, Letter, stray
 from trunkline.deadletter import read as read_letter
-from trunkline.errors import Poison, Unavailable, UsageError
+from trunkline.errors import Poison, Unavailable, UsageError, meant
 from trunkline.event import Event, from_headers
 from trunkline.flow.declare import Bus, Deliver, Reading, dead_letters_of, identity_of, sink_identity, targets_of
 from trunkline.kafka.control import Control, Record
@@ -140,8 +139,7 @@ def flow_of(bus: Bus, name: str) -> str:
     former = {identity_of(flow): new for new, flow in reading(bus).items()}
     former |= {sink_identity(sink): sink.name for sink in bus.sinks}
     known = sorted({*(deliver.to.name for deliver in bus.delivering.values()), *reading(bus)})
-    close = [one for one in known if one.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(known)}."
+    hint = meant(name, known) or f"There are: {', '.join(known)}."
     if callers := [sink.name for sink in bus.sinks if name in (target.name for target in targets_of(sink))]:
         hint = f"It is a target (`trunkline target show {name}`), called by {' and '.join(callers)}."
     if name in former:
