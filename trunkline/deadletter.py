@@ -5,6 +5,7 @@ The first origin is written once and survives replays; what describes the last f
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -73,7 +74,7 @@ def sent_again(headers: Headers, here: Origin) -> tuple[Origin, str]:
     """Give the first origin and the run of a record of a replay topic; `here` and "" when a replay did not write it."""
     try:
         found = ours(headers)
-        return Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])), found[REPLAY_RUN]
+        return origin_in(found), found[REPLAY_RUN]
     except (KeyError, ValueError):
         return here, ""
 
@@ -87,8 +88,18 @@ def who_of(headers: Headers) -> tuple[str, str]:
     found = {name: value.decode() for name, value in headers if name in NAMING and value is not None}
     if found["trunkline-class"] != "poison":
         return found["ce_source"], found["ce_id"]
-    event = stray(Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])))
+    event = stray(origin_in(found))
     return event.source, event.id
+
+
+def origin_in(found: Mapping[str, str]) -> Origin:
+    """Read where a record first stood from headers as text.
+
+    Raises:
+        KeyError, ValueError: they do not say so.
+    """
+    topic, partition, offset = (found[name] for name in ORIGIN)
+    return Origin(topic, int(partition), int(offset))
 
 
 def stray(origin: Origin) -> Event[Any]:
@@ -168,7 +179,7 @@ def read(headers: Headers) -> Letter:
     if kind is None:
         raise ValueError(f"no class of dead letters: {found['trunkline-class']}")
     return Letter(
-        origin=Origin(found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])),
+        origin=origin_in(found),
         failure=Failure(
             flow=found["trunkline-flow"],
             kind=kind,

@@ -21,7 +21,6 @@ from trunkline.settings import load
 
 Why = Annotated[str, typer.Option(help="The reason, for whoever looks later.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until every worker obeys.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def give(

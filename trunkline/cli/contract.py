@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import told
-from trunkline.cli.project import load_bus, out, print_json, safe
+from trunkline.cli.project import Json, load_bus, out, print_json, safe
 from trunkline.cli.show import many
 from trunkline.cli.walk import rows_in
 from trunkline.errors import UsageError
@@ -43,7 +43,7 @@ def check(
     tables: Annotated[
         Path | None, typer.Option(help=f"Rows by table and key, as JSON. [default: {TABLES}, if there is one]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Validate what a sink sends for the examples against its vendor's OpenAPI document; nothing is sent.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trunkline.cli.project import load_bus, print_json, talk
+from trunkline.cli.project import Json, load_bus, print_json, talk
 from trunkline.errors import TopologyError, UsageError
 from trunkline.flow import draw
 from trunkline.flow.kits import warnings
@@ -13,8 +13,6 @@ from trunkline.kafka.topics import LETTERS_KEPT
 
 ENDLESS = 1_000
 """Columns: rich cuts off what is longer than the terminal is wide, a terminal does not."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def show(

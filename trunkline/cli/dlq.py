@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import discard, replay
-from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
+from trunkline.cli.project import Json, cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
 from trunkline.cli.show import called, curtain_of, hex_start, many, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
@@ -26,7 +26,6 @@ from trunkline.settings import load
 
 app = typer.Typer(no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")]
 
 SHOWN = 100

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from trunkline.cli.loading import load_bus
@@ -18,7 +19,9 @@ from trunkline.ledger import reach
 from trunkline.ledger.database import Connection
 from trunkline.settings import Settings
 
-__all__ = ["cluster_of", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
+__all__ = ["Json", "cluster_of", "load_bus", "looking", "no_ledger", "out", "print_json", "read_env", "safe", "talk"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
 talk = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)

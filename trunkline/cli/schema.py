@@ -19,13 +19,13 @@ from trunkline.avro.differences import differences
 from trunkline.avro.files import FILE, Schema, released
 from trunkline.avro.types import module
 from trunkline.avro.versions import functions_of, versions_of
-from trunkline.cli.declared import Json
 from trunkline.cli.loading import load_unchecked
-from trunkline.cli.project import cluster_of, load_bus, print_json, talk
+from trunkline.cli.project import Json, cluster_of, load_bus, print_json, talk
 from trunkline.cli.revision import git
 from trunkline.cli.show import many, print_table
 from trunkline.cli.walk import rows_in
 from trunkline.errors import Fault, TrunklineError, UsageError
+from trunkline.flow.check import place_of
 from trunkline.flow.declare import Bus, Lookup, Table, Topic, schemas_of
 from trunkline.flow.exercise import exercised
 from trunkline.flow.inputs import rows_of
@@ -249,12 +249,6 @@ def checked(types: str, gone: Sequence[Gone]) -> list[dict[str, Any]]:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[:1]
             raise UsageError(f"mypy cannot check the project: {said[0] if said else 'it says nothing'}.")
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def place_of(where: str) -> tuple[str, int]:
-    """Take `file:line` apart."""
-    path, _, line = where.rpartition(":")
-    return path, int(line)
 
 
 def tell(faults: Sequence[Fault], proposed: Sequence[Proposal], notes: Sequence[str], *, as_json: bool) -> None:

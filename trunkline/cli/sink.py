@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli import contract
-from trunkline.cli.command import Json, Wait, Why, give
-from trunkline.cli.project import cluster_of, load_bus, looking, print_json, talk
+from trunkline.cli.command import Wait, Why, give
+from trunkline.cli.project import Json, cluster_of, load_bus, looking, print_json, talk
 from trunkline.cli.show import many, moment, print_table
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
-from trunkline.kafka.orders import Command, Full
+from trunkline.kafka.orders import Command, Full, Orders
 from trunkline.operate.control import Answer, Desk, Standing, flows_of, sink_of, standings, topic_of
 from trunkline.operate.trace import Node, Stands, Trace, Tracer
 from trunkline.settings import load
@@ -121,6 +121,11 @@ def list_sinks(*, as_json: Json = False) -> None:
     else:
         headings = ("sink", "state", "workers", "held up", "to be skipped", "why")
         print_table(headings, [row(one) for one in found])
+    tell_mixed(held)
+
+
+def tell_mixed(held: Orders) -> None:
+    """Say that the live workers run different topologies, if they do."""
     if orders.mixed(held, datetime.now(UTC)):
         talk.print("Workers run different topologies: what one of them cannot read waits until all run the same.")
 

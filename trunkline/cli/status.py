@@ -9,7 +9,7 @@ import typer
 
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, print_json, talk
 from trunkline.cli.show import many, moment, print_table, span
-from trunkline.cli.sink import holder
+from trunkline.cli.sink import holder, tell_mixed
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Orders
@@ -51,8 +51,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         talk.print(f"trunkline: {no_ledger(settings, 'what is delivered and what is dead')}", markup=False)
     for each in gone:
         talk.print(str(each), markup=False)
-    if orders.mixed(held, datetime.now(UTC)):
-        talk.print("Workers run different topologies: what one of them cannot read waits until all run the same.")
+    tell_mixed(held)
 
 
 def row(one: Standing) -> tuple[str, ...]:

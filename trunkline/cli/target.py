@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.command import Json, Wait, Why, give
-from trunkline.cli.project import cluster_of, load_bus, out, print_json
+from trunkline.cli.command import Wait, Why, give
+from trunkline.cli.project import Json, cluster_of, load_bus, out, print_json
 from trunkline.cli.show import many, moment, print_table
-from trunkline.flow.declare import Target
+from trunkline.flow.declare import Bus, Target
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.operate import targets
@@ -40,7 +40,7 @@ def resume(target: Name, *, why: Why = "", wait: Wait = 20, as_json: Json = Fals
 @app.command("ls")
 def list_targets(*, as_json: Json = False) -> None:
     """Print every target: whether it is paused or down, its limit, and the share that each flow has of it."""
-    found = look()
+    found = look(load_bus())
     if as_json:
         print_json([data_of(one) for one in found])
         return
@@ -50,8 +50,9 @@ def list_targets(*, as_json: Json = False) -> None:
 @app.command()
 def show(target: Name, *, as_json: Json = False) -> None:
     """Print what is declared of one target, and what each flow may do there."""
-    target_of(load_bus(), target)
-    [one] = [one for one in look() if one.target.name == target]
+    bus = load_bus()
+    target_of(bus, target)
+    [one] = [one for one in look(bus) if one.target.name == target]
     data = data_of(one)
     if as_json:
         print_json(data)
@@ -64,9 +65,9 @@ def show(target: Name, *, as_json: Json = False) -> None:
         )
 
 
-def look() -> list[Standing]:
+def look(bus: Bus) -> list[Standing]:
     """Ask how the targets stand."""
-    bus, cluster = load_bus(), cluster_of(load())
+    cluster = cluster_of(load())
     with Control(cluster) as control:
         held = orders.current(cluster, topic_of(bus, control))
     return targets.standings(bus, held, datetime.now(UTC))

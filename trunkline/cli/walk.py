@@ -12,7 +12,7 @@ import typer
 
 from trunkline.avro.codec import split
 from trunkline.cli import told
-from trunkline.cli.project import cluster_of, load_bus, out, print_json, talk
+from trunkline.cli.project import Json, cluster_of, load_bus, out, print_json, talk
 from trunkline.cli.revision import Beside, checked_out
 from trunkline.cli.send import source_of
 from trunkline.cli.tail import newest
@@ -54,7 +54,7 @@ def walk(
     every: Annotated[
         bool, typer.Option("--all", help="Show each request that differs, also where many do alike.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print what the bus would do with a request, without doing it: steps, routes, requests, what answers mean.
 

@@ -20,22 +20,19 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 import psycopg
 
+from trunkline.dev.broker import MAVEN_GOAL, PORTS, Progress, quiet
 from trunkline.errors import Unavailable, UsageError
 
 VERSION = "17.5.0"
 POM = Path(__file__).with_name("postgres-pom.xml")
-MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 MACHINES = {"x86_64": "linux-amd64", "aarch64": "linux-arm64v8"}
-PORTS = range(20_000, 32_000)
-"""Below the ports that a kernel lends to clients."""
-
 USER = "trunkline"
 
 SETTINGS = {
@@ -64,7 +61,7 @@ class State:
 class LocalPostgres:
     """One PostgreSQL, with its log and state in one folder; any process may start, stop or kill it through that."""
 
-    def __init__(self, folder: Path, *, progress: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(self, folder: Path, *, progress: Progress = quiet) -> None:
         self.folder = folder.resolve()
         self.log = self.folder / "log"
         self._progress = progress
@@ -214,7 +211,7 @@ def fault_of(url: str) -> str | None:
     return None
 
 
-def binaries(progress: Callable[[str], None]) -> Path:
+def binaries(progress: Progress) -> Path:
     """Give the folder of PostgreSQL's binaries; Maven downloads them the first time.
 
     Raises:

@@ -34,6 +34,9 @@ from trunkline.flow.declare import (
     source_of,
 )
 
+ANSWERS = ("published", "rejected", "duplicate")
+"""What may become of a posted event."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -100,14 +103,14 @@ class Judge:
         answers = Counter(self._seen.answers.get(name, {}))
         wanted = len(self._seen.expected.facts.get(flow.to.name, ()))
         written = [one for one in self._seen.records[flow.to.name] if one.source == source_of(self._bus, flow)]
-        said = {what: self._count("source_events", what, source=name) for what in ("received", *answers_known())}
+        said = {what: self._count("source_events", what, source=name) for what in ("received", *ANSWERS)}
         counts = {
             "received": answers.total(),
             "published": distinct(written),
             "rejected": answers["rejected"],
             "duplicate": answers["duplicate"],
         }
-        parts = counts["published"] + counts["rejected"] + counts["duplicate"]
+        parts = sum(counts[answer] for answer in ANSWERS)
         hop = [
             Claim(name, "received", {INPUT: wanted, SENDER: answers.total(), METRICS: said["received"], SUM: parts}),
             Claim(
@@ -125,7 +128,7 @@ class Judge:
             Claim(name, "left without an answer", {PROMISE: 0, SENDER: answers["unanswered"]}),
             *self._content(name, flow.to.name, written),
         ]
-        self._add(hop, f"{name} → {flow.to.name}", equation(counts, "received", ("published", "rejected", "duplicate")))
+        self._add(hop, f"{name} → {flow.to.name}", equation(counts, "received", ANSWERS))
         return counts
 
     def _process(self, name: str, flow: Process) -> dict[str, Any]:
@@ -308,11 +311,6 @@ class Judge:
         holds = all(claim.holds for claim in claims)
         if counts or not holds:
             self._hops.append(Hop(hop, counts or "nothing", holds))
-
-
-def answers_known() -> tuple[str, ...]:
-    """Name what may become of a posted event."""
-    return ("published", "rejected", "duplicate")
 
 
 def distinct(records: Sequence[Seen]) -> int:

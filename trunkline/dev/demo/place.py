@@ -39,7 +39,7 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
         if not was_up:
             stack.callback(broker.down, settings)
         found = broker.up(settings, progress=say)
-        if taken := clear(bus, settings, cluster_of(settings, found)):
+        if taken := clear(bus, settings, cluster_at(settings, found)):
             if found.kind == "configured":
                 raise UsageError(
                     f"{taken} at {found.bootstrap}. The demo counts every record: set TRUNKLINE_KAFKA__BOOTSTRAP to a "
@@ -51,16 +51,16 @@ def place(bus: Bus, settings: Settings, folder: Path, say: Progress) -> Iterator
             local = LocalKafka(folder / "broker", progress=say)
             stack.callback(local.stop)
             found = local.start()
-            clear(bus, settings, cluster_of(settings, found))
+            clear(bus, settings, cluster_at(settings, found))
         if settings.state != folder and settings.ledger.path.exists():
             say(f"{settings.ledger.path} is no demo's and left alone: this demo has a ledger of its own in {folder}.")
         if settings.state == folder or settings.ledger.path.exists() or settings.ledger.url is not None:
             own = settings.ledger.model_copy(update={"path": folder / "ledger.db", "url": None})
             settings = settings.model_copy(update={"ledger": own})
-        yield settings, cluster_of(settings, found)
+        yield settings, cluster_at(settings, found)
 
 
-def cluster_of(settings: Settings, found: broker.Running) -> Cluster:
+def cluster_at(settings: Settings, found: broker.Running) -> Cluster:
     """Give the broker that was found, with what a configured one asks for."""
     return Cluster.of(settings.kafka) if found.kind == "configured" else Cluster(found.bootstrap)
 
