@@ -338,12 +338,12 @@ SERVICE = {
 }
 
 
-def test_a_body_that_fits_a_published_schema() -> None:
+def test_a_body_that_fits_a_published_schema_is_valid_to_another_reader_too() -> None:
     body = body_of(Request.post("/", xml=SERVICE, schema=Xsd(str(WSDL))))
     xmlschema.XMLSchema(str(WSDL)).validate(body.decode())
 
 
-def test_a_body_that_does_not_fit() -> None:
+def test_a_body_that_does_not_fit_its_schema_is_never_sent() -> None:
     wrong = {"definitions": SERVICE["definitions"] | {"portType": {"operation": {"@name": "ask"}}}}
     with pytest.raises(Permanent, match=r"the body does not fit wsdl.xsd: .*portType.*: .*'name' is required"):
         Request.post("/", xml=wrong, schema=Xsd(str(WSDL))).encode()

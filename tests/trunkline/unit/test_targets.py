@@ -48,7 +48,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://depot", "https://depot.example:8443/v1/", "http://[::1]:80", "HTTP://depot"])
-def test_an_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_an_address_of_http_or_https_is_taken_as_people_write_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DEPOT_KEY", SECRET)
     opened(monkeypatch, url)
 
