@@ -7,10 +7,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from trunkline.avro.logical import LOGICAL_READERS
+from trunkline.avro.logical import LOGICAL_READERS, NAMED
 
-PARSED = "__named_schemas"
-"""Where fastavro keeps the types that a parsed schema names."""
 WORDS: Mapping[str, tuple[type, ...]] = {
     "null": (type(None),), "boolean": (bool,), "int": (int,), "long": (int,), "float": (float, int),
     "double": (float, int), "bytes": (str,), "string": (str,), "fixed": (str,), "enum": (str,), "array": (list,),
@@ -26,7 +24,7 @@ def with_defaults(schema: Any) -> Any:
         ValueError, TypeError, KeyError, ArithmeticError: a default is no value of its type.
     """
     made = copy.deepcopy(schema)
-    named: dict[str, Any] = made.get(PARSED, {}) if isinstance(made, dict) else {}
+    named: dict[str, Any] = made.get(NAMED, {}) if isinstance(made, dict) else {}
     done: set[int] = set()
     for one in [made, *named.values()]:
         convert(one, named, done)

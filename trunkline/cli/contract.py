@@ -12,9 +12,10 @@ from trunkline.cli.show import many
 from trunkline.cli.walk import rows_in
 from trunkline.errors import UsageError
 from trunkline.flow import openapi
+from trunkline.flow.breaks import Break, breaks
 from trunkline.flow.declare import Bus
 from trunkline.flow.inputs import TABLES, examples, walked
-from trunkline.flow.openapi import Break, Document, Finding
+from trunkline.flow.openapi import Document, Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def check(
     new = None if newer is None else openapi.read(newer)
     wrong = openapi.findings(old, calls)
     broken = [] if new is None else [one for one in openapi.findings(new, calls) if one not in wrong]
-    taken = [] if new is None else openapi.breaks(old, new, calls)
+    taken = [] if new is None else breaks(old, new, calls)
     [speaks] = {one.speaks for one in bus.sinks if one.name == name}
     checked = Checked(name, len(calls), old, new, wrong, broken, taken)
     if as_json:

@@ -1,4 +1,4 @@
-"""A vendor's OpenAPI document (3.0, 3.1) as the judge of what sinks send, and what a newer document takes away.
+"""A vendor's OpenAPI document (3.0, 3.1) as the judge of what sinks send.
 
 Pure. The validator of schemas is an optional dependency, imported when a document is read: no worker loads it.
 """
@@ -6,7 +6,7 @@ Pure. The validator of schemas is an optional dependency, imported when a docume
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +19,7 @@ from trunkline.flow.journeys import Data
 from trunkline.flow.media import (
     element_of,
     form_of,
-    kinds_of,
     meant,
-    merged,
     parts_of,
     root_fault,
     takes,
@@ -159,8 +157,7 @@ class Document:
             UsageError: nothing does.
         """
         value: Any = self.content
-        for part in pointer.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
+        for name in names_in(pointer):
             try:
                 value = value[int(name)] if isinstance(value, list) else value[name]
             except (KeyError, IndexError, ValueError, TypeError):
@@ -224,6 +221,11 @@ def expression(template: str) -> "re.Pattern[str]":
 def escaped(name: str) -> str:
     """Write a name as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def names_in(pointer: str) -> list[str]:
+    """Take a JSON pointer apart."""
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
 # One request.
@@ -375,6 +377,11 @@ def body_faults(operation: Operation, request: Data) -> Iterator[tuple[str, str]
         yield from ((f"body {inside}".strip(), told) for inside, told in document.faults(where, value))
 
 
+def kind_of_body(request: Data) -> str:
+    """Give the content type of a request's body, without its parameters."""
+    return str(request["headers"].get("content-type", "")).partition(";")[0].strip().lower()
+
+
 def value_of(document: Document, schema: Data, body: Data) -> Any:
     """Give the JSON value that a body stands for; None where it stands for none."""
     match body:
@@ -438,130 +445,3 @@ def kind_of(value: Any) -> str:
     """Name the JSON type of a value."""
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
     return "null" if value is None else kinds.get(type(value), type(value).__name__)
-
-
-# A newer document.
-
-
-@dataclass(frozen=True)
-class Break:
-    """What a newer document takes away from an operation that is called: `sent` says whether an example has it."""
-
-    operation: str
-    at: str
-    told: str
-    sent: bool
-
-
-def breaks(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> list[Break]:
-    """Find what a newer document takes away where these requests go, whether or not one of them has it.
-
-    Raises:
-        UsageError: a reference leads nowhere, or what one of them says there cannot be understood.
-    """
-    with understood(f"{old.name} or {new.name}", "what the sink calls"):
-        return list(taken(old, new, calls))
-
-
-def taken(old: Document, new: Document, calls: Sequence[tuple[str, Data]]) -> dict[Break, None]:
-    """Find what a newer document takes away, each once."""
-    found: dict[Break, None] = {}
-    by_operation: dict[tuple[str, str], list[tuple[Operation, Operation, Data]]] = {}
-    for _, call in calls:
-        request = call["request"]
-        path = request["path"].partition("?")[0]
-        before, after = (document.operation(request["method"], path) for document in (old, new))
-        if isinstance(before, Operation) and isinstance(after, Operation):
-            by_operation.setdefault((before.method, before.template), []).append((before, after, request))
-    for (method, template), alike in by_operation.items():
-        before, after, _ = alike[0]
-        name = f"{method.upper()} {template}"
-        if after.told.get("deprecated") and not before.told.get("deprecated"):
-            found[Break(name, "operation", "is deprecated", sent=True)] = None
-        kind = next((kind_of_body(request) for _, _, request in alike if request["body"] is not None), JSON)
-        if (was := schema_of(before, kind)) is None or (now := schema_of(after, kind)) is None:
-            continue
-        bodies = [value_of(old, was, request["body"]) for _, _, request in alike if request["body"] is not None]
-        for at, told in narrowed(old, was, new, now, "", set()):
-            found[Break(name, f"body {at}".strip(), told, sent=any(has(body, at) for body in bodies))] = None
-    return found
-
-
-def kind_of_body(request: Data) -> str:
-    """Give the content type of a request's body, without its parameters."""
-    return str(request["headers"].get("content-type", "")).partition(";")[0].strip().lower()
-
-
-def schema_of(operation: Operation, kind: str) -> Data | None:
-    """Give the schema of an operation's body of a content type."""
-    document = operation.document
-    _, wanted = document.followed("", operation.told.get("requestBody", {}))
-    for media, content in wanted.get("content", {}).items():
-        if takes(media, kind) and "schema" in content:
-            found: Data = document.followed("", content["schema"])[1]
-            return found
-    return None
-
-
-def narrowed(
-    old: Document, was: Data, new: Document, now: Data, at: str, seen: set[tuple[int, int]]
-) -> Iterator[tuple[str, str]]:
-    """Compare two schemas of one value, each pair once: what the old one lets be sent and the new one does not.
-
-    Conditions such as `if` and alternatives such as `oneOf` are not compared.
-    """
-    (_, was), (_, now) = old.followed("", was), new.followed("", now)
-    if not isinstance(was, dict) or not isinstance(now, dict) or (id(was), id(now)) in seen:
-        return
-    seen.add((id(was), id(now)))
-    was, now = merged(old, was), merged(new, now)
-    before, after = kinds_of(was), kinds_of(now)
-    if before and after and not before <= after | ({"integer"} if "number" in after else set()):
-        yield at, f"is {words(sorted(after))} now, was {words(sorted(before))}"
-    if "enum" in now:
-        gone = [value for value in was.get("enum", ()) if value not in now["enum"]]
-        if gone or "enum" not in was:
-            yield at, f"may no more be {words(gone)}" if gone else f"has to be one of {words(now['enum'])} now"
-    for limit, tighter in (
-        ("maxLength", -1),
-        ("maximum", -1),
-        ("maxItems", -1),
-        ("minLength", 1),
-        ("minimum", 1),
-        ("minItems", 1),
-    ):
-        if limit in now and (limit not in was or (now[limit] - was[limit]) * tighter > 0):
-            yield at, f"has {limit} {now[limit]} now" + (f", was {was[limit]}" if limit in was else "")
-    if "pattern" in now and now["pattern"] != was.get("pattern"):
-        yield at, f"has to be like {now['pattern']} now"
-    known, left = was.get("properties", {}), now.get("properties", {})
-    for name in now.get("required", ()):
-        if name not in was.get("required", ()):
-            yield f"{at}/{escaped(name)}", "is required now"
-    for name, inner in known.items():
-        inside = f"{at}/{escaped(name)}"
-        if name in left:
-            yield from narrowed(old, inner, new, left[name], inside, seen)
-        elif left or now.get("additionalProperties") is False:
-            yield inside, "is gone"
-    if isinstance(was.get("items"), dict) and isinstance(now.get("items"), dict):
-        yield from narrowed(old, was["items"], new, now["items"], f"{at}/*", seen)
-
-
-def has(value: Any, pointer: str) -> bool:
-    """Say whether a value has something at a pointer, whose stars are any item of a list."""
-    values = [value]
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        values = [
-            inner
-            for one in values
-            for inner in (
-                one
-                if isinstance(one, list) and name == "*"
-                else [one[name]]
-                if isinstance(one, dict) and name in one
-                else []
-            )
-        ]
-    return bool(values)

@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 
 from trunkline.cli.main import commands
 from trunkline.errors import UsageError
+from trunkline.flow.breaks import breaks
 from trunkline.flow.journeys import Data
-from trunkline.flow.openapi import Document, breaks, faults_of, findings, read
+from trunkline.flow.openapi import Document, faults_of, findings, read
 
 VENDOR = Path(__file__).parent / "vendor"
 OLD, NEW = VENDOR / "stock.v1.yaml", VENDOR / "stock.v2.json"

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from trunkline.flow.breaks import breaks
 from trunkline.flow.journeys import Data, body_data
-from trunkline.flow.openapi import Document, breaks, faults_of
+from trunkline.flow.openapi import Document, faults_of
 from trunkline.formats.multipart import Part
 from trunkline.requests import Request
 
