@@ -11,6 +11,8 @@ from typing import Any
 
 from trunkline.errors import UsageError
 
+SCHEMAS = Path("schemas")
+"""Where a project has them."""
 FILE = re.compile(r"(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)\.avsc")
 
 

@@ -5,6 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from trunkline.avro.files import SCHEMAS
 from trunkline.errors import UsageError
 from trunkline.flow.check import check
 from trunkline.flow.declare import Bus
@@ -59,6 +60,6 @@ def told(error: Exception) -> str:
         if path.is_relative_to(here) and not any(path.is_relative_to(folder) for folder in elsewhere)
     ]
     path, line = own[-1] if own else (here / "topology.py", 1)
-    stale = isinstance(error, ImportError) and error.name == "schemas" and Path("schemas").is_dir()
+    stale = isinstance(error, ImportError) and error.name == SCHEMAS.name and SCHEMAS.is_dir()
     hint = ". The types are written by `trunkline schema types`." if stale else ""
     return f"{path.relative_to(here)}:{line}: {' '.join(message.split())}{hint}"

@@ -2,13 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +13,10 @@ import typer
 from trunkline.avro.codec import Codec
 from trunkline.avro.compat import MODES, clashes
 from trunkline.avro.differences import differences
-from trunkline.avro.files import FILE, Schema, released
+from trunkline.avro.files import FILE, SCHEMAS, Schema, released
 from trunkline.avro.types import module
 from trunkline.avro.versions import functions_of, versions_of
+from trunkline.cli.checker import typed
 from trunkline.cli.loading import load_unchecked
 from trunkline.cli.project import Json, cluster_of, load_bus, print_json, talk
 from trunkline.cli.revision import git
@@ -29,34 +27,20 @@ from trunkline.flow.check import place_of
 from trunkline.flow.declare import Bus, Lookup, Table, Topic, schemas_of
 from trunkline.flow.exercise import exercised
 from trunkline.flow.inputs import rows_of
-from trunkline.flow.proposals import Gone, Proposal, gone_of, proposals, released_faults, version_faults, without
+from trunkline.flow.proposals import Gone, Proposal, gone_of, proposals, released_faults, version_faults
 from trunkline.flow.readers import (
-    FOLDERS,
     Reading,
     fault_of,
     is_same,
     places,
-    plainly,
-    readings,
     roles,
-    sources,
 )
-from trunkline.flow.walk import EXAMPLES, kind_of
+from trunkline.flow.walk import examples_of, kind_of
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.greeting import greet
 from trunkline.kafka.registry import Schemas, registry_of
 from trunkline.settings import load
 from trunkline.webhooks import WebhookRequest
-
-SCHEMAS = Path("schemas")
-CACHE = Path(".mypy_cache/trunkline")
-CHECKED = """[mypy]
-ignore_missing_imports = True
-follow_imports = silent
-check_untyped_defs = True
-explicit_package_bases = True
-"""
-"""How the type checker is asked: for what does not fit, and not for the project's own rules."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -192,11 +176,7 @@ def read_by(found: Sequence[Schema], gone: Sequence[Gone], bus: Bus | None, note
 def examples(bus: Bus) -> dict[str, list[WebhookRequest]]:
     """Read the examples of every source."""
     return {
-        name: [
-            WebhookRequest({"content-type": kind_of(path.name)}, path.read_bytes())
-            for path in sorted((EXAMPLES / name).glob("*"))
-            if path.is_file()
-        ]
+        name: [WebhookRequest({"content-type": kind_of(path.name)}, path.read_bytes()) for path in examples_of(name)]
         for name in bus.publishing
     }
 
@@ -206,49 +186,6 @@ def rows(bus: Bus, notes: list[str]) -> dict[Any, dict[str, Any]]:
     written = {"tables": rows_in(None, real=False)}
     parts: list[Table | Lookup] = [*bus.tables, *bus.lookups]
     return {part: dict(rows_of(part, written, notes)) for part in parts}
-
-
-def typed(found: Sequence[Schema], gone: Sequence[Gone]) -> list[Reading]:
-    """Ask the type checker about the project's code with types that lack what is gone.
-
-    Raises:
-        UsageError: it cannot be run, or the code cannot be read.
-    """
-    seen = list(readings(checked(without(found, gone), gone), gone))
-    if any(one.gone is None for one in seen):  # some of it may have been there before
-        usual = {(one.path, one.line, one.what) for one in readings(checked(without(found, ()), gone), ())}
-        seen = [one for one in seen if one.gone is not None or (one.path, one.line, one.what) not in usual]
-    return seen
-
-
-def checked(types: str, gone: Sequence[Gone]) -> list[dict[str, Any]]:
-    """Run mypy over the project's code with these types, and give its errors."""
-    with TemporaryDirectory(prefix="trunkline-check-") as place:
-        config = Path(place) / "mypy.ini"
-        config.write_text(CHECKED)
-        shadows: list[str] = []
-        texts = {SCHEMAS / "__init__.py": types}
-        texts |= {path: plainly(path.read_text(), [one.field for one in gone]) for path in sources()}
-        for number, (path, text) in enumerate(texts.items()):
-            shadow = Path(place) / f"{number}.py"
-            shadow.write_text(text)
-            shadows += ["--shadow-file", str(path), str(shadow)]
-        code = [name for name in FOLDERS if Path(name).exists()]
-        command = [
-            sys.executable,
-            "-m",
-            "mypy",
-            "--config-file",
-            str(config),
-            "--cache-dir",
-            str(CACHE),
-            "--output=json",
-        ]
-        done = subprocess.run([*command, *shadows, *code], capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode not in (0, 1):
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()[:1]
-            raise UsageError(f"mypy cannot check the project: {said[0] if said else 'it says nothing'}.")
-        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def tell(faults: Sequence[Fault], proposed: Sequence[Proposal], notes: Sequence[str], *, as_json: bool) -> None:

@@ -34,7 +34,7 @@ from trunkline.flow.declare import (
 from trunkline.flow.draw import span
 from trunkline.flow.functions import name_of
 from trunkline.flow.journeys import Data, data_of
-from trunkline.flow.walk import EXAMPLES, codec_of, follow, kind_of, walk
+from trunkline.flow.walk import EXAMPLES, codec_of, examples_of, follow, kind_of, walk
 from trunkline.flow.where import Where
 from trunkline.formats.shapes import validator
 from trunkline.responses import Response
@@ -49,8 +49,7 @@ def examples(sources: Iterable[str], folder: Path = EXAMPLES) -> dict[str, Data]
     return {
         f"{name}/{path.name}": posted(name, path.name, path.read_bytes())
         for name in sources
-        for path in sorted((folder / name).glob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        for path in examples_of(name, folder)
     }
 
 

@@ -173,6 +173,11 @@ def kind_of(file: str) -> str:
     return mimetypes.guess_type(file)[0] or "application/json"
 
 
+def examples_of(source: str, folder: Path = EXAMPLES) -> list[Path]:
+    """List the examples of a source; hidden files are a desktop's or an editor's."""
+    return sorted(path for path in (folder / source).glob("*") if path.is_file() and not path.name.startswith("."))
+
+
 def example(source: Source, name: str = "") -> Path:
     """Find an example of a source by its file's name, or its first one.
 
@@ -180,7 +185,7 @@ def example(source: Source, name: str = "") -> Path:
         UsageError: there is none.
     """
     folder = EXAMPLES / source.name
-    found = sorted(path for path in folder.glob("*") if path.is_file())
+    found = examples_of(source.name)
     chosen = next((path for path in found if name in ("", path.name, path.stem)), None)
     if chosen is None:
         names = ", ".join(path.name for path in found) or "none"

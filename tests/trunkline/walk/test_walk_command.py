@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from topology import storefront
 from trunkline.cli.main import commands
 from trunkline.errors import UsageError
+from trunkline.flow.walk import example
 
 
 def walk(*arguments: str, stdin: bytes = b"") -> Result:
@@ -48,6 +50,16 @@ def test_what_is_piped_in_is_walked_and_what_is_wrong_is_told_as_the_sender_woul
     assert "Wrong or missing: household_id, store_id, sold_at, lines. household_id: Field required; " in told
     told = walk("storefront", "-", stdin=b"[]").output
     assert "Wrong or missing: the body. the body: Input should be an object" in told
+
+
+def test_a_file_that_a_desktop_hides_is_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come first: `send --example` posted it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "producers" / "examples" / "storefront"
+    folder.mkdir(parents=True)
+    for name in (".DS_Store", "one.json"):
+        (folder / name).touch()
+    assert example(storefront).name == "one.json"
 
 
 @pytest.mark.parametrize(
