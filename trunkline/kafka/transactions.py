@@ -9,9 +9,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from trunkline.errors import Halt, TrunklineError, Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import BY_KEY, DROPPED, PRODUCER, Slot, clock, dated, words
+from trunkline.kafka.events import BY_KEY, DROPPED, MISSING, PRODUCER, Slot, clock, dated, words
 
 TRANSACTION_SECONDS = 10
+ASKING_SECONDS = 2.0
 REFUSALS = {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.INVALID_RECORD,
@@ -64,6 +65,8 @@ class Transactions:
         self._id = transactional_id
         self._topic = ""
         """Of the record that the broker refused last."""
+        self._written: list[Sequence[Write]] = []
+        """Since the transaction began."""
         self._which: dict[int, str] = {}
         """Of the records that were refused, the places among those written, and why."""
         self._asking = threading.Lock()
@@ -102,6 +105,7 @@ class Transactions:
             Unavailable: the last one is not over yet, or the producer cannot go on.
         """
         self._failed.clear()
+        self._written.clear()
         self._which.clear()
         try:
             self._producer.begin_transaction()
@@ -116,6 +120,7 @@ class Transactions:
             Halt: another process has taken the id.
             Unavailable: it does not have them; abort.
         """
+        self._written.append(writes)
         produce = self._producer.produce
         for number, (topic, key, value, headers, partition) in enumerate(writes):
             while True:
@@ -147,7 +152,8 @@ class Transactions:
         if self._failed:
             raise self._judged("the records of a transaction were not acknowledged", self._failed[0])
         if left:
-            raise Unavailable("the records of a transaction were not acknowledged: no answer")
+            why = self._missing() or "no answer"
+            raise Unavailable(f"the records of a transaction were not acknowledged: {why}")
 
     def offer(self, offsets: Mapping[Slot, int], metadata: Any, note: Callable[[Slot], str] = lambda _: "") -> None:
         """Let the transaction commit the offsets that come after what was read; `metadata` is from `Member.metadata`.
@@ -210,7 +216,8 @@ class Transactions:
         """Say what it means that the broker did not take all that was written."""
         found = next((one for one in self._failed if one.code() in REFUSALS), None)
         if found is None:
-            return self._refusal(what, self._cause(error))
+            cause = self._cause(error)
+            return self._refusal(what, cause, self._topic if cause is error else "")
         return Refused(f"{what}: {found.str()}", {**self._which})
 
     def _cause(self, error: KafkaError) -> KafkaError:
@@ -225,9 +232,25 @@ class Transactions:
                 self._asking.release()
         return error
 
-    def _refusal(self, what: str, error: KafkaError) -> Halt | Unavailable:
-        """Say what a failure of a transaction means."""
+    def _refusal(self, what: str, error: KafkaError, topic: str = "") -> Halt | Unavailable:
+        """Say what a failure of a transaction means; without `topic` it may be any of those written to."""
         if error.code() == KafkaError._FENCED:  # noqa: SLF001
             return Halt("another process runs this flow in the same slot; give each its own TRUNKLINE_WORKER__SLOT")
+        if error.code() in MISSING and (missing := self._missing()):
+            return Unavailable(f"{what}: {missing}")
+        topic = topic or " or ".join(self._topics())
         group = "of this flow"
-        return Unavailable(f"{what}: {words(error, 'Write', self._topic, group=group, transactional_id=self._id)}")
+        return Unavailable(f"{what}: {words(error, 'Write', topic, group=group, transactional_id=self._id)}")
+
+    def _topics(self) -> list[str]:
+        return sorted({write.topic for writes in self._written for write in writes})
+
+    def _missing(self) -> str:
+        """Say which of the topics written to are not there; the client does not, it waits for them."""
+        gone = []
+        with contextlib.suppress(KafkaException):
+            for name in self._topics():
+                error = self._producer.list_topics(name, ASKING_SECONDS).topics[name].error
+                if error is not None and error.code() in MISSING:
+                    gone.append(name)
+        return f"missing topics: {', '.join(gone)}. Run `trunkline topics apply`" if gone else ""

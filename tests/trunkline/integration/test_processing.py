@@ -393,3 +393,29 @@ def configure(stage: Stage, topic: str, settings: dict[str, str]) -> None:
     """Change how a topic is kept."""
     with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+
+
+@pytest.mark.parametrize("had", [0, 10], ids=["before it starts", "while it runs"])
+def test_a_flow_whose_topic_goes_missing_names_it_and_goes_on_when_it_is_there(stage: Stage, had: int) -> None:
+    topics = [Topic(f"{stage.prefix}.{name}", MarkV1, key="box", partitions=2) for name in ("a", "gone", "z")]
+    bus = stage.make(Bus(stage.prefix, [Process(notes(stage.prefix, 2), [], to=dict.fromkeys(topics, marks_of))]))
+
+    def remove() -> None:
+        with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin, stage.control() as control:
+            admin.delete_topics([topics[1].name])
+            wait_for(lambda: not control.existing([topics[1].name]))
+
+    if not had:
+        remove()
+    stage.write(bus, [note(number, f"k{number}") for number in range(10)])
+    with stage.running(bus) as running:
+        if had:
+            wait_for(finished(stage, bus))
+            remove()
+            stage.write(bus, [note(number, f"k{number}") for number in range(10, 20)])
+        wait_for(lambda: running.details("stuck"))
+        assert f"missing topics: {topics[1].name}. Run `trunkline topics apply`" in running.details("stuck")[0]
+        stage.make(bus)
+        wait_for(finished(stage, bus), why=lambda: running.details("stuck"))
+    assert {len(stage.read(topic.name)) for topic in (topics[0], topics[2])} == {10 + had}
+    assert not stage.letters(flow_of(bus))

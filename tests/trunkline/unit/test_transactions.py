@@ -11,7 +11,7 @@ from trunkline.errors import Unavailable
 from trunkline.kafka import transactions
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Slot
-from trunkline.kafka.transactions import Transactions
+from trunkline.kafka.transactions import Transactions, Write
 
 
 class Busy:
@@ -20,8 +20,12 @@ class Busy:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.report = settings["on_delivery"]
         self.offering, self.over = threading.Event(), threading.Event()
+        self.topics: list[str] = []
 
     def init_transactions(self, _: float) -> None: ...
+
+    def produce(self, topic: str, *_: Any, **__: Any) -> None:
+        self.topics.append(topic)
 
     def begin_transaction(self) -> None:
         busy = self.offering.is_set() and not self.over.is_set()
@@ -29,7 +33,8 @@ class Busy:
 
     def flush(self, _: float) -> int:
         assert self.offering.wait(10)
-        self.report(KafkaError(KafkaError._PURGE_QUEUE), SimpleNamespace(topic=lambda: "marks"))
+        for topic in self.topics:  # of all that it had not sent, whichever was refused
+            self.report(KafkaError(KafkaError._PURGE_QUEUE), SimpleNamespace(topic=lambda topic=topic: topic))
         threading.Timer(0.2, self.over.set).start()
         return 0
 
@@ -38,11 +43,15 @@ class Busy:
         assert self.over.wait(10)
 
 
-def test_a_right_that_is_missing_is_told_while_offsets_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("topics", "told"), [(["marks"], "marks"), (["signs", "marks", "signs"], "marks or signs")])
+def test_a_right_that_is_missing_is_told_while_offsets_are_offered(
+    monkeypatch: pytest.MonkeyPatch, topics: list[str], told: str
+) -> None:
     monkeypatch.setattr(transactions, "Producer", Busy)
     held = Transactions(Cluster("127.0.0.1:1"), "shop.sales.0")
+    held.write([Write(topic, None, b"", []) for topic in topics])
     offering = threading.Thread(target=held.offer, args=({Slot("sales", 0): 8}, None))
     offering.start()
-    with pytest.raises(Unavailable, match="the ACL Write on the topic marks is missing"):
+    with pytest.raises(Unavailable, match=f"the ACL Write on the topic {told} is missing"):
         held.flush()
     offering.join()
