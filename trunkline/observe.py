@@ -1,5 +1,6 @@
 """What the engine says about itself: one hook that takes one frozen record. Metrics and logs implement it."""
 
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -290,7 +291,7 @@ class Log:
     """Says what a person should know of: failures, not successes.
 
     Of failed attempts at most ten a second and sink are told, the next with the number of those that were not: a target
-    that is down must not fill a disk. A dead letter is always told.
+    that is down must not fill a disk. Why a flow waits is told once a minute. A dead letter is always told.
     """
 
     wants = ALL - CALLED
@@ -300,6 +301,8 @@ class Log:
         self._logger = structlog.get_logger("trunkline")
         self._told: dict[str, tuple[int, int]] = {}
         """By sink: the second, and how many failed attempts it has had."""
+        self._stuck: dict[tuple[str, str, str], tuple[float, int]] = {}
+        """By flow, sink and reason without its numbers: when it was told, and how often it came since."""
 
     def __call__(self, seen: Observed) -> None:
         """Log it, if it is worth it."""
@@ -307,7 +310,9 @@ class Log:
             case "attempt":
                 if seen.status is None or seen.status >= 300:
                     self._failed(seen)
-            case "dead" | "parked" | "ambiguous" | "stuck":
+            case "stuck":
+                self._waits(seen)
+            case "dead" | "parked" | "ambiguous":
                 self._logger.warning(NAMES.get(seen.what, seen.what), **facts(seen))
             case "halted":
                 self._logger.error("halted", **facts(seen))
@@ -336,7 +341,21 @@ class Log:
             more = {"untold": untold} if untold else {}
             self._logger.info("attempt failed", **facts(seen), **more)
 
+    def _waits(self, seen: Observed) -> None:
+        now, why = self._clock(), (seen.flow, seen.sink, NUMBERS.sub("", seen.detail))
+        at, untold = self._stuck.get(why, (now - QUIET, 0))
+        if now - at < QUIET:
+            self._stuck[why] = at, untold + 1
+            return
+        self._stuck = {one: told for one, told in list(self._stuck.items()) if now - told[0] < QUIET}
+        self._stuck[why] = now, 0
+        more = {"untold": untold} if untold else {}
+        self._logger.warning("stuck", **facts(seen), **more)
 
+
+QUIET = 60.0
+"""Seconds for which the reason why a flow waits is not told again."""
+NUMBERS = re.compile(r"\d+")
 TOLD = 10
 """Failed attempts of a sink that are told in a second."""
 NAMES = {"dead": "dead letter"}

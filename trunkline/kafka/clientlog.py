@@ -8,6 +8,8 @@ from collections.abc import Callable
 QUIET = 60.0
 """Seconds for which what has been said is not said again."""
 NUMBERS = re.compile(r"\d+")
+PASSING = "Coordinator load in progress: retrying"
+"""What each first start on a new broker meets, and ends by itself: it is told only when it lasts."""
 
 
 class Once(logging.Filter):
@@ -23,11 +25,11 @@ class Once(logging.Filter):
         """Tell whether it is to be said, and add how often it was not."""
         now = self._clock()
         words = NUMBERS.sub("", record.getMessage())
-        at, untold = self._said.get(words, (now - QUIET, 0))
+        at, untold = self._said.get(words, (now if PASSING in words else now - QUIET, 0))
         if now - at < QUIET:
             self._said[words] = at, untold + 1
             return False
-        self._said = {one: told for one, told in self._said.items() if now - told[0] < QUIET}
+        self._said = {one: told for one, told in list(self._said.items()) if now - told[0] < QUIET}
         self._said[words] = now, 0
         if untold:
             record.msg, record.args = f"{record.getMessage()} ({untold} more like it since the last one)", ()

@@ -200,3 +200,12 @@ def again(publisher: Publisher, numbers: range) -> None:
             return False
 
     wait_for(done, seconds=40)
+
+
+def test_a_table_is_filled_as_the_page_says(cluster: Cluster, bus: Bus, control: Control) -> None:
+    [table] = bus.tables
+    page = Path("docs/processing.md").read_text()
+    defined: dict[str, Any] = {}
+    exec(page.partition("<!-- example: rows -->\n```python\n")[2].partition("```")[0], defined)  # noqa: S102 - ours
+    assert defined["fill"](cluster.bootstrap, bus, table, [row("1"), row("2")]) == 2
+    assert {record.key for record in control.read(table.name)} == {b"1", b"2"}

@@ -28,6 +28,21 @@ def test_a_broker_that_is_away_is_told_once_a_minute_and_not_by_every_client_man
     assert told.endswith("ms) (2000 more like it since the last one)")
 
 
+def test_what_each_first_start_meets_is_told_only_when_it_lasts() -> None:
+    now = [100.0]
+    once = Once(lambda: now[0])
+    words = "Failed to acquire idempotence PID from broker b:1/1: Broker: Coordinator load in progress: retrying"
+
+    def say() -> bool:
+        return once.filter(logging.LogRecord("librdkafka", logging.WARNING, "", 0, words, (), None))
+
+    assert not say()
+    now[0] += 1
+    assert not say()
+    now[0] += QUIET
+    assert say()
+
+
 def test_clients_log_through_it(caplog: pytest.LogCaptureFixture) -> None:
     assert COMMON["logger"] is LOG
     for number in range(50):

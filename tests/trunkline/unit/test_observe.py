@@ -98,3 +98,17 @@ def test_outcomes_of_a_sink_are_counted_by_their_names() -> None:
         metrics(Observed(what, "flow", sink="shelf", count=2))
         labels = {"flow": "flow", "sink": "shelf", "outcome": what}
         assert metrics.registry.get_sample_value("trunkline_sink_events_total", labels) == 2
+
+
+def test_why_a_flow_waits_is_told_once_a_minute(told: list[Any]) -> None:
+    now = [100.0]
+    log = Log(lambda: now[0])
+    for second in range(61):
+        now[0] = 100.0 + second
+        log(Observed("stuck", "orders", detail=f"topic orders waits at offset {second}: the right Read is missing"))
+    log(Observed("stuck", "orders", detail="no leader"))
+    assert [(line["why"][-7:], line.get("untold")) for line in told] == [
+        ("missing", None),
+        ("missing", 59),
+        ("no leader"[-7:], None),
+    ]
