@@ -43,7 +43,7 @@ from trunkline.kafka.events import AT_END, NOWHERE, Member, Record, Sender, Slot
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
 from trunkline.kafka.stored import stored_since
-from trunkline.observe import Observed, Observer
+from trunkline.observe import Observed, Observer, What
 from trunkline.redact import redact
 from trunkline.verdict import Guard, of_exception
 
@@ -350,7 +350,7 @@ class Timekeeper:
         self.halted = redact(reason)
         self._see("halted", detail=self.halted)
 
-    def _see(self, what: Any, **more: Any) -> None:
+    def _see(self, what: What, **more: Any) -> None:
         self._observe(Observed(what, self.name, **more))
 
 

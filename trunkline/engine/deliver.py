@@ -41,7 +41,7 @@ from trunkline.ledger.identity import Identity
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.trust import Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
-from trunkline.observe import CALLED, Observed, Observer, wanted
+from trunkline.observe import CALLED, Observed, Observer, What, wanted
 from trunkline.redact import has_marks, marked, redact
 from trunkline.sinks.composite import CompositeSink
 from trunkline.sinks.http import Deletes
@@ -497,6 +497,6 @@ class Deliverer:
             **self.core.counts(),
         }
 
-    def _see(self, what: Any, delivery: Delivery | None = None, **more: Any) -> None:
+    def _see(self, what: What, delivery: Delivery | None = None, **more: Any) -> None:
         event = "" if delivery is None else delivery.event.id
         self._observe(Observed(what, self.name, sink=self._sink.name, event=event, **more))

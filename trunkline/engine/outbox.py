@@ -22,7 +22,7 @@ from trunkline.kafka import audit
 from trunkline.kafka.events import Record, Sender, Written
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, replayed_of, size_of, too_large
-from trunkline.observe import Observed, Observer
+from trunkline.observe import Observed, Observer, What
 from trunkline.redact import redact
 
 ACKNOWLEDGED = 15.0
@@ -137,7 +137,7 @@ class Outbox:
             sent = self._sender.send(self._letters, record.key, value, headers, partition=record.slot.partition)
             sent.result(ACKNOWLEDGED)
 
-    def _see(self, what: Any, **more: Any) -> None:
+    def _see(self, what: What, **more: Any) -> None:
         self._observe(Observed(what, self._name, **more))
 
 

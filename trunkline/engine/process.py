@@ -34,7 +34,7 @@ from trunkline.kafka.events import AT_END, Member, Slot
 from trunkline.kafka.orders import Fleet
 from trunkline.kafka.registry import Format
 from trunkline.kafka.transactions import Transactions
-from trunkline.observe import Observed, Observer
+from trunkline.observe import Observed, Observer, What
 from trunkline.redact import redact
 
 
@@ -112,7 +112,7 @@ class Processor:
         """Say how far each partition is finished; may be asked from any thread."""
         return {} if self._session is None else self._session.positions()
 
-    def see(self, what: Any, **more: Any) -> None:
+    def see(self, what: What, **more: Any) -> None:
         """Tell what happened in this flow."""
         self._observe(Observed(what, self.name, **more))
 

@@ -23,7 +23,7 @@ from trunkline.ledger import claims
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import payload_of
 from trunkline.ledger.writer import Writer
-from trunkline.observe import Observed, Observer
+from trunkline.observe import Observed, Observer, What
 from trunkline.webhooks import WebhookRequest
 
 
@@ -180,5 +180,5 @@ class Publisher:
     async def _release(self, ours: Sequence[bytes]) -> None:
         await self._writer.write(lambda db: claims.release(db, ours, self._owner))
 
-    def _count(self, what: Any, count: int = 1, detail: str = "") -> None:
+    def _count(self, what: What, count: int = 1, detail: str = "") -> None:
         self._observe(Observed(what, self.name, count=count, detail=detail))

@@ -16,6 +16,7 @@ from trunkline.engine.watermark import Position
 from trunkline.errors import Absent, Retryable, Unavailable
 from trunkline.kafka.events import Member, Record, Slot, clock
 from trunkline.kafka.transactions import Outdated, Transactions
+from trunkline.observe import What
 
 BATCH = 2_000
 CHUNK = 500
@@ -70,7 +71,7 @@ class Owner(Protocol):
         """Have the share of the limits of targets that belongs to so many partitions (D13)."""
         ...
 
-    def see(self, what: Any, **more: Any) -> None:
+    def see(self, what: What, **more: Any) -> None:
         """Tell what happened in the flow."""
         ...
 
