@@ -6,7 +6,7 @@ import re
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -103,7 +103,7 @@ def requests(bus: Bus, source: str, file: str, *, many: bool) -> Data:
     return {"inputs": {f"{source}/{path.name}": posted(source, path.name, path.read_bytes())}}
 
 
-def rows_in(path: Path | None, *, real: bool) -> Any:
+def rows_in(path: Path | None, *, real: bool) -> dict[str, dict[str, Data]]:
     """Read the rows that are written down; real events are walked with the real ones alone, unless told otherwise.
 
     Raises:
