@@ -151,8 +151,11 @@ def reused(status: int, body: bytes) -> bool:
     return about_the_key(body) and (status == 422 or REUSED.search(body) is not None)
 
 
-def of_exception(error: Exception) -> Verdict:
-    """Say what an exception from an adapter or a call means; a Python bug is the event's fault (under the guard)."""
+def of_exception(error: Exception | SystemExit) -> Verdict:
+    """Say what an exception from an adapter or a call means; a Python bug is the event's fault (under the guard).
+
+    So is an exit: it would end the worker, and each in turn that takes the event.
+    """
     match error:
         case Retryable() | Permanent() | Unknown() | Poison() | Halt():
             return error

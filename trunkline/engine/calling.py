@@ -49,7 +49,12 @@ async def attempt(sink: HttpSink, deliver: Written, event: Event[Any], call: Cal
         return Unknown("it had not ended at the deadline"), None
     except Unavailable:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return Unknown("what its sink waited for was cancelled, and not by Trunkline"), answer
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
         return verdict_of(error), answer
 
 
@@ -61,7 +66,7 @@ def response_of(answer: httpx.Response) -> Response:
     return Response(answer.status_code, headers, body, answer.request.method, whole=whole)
 
 
-def verdict_of(error: Exception) -> Verdict:
+def verdict_of(error: Exception | SystemExit) -> Verdict:
     """Say what an exception of the client means: whether the target may have acted on the request."""
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():

@@ -1,7 +1,9 @@
 """Makes the calls of one flow: sink.request → target.send → sink.verdict, as the sink's kind wants it."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,11 +17,18 @@ from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
 from trunkline.event import Event, batch_key, idempotency_key
 from trunkline.flow.declare import Bus, Deliver, flow_name, sink_identity
 from trunkline.flow.values import is_kits
+from trunkline.http import transport
 from trunkline.ledger.attempts import Attempt
 from trunkline.observe import What
 from trunkline.redact import hashed
 from trunkline.sinks.http import Deletes, HttpSink, Written
 from trunkline.verdict import Delivered, Verdict, checked, of_exception
+
+LATE = 2.0
+"""Seconds beyond the deadline of a call after which a hand-written sink has not let itself be cancelled."""
+REMIND = 10.0
+"""Seconds between two times that this is said."""
+CATCHES = "it catches asyncio.CancelledError (or BaseException), and must raise it again; the event's key waits for it"
 
 Way = Callable[[Begun, Sequence[Delivery]], Awaitable[Sequence[Verdict | None]]]
 """Makes one call of what may be called; no verdict where none could be made now."""
@@ -107,7 +116,7 @@ class Calls:
             spans.ended(span, None, [])
             self._take_back(call, [delivery], error)
             return [None]
-        except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
             verdict = of_exception(error)
         if began:
             self._targets.ended(self._gate, call, verdict, response)
@@ -151,7 +160,8 @@ class Calls:
         if "calling" in self._moments:
             self._see("calling", delivery, target=target)
         try:
-            verdict, response = await calling.attempt(sink, deliver, event, call)
+            with self._overdue(delivery):
+                verdict, response = await calling.attempt(sink, deliver, event, call)
         except Unavailable as error:
             spans.ended(span, None, [])
             self._take_back(begun, [delivery], error)
@@ -165,6 +175,22 @@ class Calls:
         else:
             self._say_failed(delivery, verdict, status, seconds)
         return [verdict]
+
+    @contextmanager
+    def _overdue(self, delivery: Delivery) -> Iterator[None]:
+        """Say again and again of a sink that does not end with its time: nobody can end it but with the process."""
+        loop = asyncio.get_running_loop()
+
+        def say() -> None:
+            nonlocal timer
+            timer = loop.call_later(REMIND, say)
+            self._see("stuck", delivery, detail=f"{self._sink.name} goes on though its time is over: {CATCHES}")
+
+        timer = loop.call_later(transport.DEADLINE + LATE, say)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _send_together(self, call: Begun, group: Sequence[Delivery]) -> Sequence[Verdict | None]:
         """Make one request of several events, at most one of a key (D10): sink.batch → target.send → sink.verdicts.
@@ -195,7 +221,7 @@ class Calls:
             spans.ended(span, None, [])
             self._take_back(call, group, error)
             return [None] * len(group)
-        except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
             verdicts = [of_exception(error)] * len(group)
         if sent:
             self._targets.ended(self._gate, call, worst(verdicts), response)

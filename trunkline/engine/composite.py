@@ -175,7 +175,7 @@ class Attempt:
         response = None
         try:
             request = write(self._sink, step, self._event, course.answers)
-        except Exception as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
             return of_exception(error), {}, False
         again = step in course.made
         self._course = await self._desk.note(Begin(course.round, step))
@@ -194,7 +194,7 @@ class Attempt:
         except Unavailable:
             self._course = await self._desk.note(Withdraw(course.round, step))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
             verdict, kept = of_exception(error), {}
             if verdict is not error and response is not None and response.status < 300:  # a bug refuses nothing
                 verdict = Unknown(f"answered {response.status}, and what that means is not known: {verdict}")

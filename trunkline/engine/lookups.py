@@ -138,7 +138,7 @@ class Asker(Remote):
                     await self._fetch([key])
                 return
             self._end(keys, error=error)
-        except Exception as error:  # noqa: BLE001 - a split that somebody wrote may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a split that somebody wrote may raise anything
             self._end(keys, error=Permanent(f"bug in {self._lookup.name}: {type(error).__name__}: {error}"))
         else:
             self._end(keys, rows=rows or {})

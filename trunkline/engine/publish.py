@@ -79,6 +79,8 @@ class Publisher:
         except Rejected as error:
             self.reject(str(error))
             raise
+        except SystemExit as error:  # it would end the worker, for whoever posts
+            raise RuntimeError(f"the source exits: {error}") from error
         self._count("received", count=len(prepared))
         answers = await self._claim(prepared)
         sent = [

@@ -98,7 +98,7 @@ def one(
         return {"rejected": f"{error.status} {error.title}: {error} {fields}".rstrip()}
     except TrunklineError as error:
         return {"failed": str(error)}
-    except Exception as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500
         return {"failed": f"bug in the source: {type(error).__name__}: {error}"}
 
 

@@ -1,6 +1,9 @@
 """Hand-written sinks, tombstones and version writes with a real broker, ledger and target."""
 
 import asyncio
+import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -10,9 +13,11 @@ from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.support import QUICK, WHEN, Stage, header, note, notes, stamped, wait_for
 from trunkline import Bus, Deliver, Delivered, Event, Permanent, Target, env
 from trunkline.dev.target.behaviour import Behaviour
+from trunkline.engine import calls
 from trunkline.engine.calling import Calling, attempt, verdict_of
 from trunkline.errors import Retryable, Unavailable, Unknown
 from trunkline.event import to_headers
+from trunkline.http import transport
 from trunkline.kafka.events import BY_KEY
 from trunkline.ledger.deliveries import State
 from trunkline.responses import Response
@@ -116,7 +121,7 @@ class Scripted(HttpSink):
     async def deliver(self, event: Event[Any], call: Calls) -> Any:
         assert event.id == "a-1"
         answer = await call.http.get(call.key_for("x"))
-        if isinstance(self.found, Exception):
+        if isinstance(self.found, BaseException):
             raise self.found
         return answer.raise_for_status() if self.found is None else self.found
 
@@ -163,6 +168,87 @@ def test_an_answer_or_a_verdict(status: int, found: Any, verdict: type) -> None:
     sink.found = Unavailable("the target stands still")
     with pytest.raises(Unavailable):
         asyncio.run(attempted(sink, httpx.Response(status)))
+
+
+def test_an_exit_and_what_something_else_cancelled_have_a_verdict() -> None:
+    """The first would end the worker, the second leave the call in flight for good."""
+    sink = Scripted(Target("t", env("T")))
+    sink.found = SystemExit(3)
+    assert str(asyncio.run(attempted(sink, httpx.Response(200)))[0]) == "bug in the adapter: SystemExit: 3"
+    sink.found = asyncio.CancelledError()
+    assert isinstance(asyncio.run(attempted(sink, httpx.Response(200)))[0], Unknown)
+
+
+def test_a_cancelled_attempt_has_no_verdict() -> None:
+    class Waits(Scripted):
+        async def deliver(self, _event: Event[Any], _call: Calls) -> Any:
+            await asyncio.sleep(60)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(attempted(Waits(Target("t", env("T"))), httpx.Response(200)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+
+
+class Deaf(HttpSink):
+    """Does not let itself be cancelled until it has had enough."""
+
+    name = "deaf"
+    enough = threading.Event()
+
+    async def deliver(self, event: Event[NoteWrittenV1], call: Calls) -> httpx.Response:
+        while event.key == "a" and not self.enough.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+        return await call.http.post(f"/{event.key}", headers={"Idempotency-Key": call.key})
+
+
+def test_a_sink_that_does_not_end_with_its_time_is_named_and_holds_up_no_other_key(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, constant, seconds in ((transport, "DEADLINE", 0.2), (calls, "LATE", 0.1), (calls, "REMIND", 0.2)):
+        monkeypatch.setattr(module, constant, seconds)
+    bus = stage.make(Bus(stage.prefix, [Deliver(notes(stage.prefix, 2), to=Deaf(Target("d", env("SHELF_URL"))))]))
+    stage.write(bus, [note(1, box) for box in "ab"])
+    with stage.running(bus) as running:
+        wait_for(lambda: len(running.details("stuck")) > 1 and stage.rows()[State.DONE] == 1, why=stage.rows)
+        assert running.details("stuck")[0].startswith("deaf goes on though its time is over")
+        Deaf.enough.set()
+        wait_for(lambda: stage.rows()[State.DONE] == 2, why=stage.rows)
+
+
+class Leaves(HttpSink):
+    """Exits where it writes its request, or where it reads the answer."""
+
+    name = "leaves"
+
+    def request(self, event: Event[NoteWrittenV1]) -> Request:
+        if event.data["text"] == "at the request":
+            sys.exit("no more")
+        return Request.put("/{box}", path={"box": event.key}, json={"text": event.data["text"]})
+
+    def verdict(self, response: Response) -> Verdict:
+        if response.status == 418:
+            sys.exit("no teapot")
+        return super().verdict(response)
+
+
+def test_a_sink_that_exits_is_at_fault_and_the_worker_goes_on(stage: Stage) -> None:
+    bus = stage.make(Bus(stage.prefix, [Deliver(notes(stage.prefix, 2), to=Leaves(Target("l", env("SHELF_URL"))))]))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/b", status=418))
+    stage.write(bus, [note(1, "a", "at the request"), note(1, "b"), note(1, "c"), note(2, "a")])
+    with stage.running(bus):
+        wait_for(lambda: sum(stage.rows().values()) == 4, why=stage.rows)
+    assert stage.rows() == {State.DEAD: 2, State.DONE: 2}
+    [flow] = bus.delivering
+    assert {header(letter, "__connect.errors.exception.message") for letter in stage.letters(flow)} == {
+        "bug in the adapter: SystemExit: no more",
+        "bug in the adapter: SystemExit: no teapot",
+    }
 
 
 def test_what_the_target_says_beside_the_answer_that_decides_is_heard() -> None:

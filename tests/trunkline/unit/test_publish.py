@@ -1,10 +1,13 @@
 """When a POST is answered: when its event is on the topic, whatever the ledger still has to do."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, cast
+
+import pytest
 
 from tests.trunkline.unit.schemas import OrderPlacedV1
 from trunkline import Bus, Event, Publish, Topic
@@ -86,3 +89,22 @@ def test_a_post_is_answered_before_the_ledger_knows_that_its_event_is_published(
         return accepted.outcome, broker.sent, accepted.offset or 0, len(claims.notes)
 
     assert asyncio.run(post()) == ("published", [b"\0\0\0\0\1value"], 0, 1)
+
+
+class Leaver(Web):
+    def events(self, _: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+        sys.exit(3)
+
+
+def test_a_source_that_exits_has_a_bug_and_the_worker_goes_on() -> None:
+    flow = Publish(Leaver(Anybody()), to=orders)
+    publisher = Publisher(
+        Bus("bus", [flow]),
+        flow,
+        form=cast("Format", Values()),
+        sender=cast("Sender", Broker()),
+        writer=cast("Writer", Claims()),
+        observe=NOBODY,
+    )
+    with pytest.raises(RuntimeError, match="the source exits: 3"):  # answered 500 by the gateway
+        asyncio.run(publisher.publish(WebhookRequest({}, b"{}")))
