@@ -38,6 +38,14 @@ PREPARED = 500
 REACH = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 10, "keepalives_interval": 5}
 """Seconds until a server that does not answer is given up; tcp_user_timeout in milliseconds."""
 
+HELPS = {
+    "25006": ". It takes no writes: the address names a standby, or default_transaction_read_only is on",
+    "55P03": ". Somebody has locked one of its tables (ALTER TABLE, VACUUM FULL, LOCK); pg_locks says who",
+    "42501": ". GRANT its role USAGE and CREATE on the schema, and make it the owner of the ledger's tables",
+    "3F000": ". Its role's search_path names no schema that is there and that it may use",
+}
+"""What to say beside the codes of some errors."""
+
 LOCK = "SELECT pg_advisory_xact_lock(1953658213, 1)"
 """Whoever makes tables holds it; the numbers mean nothing."""
 
@@ -221,8 +229,10 @@ class Server:
         return raw
 
     def told(self, error: "psycopg.Error") -> str:
-        """Give what the database says in one line, without the password."""
-        return redact(" ".join(str(error).split())) or type(error).__name__
+        """Give what the database says in one line, without the password, and what helps where it does not say it."""
+        said = error.diag.message_primary or str(error)  # the statement, which the latter quotes, says nothing of it
+        helps = HELPS.get(error.sqlstate or "", "")
+        return (redact(" ".join(said.split())) or type(error).__name__) + helps
 
 
 def migrate(db: "Connection", name: str) -> None:
@@ -376,7 +386,8 @@ class Connection:
     def _failing(self) -> "Iterator[psycopg.Connection[tuple[Any, ...]]]":
         """Give the driver's connection, made anew when it was lost, and turn the database's trouble into Failure.
 
-        A wrong statement or value stays what it is; but a table that has gone is the database's trouble.
+        A wrong statement or value stays what it is; but a table that has gone, or a missing right, is the database's
+        trouble.
         """
         import psycopg  # noqa: PLC0415 - as above
 
@@ -388,6 +399,8 @@ class Connection:
             yield self._raw
         except psycopg.errors.UndefinedTable as error:
             raise Gone(f"{self._server.name} lacks a table: {self._server.told(error)}") from None
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:
+            raise Failure(f"{self._server.name} cannot be used: {self._server.told(error)}") from None
         except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError):
             raise
         except psycopg.Error as error:

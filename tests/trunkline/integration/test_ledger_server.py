@@ -1,7 +1,9 @@
 """The ledger's server: its address is a secret, its commits are synced, its days are tables."""
 
+import asyncio
 import re
 import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import psycopg
@@ -13,11 +15,12 @@ from tests.shared import free_port
 from tests.trunkline.postgres import MakeUrl
 from trunkline import settings
 from trunkline.errors import UsageError
-from trunkline.ledger import deliveries, reach
+from trunkline.ledger import deliveries, postgres, reach
 from trunkline.ledger.database import Failure
 from trunkline.ledger.deliveries import Outcome, Place, State
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.postgres import Server
+from trunkline.ledger.writer import Writer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -170,3 +173,65 @@ def test_what_a_role_or_a_database_sets_for_its_sessions_is_set_back(url: Secret
     with Server(SecretStr(make_conninfo(url.get_secret_value(), options=options))).connect() as db:
         assert db.run("SHOW transaction_isolation") == [("read committed",)], "who waits for a day must see it made"
         assert db.run("SELECT ?", "zażółć") == [("zażółć",)]
+
+
+@pytest.fixture
+def guest(url: SecretStr) -> Iterator[tuple[SecretStr, Callable[[str], object]]]:
+    """Give the address for a role that may do nothing there yet, and what runs statements as the owner."""
+    role = f"guest_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'guest'")
+        yield (
+            SecretStr(make_conninfo(url.get_secret_value(), user=role, password="guest")),  # noqa: S106 - of a test
+            lambda sql: owner.execute(sql.replace("guest", role)),
+        )
+        owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_right_that_is_missing_is_told_and_waited_for(
+    url: SecretStr, guest: tuple[SecretStr, Callable[[str], object]]
+) -> None:
+    """An unexpected kind of error would halt each sink as for a bug, and not go on once the right is there."""
+    address, run = guest
+    schema = conninfo_to_dict(url.get_secret_value())["options"].removeprefix("-csearch_path=")
+    with pytest.raises(Failure, match=r"cannot be used: no schema has been selected.*that it may use$"):
+        Server(address).connect()
+    run(f"GRANT USAGE ON SCHEMA {schema} TO guest")
+    with pytest.raises(Failure, match=rf"permission denied for schema {schema}\. GRANT its role USAGE and CREATE"):
+        Server(address).connect()
+    Server(url).connect().close()
+    run(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO guest")
+
+    async def write() -> None:
+        writer = Writer(Server(address))
+        with pytest.raises(Failure, match="permission denied for schema"):  # it has to make the table of a day
+            await writer.write(lambda db: deliveries.record(db, [done(1)]))
+        run(f"GRANT CREATE ON SCHEMA {schema} TO guest")
+        with pytest.raises(Failure, match="must be owner of table"):
+            await writer.write(lambda db: deliveries.record(db, [done(1)]))
+        run("ALTER TABLE deliveries OWNER TO guest")
+        await writer.write(lambda db: deliveries.record(db, [done(1)]))
+        await writer.close()
+
+    asyncio.run(write())
+    with Server(address).connect() as db:
+        assert deliveries.look_up(db, [done(1).place])
+
+
+def test_a_server_that_takes_no_writes_and_a_lock_are_told_in_words(
+    url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(url).connect() as db:
+        db.run("SET default_transaction_read_only = on")
+        with pytest.raises(Failure, match=r"read-only transaction\. It takes no writes: the address names a standby"):
+            db.run("DELETE FROM runs")
+        db.run("DELETE FROM runs")  # on a connection of its own: the server may have become the first meanwhile
+        monkeypatch.setattr(postgres, "SETUP", postgres.SETUP.replace("lock_timeout = '10s'", "lock_timeout = '50ms'"))
+        with psycopg.connect(url.get_secret_value()) as other:
+            other.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            with Server(url).connect() as late, pytest.raises(Failure) as raised:
+                late.run("SELECT * FROM runs")
+    assert "LINE 1" not in str(raised.value)
+    assert str(raised.value).endswith(
+        "Somebody has locked one of its tables (ALTER TABLE, VACUUM FULL, LOCK); pg_locks says who"
+    )
