@@ -142,7 +142,7 @@ class Timekeeper:
         member = Member(
             self._cluster,
             self._group,
-            self._flow.topic.name,
+            self._flow.topic,
             beside={**dict.fromkeys(self._topics[1:], NOWHERE), self._replay: AT_END},
             begin=self._begin,
             note=lambda slot: str(self._notes.get(slot, "")),

@@ -160,7 +160,7 @@ class Calls:
         if "calling" in self._moments:
             self._see("calling", delivery, target=target)
         try:
-            with self._overdue(delivery):
+            with self._late(delivery):
                 verdict, response = await calling.attempt(sink, deliver, event, call)
         except Unavailable as error:
             spans.ended(span, None, [])
@@ -177,16 +177,20 @@ class Calls:
         return [verdict]
 
     @contextmanager
-    def _overdue(self, delivery: Delivery) -> Iterator[None]:
+    def _late(self, delivery: Delivery) -> Iterator[None]:
         """Say again and again of a sink that does not end with its time: nobody can end it but with the process."""
         loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def say_in(seconds: float) -> None:
+            nonlocal timer
+            timer = loop.call_later(seconds, say)
 
         def say() -> None:
-            nonlocal timer
-            timer = loop.call_later(REMIND, say)
+            say_in(REMIND)
             self._see("stuck", delivery, detail=f"{self._sink.name} goes on though its time is over: {CATCHES}")
 
-        timer = loop.call_later(transport.DEADLINE + LATE, say)
+        say_in(transport.DEADLINE + LATE)
         try:
             yield
         finally:

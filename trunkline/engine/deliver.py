@@ -102,7 +102,7 @@ class Deliverer:
                 caps=CAPS,
             )
         )
-        self.heart = Heart(self.name, runnable=self.core.working, tell=self._tell)
+        self.heart = Heart(self.name, runnable=self._working, tell=self._tell)
         self.sink = self._sink.name
         self._seen = (0, 0)
         self._halted = False
@@ -168,7 +168,7 @@ class Deliverer:
             self,
             cluster=self._cluster,
             group=group_of(self._bus, self._identity),
-            topic=self._flow.topic.name,
+            topic=self._flow.topic,
             replay=self._replay,
             ledger=self._ledger,
             sink=self._known_as,
@@ -451,6 +451,14 @@ class Deliverer:
         """Say that an order to skip an event is obeyed, now that the ledger has it."""
         for key, value in skipped(self._known_as, event):
             self._sender.send(control_of(self._bus), key.encode(), value, ())
+
+    def _working(self) -> bool:
+        """Say whether there is work that waits for nothing but being done.
+
+        While the ledger takes none it waits for that: a worker that ended then would take with it what it knows of
+        calls that were answered.
+        """
+        return self.core.working() and not self._recorder.refused
 
     def _moved(self) -> None:
         self.heart.done()

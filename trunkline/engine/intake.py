@@ -13,6 +13,7 @@ from trunkline.engine.delivery import Delivery
 from trunkline.engine.dispatch import Dispatcher
 from trunkline.engine.watchdog import Heart
 from trunkline.errors import Halt, Unavailable
+from trunkline.flow.declare import Topic
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Member, Record, Slot
@@ -32,6 +33,11 @@ PACE = 0.002
 COMMIT_EVERY = 0.5
 AGAIN = 1.0
 """Seconds until a session that ended in trouble is followed by another."""
+
+
+LEDGER = 60.0
+"""Seconds that the ledger may take to answer or to fail before the thread that asks it counts as one that stands still:
+a lock is waited for 10 s, by what is written before and then by itself; a statement of PostgreSQL may take 30 s."""
 
 
 class Desk(Protocol):
@@ -103,7 +109,7 @@ class Intake:
         *,
         cluster: Cluster,
         group: str,
-        topic: str,
+        topic: Topic,
         replay: str,
         ledger: Ledger,
         sink: str,
@@ -181,7 +187,9 @@ class Intake:
         self._heart.rest()
 
     def _session(self) -> None:
-        with closing(self._ledger.connect()) as db:
+        with self._heart.within(LEDGER):
+            connected = self._ledger.connect()
+        with closing(connected) as db:
             member = Member(
                 self._cluster,
                 self._group,
@@ -211,16 +219,8 @@ class Intake:
             elif records := member.fetch(BATCH, 0.05):
                 number = self._core.looking()
                 batch = [self._desk.read(record) for record in records]
-                known = deliveries.look_up(db, [delivery.place for delivery in batch])
-                if others := [one for one in batch if one.place in known and known[one.place].payload != one.payload]:
-                    known |= deliveries.look_up(db, [self._core.apart(one) for one in others])
-                live: set[str] = set()
-                if replayed := [delivery for delivery in batch if delivery.run]:
-                    live = runs.live(db, self._sink)
-                    overwriting = runs.overwriting(db, self._sink)
-                    for delivery in replayed:
-                        delivery.overwrite = delivery.run in overwriting
-                    self._runs |= live & {delivery.run for delivery in replayed}
+                with self._heart.within(LEDGER):
+                    known, live = self._look_up(db, batch)
                 self._handed += 1
                 self._tell(self._desk.arrived, number, batch, known, live)
                 if len(records) < FEW:
@@ -229,22 +229,38 @@ class Intake:
                 next_commit = now + COMMIT_EVERY
                 member.commit(self._durable)
                 self._tell(self._advance)
-                if self._runs and (over := self._runs - runs.live(db, self._sink)):
-                    self._runs -= over
-                    self._tell(self._desk.over, over)
-                if self._number is not None:
-                    number = self._core.looking()
-                    self._tell(self._desk.barred, number, parked_keys(db, self._number))
+                with self._heart.within(LEDGER):
+                    if self._runs and (over := self._runs - runs.live(db, self._sink)):
+                        self._runs -= over
+                        self._tell(self._desk.over, over)
+                    if self._number is not None:
+                        number = self._core.looking()
+                        self._tell(self._desk.barred, number, parked_keys(db, self._number))
+
+    def _look_up(self, db: Connection, batch: Sequence[Delivery]) -> tuple[Mapping[Place, Row], Collection[str]]:
+        """Ask the ledger what stands of a batch, and which replays are live where some of it is replayed."""
+        known = deliveries.look_up(db, [delivery.place for delivery in batch])
+        if others := [one for one in batch if one.place in known and known[one.place].payload != one.payload]:
+            known |= deliveries.look_up(db, [self._core.apart(one) for one in others])
+        live: set[str] = set()
+        if replayed := [delivery for delivery in batch if delivery.run]:
+            live = runs.live(db, self._sink)
+            overwriting = runs.overwriting(db, self._sink)
+            for delivery in replayed:
+                delivery.overwrite = delivery.run in overwriting
+            self._runs |= live & {delivery.run for delivery in replayed}
+        return known, live
 
     # Callbacks of the member, on the thread.
 
     def _assigned(self, slots: list[Slot], committed: Mapping[Slot, int]) -> None:
         self._heart.joined = True
-        self._ask(self._desk.take_over(slots, committed))
+        with self._heart.within(LEDGER):
+            self._ask(self._desk.take_over(slots, committed))
 
     def _revoked(self, slots: list[Slot]) -> Mapping[Slot, int]:
         """Finish what is in flight on these partitions and give the offsets to commit; nothing new begins (D7)."""
-        with self._heart.within(self._patience):
+        with self._heart.within(self._patience + LEDGER):
             positions = self._ask(self._desk.give_back(slots, self._patience))
         self._durable = {}
         return positions

@@ -66,7 +66,7 @@ class Processor:
         """Why the flow stands still; empty while it runs."""
         self.stopping = threading.Event()
         self._elsewhere = Elsewhere(fleet, self.heart, self.stopping)
-        self._topic = flow.topic.name
+        self._topic = flow.topic
         self._replay = replay_of(identity_of(flow))
         self._cluster = cluster
         self._group = group_of(bus, identity_of(flow))

@@ -68,6 +68,8 @@ class Recorder:
         self._committing = False
         self._awaited = asyncio.Event()
         """Whether something waits for one of the outcomes."""
+        self.refused = False
+        """Whether the ledger does not take what is to be recorded, which it is asked again and again."""
         self.number = 0
         """The sink's in the ledger."""
 
@@ -149,10 +151,12 @@ class Recorder:
             while True:
                 try:
                     freed, against = await self._writer.write(work)
+                    self.refused = False
                     break
                 except Rewound:
                     raise
                 except Unavailable as error:
+                    self.refused = True
                     self._see("stuck", detail=f"outcomes wait to be recorded: {error}")
                     await asyncio.sleep(AGAIN)
             self._tell(group, [row for row in rows if row.place not in against], at)

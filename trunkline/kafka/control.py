@@ -24,7 +24,7 @@ from trunkline.errors import TopologyError, Unavailable, UsageError, meant
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
 from trunkline.kafka.cluster import Cluster, lacking
-from trunkline.kafka.events import Slot
+from trunkline.kafka.events import Slot, is_added
 from trunkline.kafka.greeting import greet
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
@@ -286,6 +286,9 @@ class Control:
             known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
             read = [topic.name for topic in inputs_of(flow)]
             low, high = self.beginnings(read), self.ends(read)
+            if flow.topic.key is None:  # members begin by themselves where it was given more, also beside running ones
+                numbers = {slot.partition for slot in known if slot.topic == flow.topic.name}
+                low = {slot: at for slot, at in low.items() if not is_added(slot.partition, numbers)}
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 begin |= self._chosen([*open_, *cut], start)

@@ -29,6 +29,7 @@ from confluent_kafka import (
 
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
+from trunkline.flow.declare import Topic
 from trunkline.kafka.clientlog import LOG
 from trunkline.kafka.cluster import Cluster, lacking
 
@@ -41,7 +42,12 @@ BY_KEY = -1
 AT_START, AT_END, NOWHERE = OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID
 """Where a member begins to read a topic of which its group has no offset; nowhere is a Halt (I1)."""
 
-COMMON = {"logger": LOG, "log_level": 4, "broker.address.family": "v4"}
+COMMON = {
+    "logger": LOG,
+    "log_level": 4,
+    "broker.address.family": "v4",
+    "topic.metadata.refresh.interval.ms": 60_000,  # in which whoever runs notices that a topic has more partitions
+}
 PRODUCER = {
     **COMMON,
     "acks": "all",
@@ -147,10 +153,23 @@ def words(error: KafkaError, right: str, topic: str, *, group: str = READER, tra
             return error.str()
 
 
+def is_added(number: int, known: Collection[int]) -> bool:
+    """Say whether a partition has come while a flow ran; `known` are those of the topic in which it has an offset.
+
+    Whoever begins to run a flow commits one for each that there is, and a group that loses its offsets loses all.
+    """
+    return bool(known) and len(known) == max(known) + 1 <= number
+
+
 def failure_of(error: KafkaError, topic: str) -> Exception:
     """Say what a failed delivery report means."""
     if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
         return Permanent(f"the record is larger than its topic allows: {error.str()}")
+    if error.code() == KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001
+        return Unavailable(
+            f"{topic} has no such partition, or only since a minute ago: {error.str()}. Run `trunkline topics "
+            "apply`; where that was done, it goes on by itself."
+        )
     if error.code() in MISSING:
         return Unavailable(f"the topic is missing: {error.str()}. Run `trunkline topics apply`.")
     return Unavailable(f"the broker did not acknowledge the record: {words(error, 'Write', topic)}")
@@ -251,14 +270,15 @@ class Member:
     `revoked` is called inside `fetch`, while the partitions are still ours: finish what is in flight there and return
     the offsets to commit. `lost` is called when they already are another member's. Partition n of each topic in
     `beside` is taken and given back together with partition n of the main topic (R1); with each stands where to begin
-    when the group has no offset there.
+    when the group has no offset there. Partitions that a topic without keys is given meanwhile are read from their
+    beginning; those of one with keys never by themselves, as order depends on their number.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         group: str,
-        topic: str,
+        topic: Topic,
         *,
         beside: Mapping[str, int] = MappingProxyType({}),
         assigned: Callable[[list[Slot], Mapping[Slot, int]], None] = lambda _slots, _offsets: None,
@@ -275,13 +295,16 @@ class Member:
         """
         self._beside = beside
         self._group = group
-        self._topic = topic
+        self._topic = topic.name
+        self._grows = topic.key is None
         self._assigned = assigned
         self._revoked = revoked
         self._lost = lost
         self._accepted = accepted
         self._begin = begin
         self._note = note
+        self._added: set[Slot] = set()
+        """Partitions, of those that were assigned last, that the topic has been given while the flow ran."""
         self._ours: set[Slot] = set()
         self._given_back = 0
         """How often partitions have gone to others."""
@@ -312,7 +335,9 @@ class Member:
                 "on_commit": self._on_commit,
             }
         )
-        self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._consumer.subscribe(
+            [topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     def fetch(self, most: int, seconds: float) -> list[Record]:
         """Return what has arrived, waiting at most `seconds` for the first record. Call it often: callbacks run in it.
@@ -420,6 +445,11 @@ class Member:
             raise Unavailable(f"{topic} cannot be read: {self._words(error, topic)}")
         where = f"{message.topic()} partition {message.partition()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+            if not self._grows and Slot(message.topic() or "", message.partition() or 0) in self._added:
+                raise Halt(
+                    f"{where} was added while the flow ran. Its keys are from other partitions, so events of one key "
+                    "may pass each other. When the others are read to their end: `trunkline run --start earliest`."
+                )
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
                 "offsets have expired. Choose where to go on with `trunkline run --start earliest|latest|TIME`."
@@ -447,6 +477,7 @@ class Member:
     def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Give each partition the offset where to begin; what is read from its end is so by all who come later too."""
         found = consumer.committed(places, timeout=10)
+        self._added = self._new(consumer, [slot_of(place) for place in found if place.offset < 0])
         ends = []
         for place in found:
             if place.error is not None:
@@ -458,12 +489,23 @@ class Member:
                     ends.append(place)
                 # What is gone was the mark of a transaction, or lay there for all of its time: its letters are as old.
                 place.offset = max(place.offset, low)
+            if self._grows and slot_of(place) in self._added:
+                place.offset, _ = consumer.get_watermark_offsets(place, timeout=10)
             if place.offset >= 0:
                 self._at[slot_of(place)] = place
         if ends:
             with contextlib.suppress(KafkaException):  # the group may be changing again
                 consumer.commit(offsets=ends, asynchronous=False)
         return [TopicPartition(place.topic, place.partition, self._chosen(consumer, place)) for place in found]
+
+    def _new(self, consumer: Consumer, slots: Collection[Slot]) -> set[Slot]:
+        """Find the partitions, of those without an offset, that the topic has been given while the flow ran."""
+        own = [slot.partition for slot in slots if slot.topic == self._topic]
+        if not own:
+            return set()
+        older = consumer.committed([TopicPartition(self._topic, number) for number in range(max(own))], timeout=10)
+        known = {place.partition for place in older if place.offset >= 0}
+        return {Slot(self._topic, number) for number in own if is_added(number, known)}
 
     def _chosen(self, consumer: Consumer, place: TopicPartition) -> int:
         """Give where to begin: at the committed offset, or earlier as far as there are records, if `begin` says so."""

@@ -4,17 +4,31 @@ import asyncio
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions
 
 from tests.shared import free_port
-from tests.trunkline.support import HASTY, Running, Stage, deliver_bus, first_calls, header, note, stamped, wait_for
+from tests.trunkline.schemas import NoteWrittenV1
+from tests.trunkline.support import (
+    HASTY,
+    QUICK,
+    Running,
+    Stage,
+    deliver_bus,
+    first_calls,
+    header,
+    note,
+    shelf,
+    stamped,
+    wait_for,
+)
+from trunkline import Deliver, Topic
 from trunkline.deadletter import replayed
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.running import start
@@ -24,9 +38,10 @@ from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Headers, idempotency_key, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of, replay_of
 from trunkline.http import transport
-from trunkline.kafka.events import Slot
+from trunkline.kafka import events
+from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.registry import Format
-from trunkline.kafka.topics import RECORD_BYTES
+from trunkline.kafka.topics import RECORD_BYTES, names, plan
 from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure
 from trunkline.ledger.deliveries import State
@@ -527,3 +542,57 @@ def test_outcomes_wait_for_a_ledger_that_cannot_be_written(stage: Stage, monkeyp
         wait_for(finished(stage, bus))
     assert stage.effects() == {f"/a/{number}": 1 for number in range(3)}
     assert running.drained
+
+
+def unkeyed_bus(prefix: str, partitions: int) -> Bus:
+    topic = Topic(f"{prefix}.notes", NoteWrittenV1, key=None, partitions=partitions)
+    return Bus(prefix, [Deliver(topic, to=shelf(), retry=QUICK)])
+
+
+@pytest.fixture
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients notice within a second that a topic has more partitions."""
+    for settings in (events.COMMON, events.PRODUCER):
+        monkeypatch.setitem(settings, "topic.metadata.refresh.interval.ms", 1_000)
+
+
+def place(stage: Stage, bus: Bus, numbers: Iterable[int], partition: int) -> None:
+    """Write notes to one partition, with a client that knows all that there are now."""
+    form, topic = stage.encoder(bus, bus.topics[0].name), bus.topics[0].name
+    with closing(Sender(stage.cluster)) as sender:
+        for data in map(note, numbers):
+            headers = to_headers(stamped(bus, data))
+            sender.send(topic, None, form.encode(data), headers, partition=partition).result()
+
+
+@pytest.mark.usefixtures("attentive")
+def test_partitions_that_a_topic_without_keys_is_given_are_read_from_their_beginning_by_who_runs(stage: Stage) -> None:
+    bus = stage.make(unkeyed_bus(stage.prefix, 2))
+    flow = flow_of(bus)
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/none/9*", status=422))
+    with stage.running(bus):
+        place(stage, bus, [1, 90], 0)
+        wait_for(finished(stage, bus), why=stage.rows)
+        more = unkeyed_bus(stage.prefix, 4)
+        with stage.control() as control:
+            control.apply(plan(more, control.existing(names(more)), stage.kafka))
+            for number in range(4):
+                place(stage, bus, [10 + number, 91 + number], number)
+            control.start_offsets(more, [flow], None)  # of another worker, which starts with the new topology
+        wait_for(finished(stage, bus), why=stage.rows)
+    assert stage.rows() == {State.DONE: 5, State.DEAD: 5}
+    assert set(stage.effects().values()) == {1}
+    assert sorted(letter.partition for letter in stage.letters(flow)) == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("attentive")
+def test_partitions_that_a_topic_with_keys_is_given_halt_the_flow(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, 2))
+    with stage.running(bus) as running:
+        wait_for(lambda: len(stage.committed(bus, flow_of(bus))) == 2)
+        with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+            admin.create_partitions({bus.topics[0].name: NewPartitions(3)})
+        place(stage, bus, [1], 2)
+        wait_for(lambda: running.details("halted"))
+    [why] = running.details("halted")
+    assert "partition 2 was added while the flow ran. Its keys are from other partitions" in why

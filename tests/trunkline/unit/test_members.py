@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from tests.trunkline.schemas import NoteWrittenV1
+from trunkline import Topic
 from trunkline.errors import Unavailable
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
@@ -68,7 +70,7 @@ def test_what_was_fetched_from_a_partition_that_is_revoked_meanwhile_is_not_give
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(events, "Consumer", Rebalancing)
-    member = Member(Cluster("nobody:1"), "g", "t")
+    member = Member(Cluster("nobody:1"), "g", Topic("t", NoteWrittenV1))
     assert [(record.slot, record.offset) for record in member.fetch(10, 1.0)] == [(Slot("t", 1), 7)]
 
 

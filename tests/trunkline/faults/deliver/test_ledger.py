@@ -5,6 +5,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from urllib.parse import unquote, urlsplit
@@ -38,6 +39,28 @@ def test_a_kill_while_the_ledger_is_locked(case: Case) -> None:
     again = Counter(path.split("/")[1] for (path,) in case.target.rows("SELECT path FROM applied WHERE repeats > 0"))
     most = max(again.values())
     assert most == 1, f"invariant last: a crash repeats the last event of a key, not the last {most}"
+
+
+def test_partitions_taken_over_while_the_ledger_is_locked_for_long(case: Case) -> None:
+    """By a tool or a person with a transaction open: a worker that waits is not ended, and knows what was answered."""
+    case.make()
+    case.strike(latency_ms=100)
+    sooner = {"trunkline.engine.watchdog.UNFINISHED": 15.0}
+    with case.worker("one", constants=sooner) as one, case.worker("two", slot=1, constants=sooner) as two:
+        case.write(2 * EVENTS)
+        case.until_busy(two)
+        with closing(sqlite3.connect(case.stage.ledger, isolation_level=None, timeout=10)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            conclusive(not case.finished(), "nothing was left to do")
+            two.kill()
+            case.kills += 1
+            time.sleep(45)
+            assert '"watchdog"' not in one.log, one.log[:2000]
+            db.execute("ROLLBACK")
+        case.until_finished(60, one)
+        case.end(one)
+    found = case.settle(doubled=KEYS)
+    assert found.repeats <= KEYS, "invariant repeats: only what the killed one had in flight comes again"
 
 
 def test_a_ledger_without_room(case: Case) -> None:
