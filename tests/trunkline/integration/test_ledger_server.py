@@ -193,7 +193,7 @@ def test_a_right_that_is_missing_is_told_and_waited_for(
 ) -> None:
     """An unexpected kind of error would halt each sink as for a bug, and not go on once the right is there."""
     address, run = guest
-    schema = conninfo_to_dict(url.get_secret_value())["options"].removeprefix("-csearch_path=")
+    schema = str(conninfo_to_dict(url.get_secret_value())["options"]).removeprefix("-csearch_path=")
     with pytest.raises(Failure, match=r"cannot be used: no schema has been selected.*that it may use$"):
         Server(address).connect()
     run(f"GRANT USAGE ON SCHEMA {schema} TO guest")
