@@ -243,8 +243,7 @@ def test_a_signature_of_another_time_is_refused(gate: Gate, seconds: int) -> Non
 
 def test_a_body_that_is_no_text_is_refused(gate: Gate) -> None:
     counted = gate.counted()
-    problem = refused(gate.http.post(DESK, content=b"\xff\xfe", headers=signed(OK)), 401)
-    assert "over text in UTF-8, and the body is none" in problem["detail"]
+    refused(gate.http.post(DESK, content=b"\xff\xfe", headers=signed(OK)), 401)
     refused(gate.http.post(DESK, content=OK + b" ", headers=signed(OK)), 401)
     assert gate.counted() - counted == {"received": 2, "rejected": 2}
 
