@@ -11,14 +11,16 @@ import typer
 
 from trunkline.cli.command import Why, person
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
+from trunkline.cli.replay import told as whose
+from trunkline.cli.replay import whom
 from trunkline.cli.show import many, moment, print_table
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Deliver
+from trunkline.flow.declare import Deliver, Reading
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.topics import reading
 from trunkline.ledger import deliveries
-from trunkline.operate import browse
+from trunkline.operate import browse, reprocess
 from trunkline.operate import discard as operate
 from trunkline.operate.discard import Known, Plan
 from trunkline.operate.replay import has_key
@@ -29,38 +31,40 @@ MOST = 100
 
 
 def discard(
-    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or its flow's.")],
-    event: Annotated[list[str] | None, typer.Argument(metavar="[EVENT]...", help="Ids of events.")] = None,
+    sink: Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")],
+    event: Annotated[list[str] | None, typer.Argument(metavar="EVENT", help="Ids of events.")] = None,
     key: Annotated[list[str] | None, typer.Option("--key", help="All events of a key; may be repeated.")] = None,
     *,
     why: Why = "",
     run: Annotated[bool, typer.Option("--run", help="Do it; without, only the plan is printed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Plan to give dead letters of a sink up, by event or key; --run carries it out.
+    """Plan to give dead letters of a sink or a flow up, by event or key; --run carries it out.
 
-    No replay sends them any more, and they hold their key no longer. The letters need not be there any more. It is
+    No replay sends them any more, and they hold back their key no longer, even where the letters have expired. That is
     final, and stands in the audit trail.
     """
     bus, settings = load_bus(), load()
     name = browse.flow_of(bus, sink)
     flow = reading(bus)[name]
     events, keys = event or [], key or []
-    if not isinstance(flow, Deliver):
-        raise UsageError(
-            f"{name} delivers to no sink: its letters hold nothing back, and go when their topic deletes them."
-        )
     if not all((*events, *keys)) or not (events or keys):
         raise UsageError("say what to discard: ids of events, or --key KEY.")
     cluster, now = cluster_of(settings), datetime.now(UTC)
     with Control(cluster) as control, looking(settings) as db:
-        if db is None:
-            raise UsageError(no_ledger(settings, "what is delivered"))
-        planned = operate.survey(bus, flow, control, db, events, digests(keys, control, flow))
         late: list[Known] = []
-        if run:
-            with closing(Sender(cluster)) as sender:
-                late = operate.discard(planned, bus, flow, sender, db, who=person(), why=why, now=now)
+        if not isinstance(flow, Deliver):
+            writer = reprocess.taking_over(bus, flow, cluster) if run else None
+            planned = operate.survey_made(bus, flow, control, events, keys)
+            if writer is not None and planned.give_up:
+                operate.settle(planned, bus, writer, who=person(), why=why, now=now)
+        elif db is None:
+            raise UsageError(no_ledger(settings, "what is delivered"))
+        else:
+            planned = operate.survey(bus, flow, control, db, events, digests(keys, control, flow))
+            if run:
+                with closing(Sender(cluster)) as sender:
+                    late = operate.discard(planned, bus, flow, sender, db, who=person(), why=why, now=now)
     chose = [*events, *(part for one in keys for part in ("--key", one)), *(["--why", why] if why else [])]
     command = shlex.join(["trunkline", "dlq", "discard", sink, *chose, "--run"])
     given = [one for one in planned.give_up if one not in late]
@@ -68,7 +72,7 @@ def discard(
         groups = {"discarded" if run else "discard": given, "nothing": [*planned.rest, *late]}
         found = {what: (as_data(one) for one in group) for what, group in groups.items()}
         counts = {"keys_freed": planned.freed, "keys_held": planned.held}
-        print_json({"sink": flow.to.name, **found, **counts, "command": command if given and not run else None})
+        print_json({**whom(flow), **found, **counts, "command": command if given and not run else None})
     else:
         for line in told(planned, flow, len(given), run=run):
             out.print(line, markup=False)
@@ -100,11 +104,11 @@ def digests(keys: list[str], control: Control, flow: Deliver) -> dict[bytes, str
     return found
 
 
-def told(planned: Plan, flow: Deliver, given: int, *, run: bool) -> Iterator[str]:
+def told(planned: Plan, flow: Reading, given: int, *, run: bool) -> Iterator[str]:
     """Say what is discarded, in counts."""
-    yield f"{'Discarded' if run else 'Discard'} at {flow.to.name}: {many(given, 'event')}"
+    yield f"{'Discarded' if run else 'Discard'} at {whose(flow)}: {many(given, 'event')}"
     if planned.rest:
-        yield f"  {len(planned.rest):>6}  stay as they are: finished, being called, or forgotten"
+        yield f"  {len(planned.rest):>6}  stay as they are: finished, under way, or forgotten"
     if planned.freed:
         which = "keys are" if planned.freed > 1 else "key is"
         yield f"  {planned.freed:>6}  {which} free {'now' if run else 'afterwards'}: workers see it within a second"
@@ -118,12 +122,7 @@ def rows(planned: Plan) -> Iterator[tuple[str, ...]]:
     for what, group in (("discard", planned.give_up), ("nothing", planned.rest)):
         for one in group:
             origin = f"{one.entry.origin.partition}@{one.entry.origin.offset}"
-            yield one.entry.event, origin, one.entry.kind or "-", moment(one.entry.at), word(one), what
-
-
-def word(one: Known) -> str:
-    """Say in a word how an event stands."""
-    return "forgotten" if one.state is None else browse.STANDING[one.state]
+            yield one.entry.event, origin, one.entry.kind or "-", moment(one.entry.at), one.stands, what
 
 
 def as_data(one: Known) -> dict[str, Any]:
@@ -135,5 +134,5 @@ def as_data(one: Known) -> dict[str, Any]:
         "origin": {"topic": topic, "partition": partition, "offset": offset},
         "class": one.entry.kind or None,
         "since": moment(one.entry.at),
-        "state": word(one),
+        "state": one.stands,
     }

@@ -115,7 +115,7 @@ class View:
             self.behind = browse.behind(letters.dead, states)
         else:
             done, self.under_way = reprocess.standing(control, bus, flow, letters.dead)
-            self.states |= dict.fromkeys(done, State.DONE)
+            self.states |= done
 
     def finished(self, dead: Dead) -> bool:
         """Say whether nothing is left to do for an event."""
@@ -127,7 +127,7 @@ class View:
             return "unknown"
         if dead.who in self.under_way:
             return "under way"
-        if self.sink is None and self.finished(dead):
+        if self.sink is None and self.states[dead.who] is State.DONE:
             return "processed"
         return browse.STANDING[self.states[dead.who]]
 

@@ -197,8 +197,9 @@ def summary(planned: Plan, flow: Reading) -> Iterator[str]:
             yield f"  {len(planned.send):>6}  dead, will be processed: what they make has the ids it would have had"
         if planned.under_way:
             yield f"  {len(planned.under_way):>6}  are under way: a replay has sent them, and they are not taken yet"
-        if planned.finished:
-            yield f"  {len(planned.finished):>6}  are processed already"
+        for end, what in ((State.DONE, "are processed already"), (State.DISCARDED, FINISHED[State.DISCARDED])):
+            if count := sum(planned.known.states[dead.who] is end for dead in planned.finished):
+                yield f"  {count:>6}  {what}"
         yield from refusals(planned)
         return
     for state, what in SENT.items():
@@ -261,7 +262,9 @@ def print_plan(planned: Plan, flow: Reading, show: Shown, command: str, *, as_js
     def word(dead: Dead) -> str:
         if isinstance(flow, Deliver):
             return browse.STANDING[states.get(dead.who)]
-        return "processed" if dead.who in states else "under way" if dead.who in planned.known.under_way else "open"
+        if dead.who in planned.known.under_way:
+            return "under way"
+        return "processed" if states.get(dead.who) is State.DONE else browse.STANDING[states.get(dead.who)]
 
     def standing(dead: Dead) -> dict[str, Any]:
         return {"state": word(dead)}
@@ -271,12 +274,14 @@ def print_plan(planned: Plan, flow: Reading, show: Shown, command: str, *, as_js
         return standing(dead) | overtaken
 
     if as_json:
-        groups: dict[str, Sequence[Dead]] = {"processed": planned.finished, "under_way": planned.under_way}
+        ended = {state: [one for one in planned.finished if states[one.who] is state] for state in FINISHED}
+        groups: dict[str, Sequence[Dead]] = {
+            "processed": ended[State.DONE],
+            "discarded": ended[State.DISCARDED],
+            "under_way": planned.under_way,
+        }
         if isinstance(flow, Deliver):
-            groups = {
-                browse.STANDING[state]: [one for one in planned.finished if states[one.who] is state]
-                for state in FINISHED
-            }
+            groups = {browse.STANDING[state]: group for state, group in ended.items()}
         print_json(
             {
                 **whom(flow),

@@ -15,7 +15,7 @@ from trunkline.event import digest
 from trunkline.kafka import audit
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.events import Follower, Record, Slot
-from trunkline.ledger.deliveries import State
+from trunkline.ledger.deliveries import ENDED
 
 SLICE = 0.5
 """Seconds that are read at once at most: whoever looks has more to do."""
@@ -107,7 +107,7 @@ class Waiting:
         for record in records:
             if (flow := self._flows.get(record.slot.topic)) is not None:
                 self._piles[flow].add(record)
-            elif (entry := audit.entry_of(record.value)) is not None and entry.state == State.DONE.name:
+            elif (entry := audit.entry_of(record.value)) is not None and entry.state in ENDED:
                 self._piles[entry.flow].settle(entry)
 
     def expire(self, starts: Mapping[Slot, int]) -> None:

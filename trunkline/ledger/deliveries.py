@@ -162,6 +162,9 @@ REOPENED = frozenset({State.DEAD, State.AMBIGUOUS, State.PARKED})
 FINAL = frozenset({State.DONE, State.SUPERSEDED, State.DISCARDED})
 """What no replay opens again."""
 
+ENDED = frozenset(state.name for state in FINAL)
+"""The same as the audit trail names it."""
+
 RUNS = """CASE
         WHEN deliveries.run IS NULL OR length(deliveries.run) > 400 THEN excluded.run
         WHEN replace(' ' || deliveries.run || ' ', ' ' || excluded.run || ' ', '') <> ' ' || deliveries.run || ' '

@@ -1,26 +1,29 @@
-"""Discarding: a person gives dead letters of a sink up, so that nothing waits for them any more (D12).
+"""Discarding: a person gives dead letters up, so that nothing waits for them any more (D12).
 
-What is open is read from the audit trail and the ledger, not from the letters: those may have expired, and what they
-hold back would never be free again.
+What is open at a sink is read from the audit trail and the ledger, not from the letters: those may have expired, and
+what they hold back would never be free again. Steps and agents hold nothing back: there the letters say what is open.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Deliver, identity_of, sink_identity
+from trunkline.errors import TrunklineError, UsageError
+from trunkline.flow.declare import Agent, Bus, Deliver, Process, dead_letters_of, identity_of, sink_identity
 from trunkline.kafka import audit
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
-from trunkline.kafka.topics import outcomes_of
+from trunkline.kafka.topics import outcomes_of, replayed_of
+from trunkline.kafka.transactions import Transactions, Write
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import REOPENED, Place, State
 from trunkline.ledger.parks import holding
+from trunkline.operate import browse, reprocess
 from trunkline.operate.rebuild import outcome_of
+from trunkline.operate.replay import select
 
 AT_ONCE = 500
 """Rows that are written together."""
@@ -30,9 +33,13 @@ class Known(NamedTuple):
     """An event that was dead, parked or ambiguous: what the audit trail said last of it, and the ledger says now."""
 
     entry: Entry
-    place: Place
-    state: State | None
-    """None where the ledger has forgotten it."""
+    stands: str
+    """How it stands now, in a word."""
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """The event's identity."""
+        return (self.entry.source, self.entry.event)
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -47,7 +54,7 @@ class Plan:
 
     give_up: tuple[Known, ...]
     rest: tuple[Known, ...]
-    """Those that wait for nobody: being called; or named and finished, or forgotten."""
+    """Those that wait for nobody: being called or under way; or named and finished, or forgotten."""
     freed: int = 0
     """How many keys nothing holds back any more afterwards."""
     held: int = 0
@@ -67,9 +74,9 @@ def survey(
     last = {(one.source, one.event): one for one in entries(bus, flow, control, events, keys)}
     places = {who: outcome_of(entry, flow, number).place for who, entry in last.items()}
     rows = deliveries.look_up(db, places.values())
+    states = {who: rows[place].state for who, place in places.items() if place in rows}
     found = [
-        Known(entry, places[who], rows[places[who]].state if places[who] in rows else None)
-        for who, entry in last.items()
+        Known(entry, browse.STANDING[states[who]] if who in states else "forgotten") for who, entry in last.items()
     ]
     found.sort(key=lambda known: known.origin)
     missing = [f"event {event}" for event in events if all(one.entry.event != event for one in found)]
@@ -77,21 +84,16 @@ def survey(
     missing += [f"key {name}" for key, name in keys.items() if key.hex() not in seen]
     if missing:
         raise UsageError(f"nothing of {', '.join(missing)} was ever dead, parked or ambiguous at {flow.to.name}.")
-    give_up = tuple(one for one in found if one.state in REOPENED)
-    held: dict[str, set[Place]] = {
-        key: {Place(*row) for row in holding(db, number, bytes.fromhex(key))}
-        for key in {one.entry.key for one in give_up if one.entry.key is not None}
-    }
-    left = {key: rows - {one.place for one in give_up} for key, rows in held.items() if rows}
+    give_up = tuple(one for one in found if states.get(one.who) in REOPENED)
+    named = [one for one in found if states.get(one.who) is State.INTENT or one.entry.event in events]
+    ours = {places[one.who] for one in give_up}
+    keys_of = {one.entry.key for one in give_up if one.entry.key is not None}
+    held = [{Place(*row) for row in holding(db, number, bytes.fromhex(key))} for key in keys_of]
     return Plan(
         give_up,
-        tuple(
-            one
-            for one in found
-            if one.state is State.INTENT or (one.state not in REOPENED and one.entry.event in events)
-        ),
-        freed=sum(not rows for rows in left.values()),
-        held=sum(bool(rows) for rows in left.values()),
+        tuple(one for one in named if states.get(one.who) not in REOPENED),
+        freed=sum(bool(waiting) and waiting <= ours for waiting in held),
+        held=sum(not waiting <= ours for waiting in held),
     )
 
 
@@ -120,20 +122,73 @@ def discard(
         Unavailable, Permanent: the broker did not take an entry; the ledger has not changed.
     """
     number = deliveries.number_of(db, sink_identity(flow.to))
-    given = [
-        replace(known.entry, at=now, state=State.DISCARDED.name, run="", kind="", attempts=0, who=who, why=why)
-        for known in planned.give_up
-    ]
+    given = [given_up(known.entry, who, why, now) for known in planned.give_up]
     for future in [sender.send(*audit.record_of(outcomes_of(bus), entry)) for entry in given]:
         future.result()
     against: set[Place] = set()
-    for some in parts(given):
+    for begin in range(0, len(given), AT_ONCE):
+        some = given[begin : begin + AT_ONCE]
         with db.transaction():
             against |= deliveries.record(db, [outcome_of(entry, flow, number) for entry in some]).against.keys()
-    return [known for known in planned.give_up if known.place in against]
+    pairs = zip(planned.give_up, given, strict=True)
+    return [known for known, entry in pairs if outcome_of(entry, flow, number).place in against]
 
 
-def parts(given: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Give entries in groups that one transaction takes."""
-    for begin in range(0, len(given), AT_ONCE):
-        yield given[begin : begin + AT_ONCE]
+def given_up(entry: Entry, who: str, why: str, now: datetime) -> Entry:
+    """Say of an event that a person gives it up."""
+    return replace(entry, at=now, state=State.DISCARDED.name, attempts=0, run="", kind="", who=who, why=why)
+
+
+def survey_made(
+    bus: Bus, flow: Process | Agent, control: Control, events: Collection[str], keys: Collection[str]
+) -> Plan:
+    """Find letters of steps or of an agent by event or key; of these the letters say all.
+
+    Raises:
+        UsageError: there is none of an id, or none of a key.
+        Unavailable: the broker does not answer.
+    """
+    known = reprocess.survey(control, bus, flow)
+    chosen = sorted(select(known.dead, events, keys), key=lambda dead: dead.origin)
+    give_up: list[Known] = []
+    rest: list[Known] = []
+    for dead, letter in browse.opened(control, dead_letters_of(identity_of(flow)), chosen):
+        state = known.states.get(dead.who)
+        entry = Entry(
+            at=letter.letter.failure.at,
+            flow=identity_of(flow),
+            sink="",
+            source=dead.source,
+            event=dead.id,
+            time=letter.event.time,
+            origin=letter.letter.origin,
+            key=None if dead.key is None else dead.key.hex(),
+            payload="",
+            state=State.DEAD.name,
+            attempts=0,
+            kind=dead.why.kind,
+        )
+        if dead.who in known.under_way:
+            rest.append(Known(entry, "under way"))
+        elif state is None:
+            give_up.append(Known(entry, "open"))
+        else:
+            rest.append(Known(entry, "processed" if state is State.DONE else browse.STANDING[state]))
+    return Plan(tuple(give_up), tuple(rest))
+
+
+def settle(planned: Plan, bus: Bus, transactions: Transactions, *, who: str, why: str, now: datetime) -> None:
+    """Write to the audit trail what a person gives up of steps or an agent: all of it, or nothing.
+
+    Raises:
+        TrunklineError: it is not written.
+    """
+    records = [audit.record_of(replayed_of(bus), given_up(known.entry, who, why, now)) for known in planned.give_up]
+    transactions.begin()
+    try:
+        transactions.write([Write(topic, key, value, [*headers]) for topic, key, value, headers in records])
+        transactions.flush()
+        transactions.commit()
+    except TrunklineError:
+        transactions.abort()
+        raise

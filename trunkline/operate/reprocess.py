@@ -21,7 +21,7 @@ from trunkline.kafka.control import Control, Record
 from trunkline.kafka.events import Slot
 from trunkline.kafka.topics import replayed_of
 from trunkline.kafka.transactions import Transactions, Write
-from trunkline.ledger.deliveries import State
+from trunkline.ledger.deliveries import ENDED, State
 from trunkline.operate import browse
 from trunkline.operate.browse import Dead
 from trunkline.operate.replay import Known, Plan, Progress
@@ -51,7 +51,7 @@ def survey(control: Control, bus: Bus, flow: Process | Agent) -> Known:
     ends = control.ends([dead_letters_of(identity_of(flow))])
     dead = browse.look(control, flow).dead
     done, under_way = standing(control, bus, flow, dead)
-    return Known(dead, dict.fromkeys(done, State.DONE), under_way=under_way, ends=ends)
+    return Known(dead, done, under_way=under_way, ends=ends)
 
 
 def waiting(control: Control, bus: Bus, flow: Process | Agent) -> int | None:
@@ -67,26 +67,29 @@ def waiting(control: Control, bus: Bus, flow: Process | Agent) -> int | None:
     return sum(one.who not in known.states for one in known.dead)
 
 
-def standing(control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[Dead]) -> tuple[set[Who], set[Who]]:
-    """Say which events a replay has brought to an end, and which are under way; dead again is neither.
+def standing(
+    control: Control, bus: Bus, flow: Process | Agent, dead: Sequence[Dead]
+) -> tuple[dict[Who, State], set[Who]]:
+    """Say to which end a replay or a person has brought events, and which are under way; dead again is neither.
 
     Raises:
         Unavailable: a transaction that may have ended some of them is not over yet.
     """
     if not dead:
-        return set(), set()
+        return {}, set()
     # In this order: what the group has passed by then has its entry, or none at all.
     replays, committed = replay_of(identity_of(flow)), control.committed(group_of(bus, identity_of(flow)))
     control.settle(replayed_of(bus))
     start = datetime.fromtimestamp(min(one.at for one in dead), UTC) - SKEW
-    ended: set[Place | Who] = set()
+    ended: dict[Place | Who, State] = {}
     for entry in entries(control.read(replayed_of(bus), start=start)):
-        if entry.flow == identity_of(flow) and entry.state == State.DONE.name:
-            ended |= {place_of(entry.origin), (entry.source, entry.event)}
-    done = {one.who for one in dead if one.origin in ended or one.who in ended}
+        if entry.flow == identity_of(flow) and entry.state in ENDED:
+            ended |= dict.fromkeys((place_of(entry.origin), (entry.source, entry.event)), State[entry.state])
+    known = ((one.who, ended.get(one.origin, ended.get(one.who))) for one in dead)
+    done = {who: state for who, state in known if state is not None}
     unread = {slot.partition: offset for slot, (offset, _) in committed.items() if slot.topic == replays}
     waiting = {origin_of(record) for record in control.read(replays, start=unread)}
-    return done, {one.who for one in dead if one.origin in waiting} - done
+    return done, {one.who for one in dead if one.origin in waiting} - done.keys()
 
 
 class Reprocess:
@@ -106,7 +109,7 @@ class Reprocess:
         self._control = control
         self._rate = rate
         self._wait = wait
-        self._transactions = Transactions(cluster, f"{group_of(bus, identity_of(flow))}.replay")
+        self._transactions = taking_over(bus, flow, cluster)
         self._ahead = browse.Ahead(control, self._letters)
         self._ended: dict[Place, Entry] = {}
         self._read: Mapping[Slot, int] = {}
@@ -124,7 +127,7 @@ class Reprocess:
         except KeyboardInterrupt:
             progress.trouble = "interrupted"
         except Halt:
-            progress.trouble = "another replay of this flow has begun, and goes on with what is left"
+            progress.trouble = "another replay of this flow has begun, or a discard: what is left waits for the next"
         except TrunklineError as error:
             progress.trouble = str(error)
         return progress
@@ -193,6 +196,15 @@ class Reprocess:
             start = {slot.partition: offset for slot, offset in ends.items()}
             newer = {one.origin: one for one in browse.gather(self._control.read(self._letters, start=start)).dead}
             progress.dead += [newer.get(dead.origin, dead) for dead in died]
+
+
+def taking_over(bus: Bus, flow: Process | Agent, cluster: Cluster) -> Transactions:
+    """End any replay of a flow, and give what writes in its place.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    return Transactions(cluster, f"{group_of(bus, identity_of(flow))}.replay")
 
 
 def entries(records: Iterable[Record]) -> Iterable[Entry]:

@@ -181,4 +181,3 @@ def test_an_operator_plans_it_does_it_and_sees_it(project: Project) -> None:
     assert "stay as they are" in project("dlq", "discard", "store", "one", "--run"), "it is so already"
     assert "nothing of event none was ever dead" in project("dlq", "discard", "store", "none", code=2)
     assert "say what to discard" in project("dlq", "discard", "store", code=2)
-    assert "delivers to no sink" in project("dlq", "discard", f"{project.prefix}.orders.checked", "one", code=2)

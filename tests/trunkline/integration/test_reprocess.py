@@ -1,5 +1,6 @@
 """Dead letters of steps and of agents, sent again; kafka-python and the target say what came of it."""
 
+import getpass
 import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from tests.trunkline.support import Desk, Running, Stage, header, marks_of, note, notes, shelf, stamped, wait_for
 from trunkline import Agent, Bus, Deliver, Event, Process, Publish, Secret, Stream, Topic
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.cli import dlq, replay
+from trunkline.cli import discard, dlq, replay
 from trunkline.engine.waiting import Waiting
 from trunkline.errors import UsageError
 from trunkline.event import derived_id
@@ -317,6 +318,50 @@ def test_an_operator_sees_plans_and_runs_it(
     assert "A replay has sent it again" in printed(dlq.show, name, "b-1", as_json=False)
     with stage.running(case.bus):
         wait_for(lambda: ids(case.survey().dead) == ids(plan(case.survey()).finished), why=case.told)
+
+
+def test_what_a_person_gives_up_waits_for_nobody_and_is_not_sent(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (dlq, replay, discard):
+        monkeypatch.setattr(module, "load_bus", lambda: case.bus)
+        monkeypatch.setattr(module, "load", case.stage.settings)
+
+    def discarded(*events: str, run: bool = True, **options: Any) -> Any:
+        discard.discard(case.name, [*events], as_json=True, run=run, why="no use", **options)
+        return json.loads(capsys.readouterr().out)
+
+    with case.stage.running(case.bus) as running:
+        wait_for(case.finished, why=running.worker.stopped)
+        assert case.open() == 2
+        assert ids_of(discarded("a-1", run=False)["discard"]) == ["a-1"]
+        assert case.open() == 2, "a plan changes nothing"
+        told = discarded("a-1")
+        assert (ids_of(told["discarded"]), told["nothing"], told["flow"]) == (["a-1"], [], case.name)
+        assert case.open() == 1
+        again = discarded("a-1", key=["b"], run=False)
+        assert (ids_of(again["discard"]), [one["state"] for one in again["nothing"]]) == (["b-1"], ["discarded"])
+        with pytest.raises(UsageError, match="no dead letter has event a-9"):
+            discarded("a-9")
+        dlq.list_letters(case.name, as_json=True)
+        states = {one["event"]: one["state"] for one in json.loads(capsys.readouterr().out)}
+        assert states == {"a-1": "discarded", "b-1": "open"}
+        replay.replay(case.name, rate="50/s", wait=30, as_json=True)
+        planned = json.loads(capsys.readouterr().out)
+        assert (ids_of(planned["send"]), ids_of(planned["discarded"]), planned["processed"]) == (["b-1"], ["a-1"], [])
+        case.mended.touch()
+        assert ids(case.replay().delivered) == ["b-1"]
+        assert case.open() == 0
+        assert ids(case.survey().dead) == ["a-1", "b-1"], "their letters stay as long as their topic keeps them"
+    [entry] = [one for one in map(read_entry, case.stage.read(replayed_of(case.bus))) if one.state == "DISCARDED"]
+    assert (entry.event, entry.flow, entry.why, entry.who.partition("@")[0]) == (
+        *("a-1", case.name, "no use", getpass.getuser()),
+    )
+    assert case.trace("a-1").node.steps[0].outcomes == (entry,)
+
+
+def read_entry(record: Any) -> audit.Entry:
+    return audit.read(record.value)
 
 
 def ids_of(found: list[dict[str, Any]]) -> list[str]:
