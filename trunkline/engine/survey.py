@@ -82,9 +82,11 @@ class Survey(Collector):
     def __init__(self, bus: Bus, worker: Worker, settings: Settings, cluster: Cluster, metrics: Metrics) -> None:
         self._bus = bus
         self._flows = dict(bus.named())
-        self._unrecorded = {name: flow for name, flow in self._flows.items() if isinstance(flow, Process | Agent)}
         self._worker = worker
         self._reading = worker.reading
+        here = {flow.name: self._flows[flow.name] for flow in self._reading}
+        self._unrecorded = {name: flow for name, flow in here.items() if isinstance(flow, Process | Agent)}
+        """Those that run here: who runs none need not read their letters, nor have the right to."""
         self._cluster = cluster
         self._ledger = reach(settings.ledger)
         self._metrics = metrics

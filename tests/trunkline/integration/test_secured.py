@@ -22,6 +22,7 @@ from tests.shared import PORTS, running
 from tests.trunkline.integration import project
 from tests.trunkline.integration.project import TRUNKLINE, Done
 from tests.trunkline.integration.test_tables import bus_of
+from tests.trunkline.observability.figures import figures
 from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.secured import PASSWORD, PLAIN, ROLES, Secured, roles, secured
 from tests.trunkline.support import ROOT, SECRET, note, wait_for
@@ -213,6 +214,7 @@ def test_a_gateway_alone_needs_less(office: Office) -> None:
     with office.working("desk", role="gateway only"):
         office.post(1)
         assert len(office.records(f"{office.name}.notes")) == 1
+        wait_for(lambda: figures(f"http://127.0.0.1:{office.port}").surveyed, seconds=30)
 
 
 def test_what_is_not_granted_waits_and_loses_nothing(office: Office) -> None:

@@ -48,6 +48,20 @@ def test_a_flow_that_is_through_has_no_lag_though_transactions_leave_their_marks
         assert began <= (found.total("flow_progress_timestamp_seconds", flow=flow) or 0) <= time.time()
 
 
+def test_who_runs_no_step_reads_no_letters_of_steps(stage: Stage) -> None:
+    """A gateway alone needs no right to read, and several processes do not all read what one of them does."""
+    bus = stage.make(whole_bus(stage.prefix))
+    process, deliver = (f"{stage.prefix}.notes.inspect", f"{stage.prefix}.marks.shelf")
+    often = {"trunkline.engine.survey.EVERY": 0.2}
+    with stage.child("whole_bus", process, constants=often) as child:
+        until(child.url, lambda now: now.total("deadletter_open", flow=process) == 0)
+    with stage.child("whole_bus", *bus.publishing, constants=often) as child:
+        first = until(child.url, lambda now: now.surveyed)
+        found = until(child.url, lambda now: now.surveyed > first.surveyed + 2)
+    assert found.total("deadletter_open", flow=deliver) == 0
+    assert found.total("deadletter_open", flow=process) is None
+
+
 def test_what_is_counted_begins_at_0_so_that_the_first_dead_letters_are_an_increase(stage: Stage) -> None:
     bus = stage.make(whole_bus(stage.prefix))
     process, deliver = (f"{stage.prefix}.notes.inspect", f"{stage.prefix}.marks.shelf")
