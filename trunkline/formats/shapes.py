@@ -18,6 +18,8 @@ Path = tuple[int | str, ...]
 YEAR = re.compile(r"\s*[0-9]{4}-")
 TOLD = 100
 """Wrong fields of a body that are named: a body may have hundreds of thousands."""
+LONGEST = 200
+"""Characters of a field's path that are told: a name in a map may be as long as a body, and is told in logs too."""
 
 validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 """Give the validator of a TypedDict, built once."""
@@ -99,5 +101,5 @@ def fields_of(error: ValidationError, place: Callable[[Path], str] = lambda _: "
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:TOLD]:
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
-        found.append((path, place(item["loc"]) + item["msg"]))
+        found.append((path if len(path) <= LONGEST else f"{path[:LONGEST]}…", place(item["loc"]) + item["msg"]))
     return found

@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from pydantic import AwareDatetime
@@ -142,3 +143,23 @@ def test_times_are_read_as_they_were_and_say_what_is_wrong_with_them() -> None:
         ("days[0]", "Input should be a valid date in the format YYYY-MM-DD, input is too short"),
         ("by_name.a", "Input should have timezone info"),
     ]
+
+
+def test_a_long_name_is_not_told_whole() -> None:
+    with pytest.raises(Rejected) as refused:
+        posted({"at": None, "days": [], "by_name": {"k" * 500_000: "never"}}).json(Dated)
+    [(path, _)] = refused.value.fields
+    assert path == f"by_name.{'k' * 192}…"
+    assert len(str(refused.value)) < 300
+
+
+def test_the_bounds_that_docs_tell() -> None:
+    assert posted({**RIGHT, "more": nested(195)}).json(Order)["number"] == "7"
+    for beyond in (b'{"more": %s}' % json.dumps(nested(201)).encode(), b'{"pieces": 1%s}' % (b"0" * 4_300)):
+        with pytest.raises(Rejected) as refused:
+            WebhookRequest({}, beyond).json(Order)
+        assert refused.value.status == 400
+
+
+def nested(levels: int) -> list[Any]:
+    return [] if levels == 1 else [nested(levels - 1)]
