@@ -186,8 +186,8 @@ LONG = re.compile(rb"[0-9][0-9.]{15}")
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 
 
-def exactly(body: bytes) -> bytes:
-    """Write a body's numbers with a point or exponent as texts where a float would round them: a Decimal reads both."""
+def exactly(body: bytes, mark: bytes) -> bytes:
+    """Write a body's numbers with a point or exponent as texts, marked so, where a float would round them."""
     if LONG.search(body) is None:
         return body
 
@@ -195,6 +195,6 @@ def exactly(body: bytes) -> bytes:
         token = match[0]
         digits = len(token.lower().partition(b"e")[0].strip(b"-").replace(b".", b"").lstrip(b"0"))
         rounds = digits > 15 and token[:1] != b'"' and not token.lstrip(b"-").isdigit()
-        return b'"' + token + b'"' if rounds else token
+        return b'"' + mark + token + b'"' if rounds else token
 
     return TOKEN.sub(quoted, body)

@@ -1,16 +1,17 @@
 """JSON of a declared shape, as a TypedDict says it: read strictly, and each wrong field named by its path."""
 
 import functools
+import math
 import re
+import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, PydanticKnownError, SchemaValidator
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from trunkline.formats.json import exactly
+from trunkline.formats import json
 
 T = TypeVar("T")
 
@@ -18,6 +19,9 @@ Path = tuple[int | str, ...]
 YEAR = re.compile(r"\s*[0-9]{4}-")
 TOLD = 100
 """Wrong fields of a body that are named: a body may have hundreds of thousands."""
+MARK = f"{secrets.token_hex(8)}:"
+"""What stands before a number that is written as a text; nobody else knows it."""
+CONFIG = CoreConfig(val_json_bytes="base64", allow_inf_nan=False)
 LONGEST = 200
 """Characters of a field's path that are told: a name in a map may be as long as a body, and is told in logs too."""
 
@@ -25,29 +29,33 @@ validator: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 """Give the validator of a TypedDict, built once."""
 
 
-def reader_of(shape: Any) -> SchemaValidator:
+def reader_of(shape: Any, *, marked: bool = False) -> SchemaValidator:
     """Make what reads JSON of a shape: its bytes stand there as base64, of either alphabet (RFC 4648 §4, §5).
 
     No float is NaN or infinite, as 1e400 would be, and no number is a time: pydantic takes "20260701" for so many
-    seconds, which are a day of 1970.
+    seconds, which are a day of 1970. `marked` are bodies as `exactly` writes them.
     """
     config = ConfigDict(val_json_bytes="base64", allow_inf_nan=False)
     try:
         adapter = TypeAdapter(shape, config=config)
     except PydanticUserError:  # a TypedDict takes it from what it stands in alone
         adapter = TypeAdapter(shape | None, config=config)
-    return SchemaValidator(dated(adapter.core_schema), CoreConfig(val_json_bytes="base64", allow_inf_nan=False))
+    return SchemaValidator(fitted(adapter.core_schema, marked=marked), CONFIG)
 
 
-def dated(schema: Any) -> Any:
-    """Let each time and date in a schema begin with a year."""
+def fitted(schema: Any, *, marked: bool) -> Any:
+    """Let each time and date in a schema begin with a year, and what may be a number be a marked one."""
     match schema:
         case {"type": "datetime" | "date" as kind}:
             return no_info_plain_validator_function(functools.partial(with_year, kind, SchemaValidator(schema)))
+        case {"type": "decimal" | "float" | "str" as kind} if marked:
+            return no_info_plain_validator_function(functools.partial(unmarked, kind, SchemaValidator(schema, CONFIG)))
+        case {"type": "any"} if marked:
+            return no_info_plain_validator_function(plain)
         case dict():
-            return {name: dated(each) for name, each in schema.items()}
+            return {name: fitted(each, marked=marked) for name, each in schema.items()}
         case list() | tuple():
-            return type(schema)(dated(each) for each in schema)
+            return type(schema)(fitted(each, marked=marked) for each in schema)
         case _:
             return schema
 
@@ -62,15 +70,50 @@ def with_year(kind: Literal["date", "datetime"], form: SchemaValidator, value: o
     try:
         return form.validate_strings(value, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
-        [wrong] = error.errors(include_url=False, include_input=False)
-        raise PydanticKnownError(wrong["type"], wrong.get("ctx")) from None  # type: ignore[arg-type]
+        raise told_again(error) from None
+
+
+def unmarked(kind: str, form: SchemaValidator, value: object) -> Any:
+    """Read a value that may be a marked number: a Decimal of its text has all of its digits."""
+    if isinstance(value, str) and value.startswith(MARK):
+        digits = value.removeprefix(MARK)
+        body = (f'"{digits}"' if kind == "decimal" else digits).encode()
+    else:
+        body = json.dumps(value)
+    try:
+        return form.validate_json(body, strict=True)
+    except ValidationError as error:
+        raise told_again(error) from None
+
+
+def plain(value: Any) -> Any:
+    """Give a value of any kind with numbers for those that are marked."""
+    match value:
+        case dict():
+            return {name: plain(each) for name, each in value.items()}
+        case list():
+            return [plain(each) for each in value]
+        case str() if value.startswith(MARK):
+            if math.isfinite(number := float(value.removeprefix(MARK))):
+                return number
+            raise PydanticKnownError("finite_number")
+        case _:
+            return value
+
+
+def told_again(error: ValidationError) -> PydanticKnownError:
+    """Give the one fault of a value for the place where the value stands."""
+    [wrong] = error.errors(include_url=False, include_input=False)
+    return PydanticKnownError(wrong["type"], wrong.get("ctx"))  # type: ignore[arg-type]
 
 
 reader: Callable[[Any], SchemaValidator] = functools.cache(reader_of)
 """Give what reads JSON of a shape, made once."""
+marked_reader: Callable[[Any], SchemaValidator] = functools.cache(functools.partial(reader_of, marked=True))
+"""Give what reads a shape where numbers are marked: one that is slower, for bodies that need it."""
 
 
-def read_json(shape: type[T], body: bytes | str) -> T:
+def read_json(shape: type[T], body: bytes | str, reader: Callable[[Any], SchemaValidator] = reader) -> T:
     """Read JSON of a shape; types are strict, unknown fields are left out.
 
     Raises:
@@ -87,10 +130,8 @@ def read_exactly(shape: type[T], body: bytes) -> T:
     Raises:
         ValidationError: it is none.
     """
-    if (exact := exactly(body)) is not body:
-        with suppress(ValidationError):  # a float of so many digits is no text: then it is read as one
-            return read_json(shape, exact)
-    return read_json(shape, body)
+    marked = json.exactly(body, MARK.encode())
+    return read_json(shape, body) if marked is body else read_json(shape, marked, marked_reader)
 
 
 def fields_of(error: ValidationError, place: Callable[[Path], str] = lambda _: "") -> list[tuple[str, str]]:

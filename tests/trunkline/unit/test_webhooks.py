@@ -163,3 +163,45 @@ def test_the_bounds_that_docs_tell() -> None:
 
 def nested(levels: int) -> list[Any]:
     return [] if levels == 1 else [nested(levels - 1)]
+
+
+class Mixed(TypedDict):
+    price: Decimal
+    weight: float
+    name: str
+    either: float | str | None
+    more: dict[str, Any]
+
+
+LONG = "0.12345678901234567890"
+
+
+def mixed(**fields: str) -> Mixed:
+    said = {
+        "price": LONG,
+        "weight": LONG,
+        "name": '"n"',
+        "either": LONG,
+        "more": f'{{"a": [{LONG}, "b", 1]}}',
+        **fields,
+    }
+    body = ", ".join(f'"{name}": {value}' for name, value in said.items())
+    return WebhookRequest({}, f"{{{body}}}".encode()).json(Mixed)
+
+
+def test_a_number_of_many_digits_is_what_its_field_is_and_never_a_text() -> None:
+    short = float(LONG)
+    wanted = {"price": Decimal(LONG), "weight": short, "name": "n", "either": short, "more": {"a": [short, "b", 1]}}
+    assert mixed() == wanted
+    assert mixed(price=f'"{LONG}"') == wanted
+    assert mixed(price="1.5", either='"x"', name=f'"{LONG}"') == {
+        **wanted,
+        "price": Decimal("1.5"),
+        "either": "x",
+        "name": LONG,
+    }
+    wrong = [("name", LONG), ("weight", f'"{LONG}"'), ("price", "[]"), ("price", "true"), ("more", LONG)]
+    for field, value in (*wrong, ("weight", f"{LONG}e999"), ("more.a", f'{{"a": {LONG}e999}}')):
+        with pytest.raises(Rejected) as refused:
+            mixed(**{field.partition(".")[0]: value})
+        assert [path for path, _ in refused.value.fields] == [field], value
