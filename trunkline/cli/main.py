@@ -1,6 +1,7 @@
 """`trunkline`: every command, and the one place where an error becomes a line and an exit code."""
 
 import importlib
+import inspect
 import io
 import sys
 import traceback
@@ -66,7 +67,16 @@ def loaded(name: str) -> Any:
         alone.add_typer(found, name=name, help=told)
     else:
         alone.command(name)(found)
-    return get_group(alone).commands[name]
+    return joined(get_group(alone).commands[name])
+
+
+def joined(command: Any) -> Any:
+    """Make one line of each paragraph of a command's help: a terminal breaks it, and typer joins the first alone."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+    for below in getattr(command, "commands", {}).values():
+        joined(below)
+    return command
 
 
 def command_at(place: str) -> Any:

@@ -299,3 +299,15 @@ def test_a_type_that_is_not_written_yet_is_told_with_what_writes_it(
     said = loading.told(ImportError("cannot import name 'OrderPlacedV1' from 'schemas'", name="schemas"))
     assert said.endswith("'OrderPlacedV1' from 'schemas'. The types are written by `trunkline schema types`.")
     assert loading.told(ImportError("cannot import name 'x' from 'other'", name="other")).endswith("from 'other'")
+
+
+def test_a_paragraph_of_help_is_broken_by_the_terminal_alone() -> None:
+    def below(command: Any) -> Iterator[Any]:
+        yield command
+        for one in getattr(command, "commands", {}).values():
+            yield from below(one)
+
+    for name in COMMANDS:
+        for command in below(loaded(name)):
+            assert all("\n" not in one for one in command.help.split("\n\n")), command.name
+    assert "goes with it. A run exits with 0" in loaded("dlq").commands["replay"].help
