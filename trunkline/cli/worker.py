@@ -25,6 +25,7 @@ from trunkline.errors import UsageError
 from trunkline.flow.declare import Bus
 from trunkline.gateway.server import serve
 from trunkline.kafka import orders
+from trunkline.kafka.clientlog import Once
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
@@ -139,13 +140,14 @@ def set_up_logging() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last], foreign_pre_chain=shared
-        )
+    form = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last], foreign_pre_chain=shared
     )
     for name in ("librdkafka", "asyncio", "uvicorn.error", "opentelemetry", "faust", "mode"):
+        handler = logging.StreamHandler()
+        handler.setFormatter(form)
+        if name == "opentelemetry":  # four lines for every batch that a collector does not take
+            handler.addFilter(Once())
         logging.getLogger(name).addHandler(handler)
     sys.excepthook = tell
     threading.excepthook = lambda caught: tell(caught.exc_type, caught.exc_value, caught.exc_traceback)

@@ -1,4 +1,4 @@
-"""What librdkafka says of itself, without its repetitions: a broker that is away must not fill a disk."""
+"""What librdkafka and others say of themselves, without repetitions: a broker that is away must not fill a disk."""
 
 import logging
 import re

@@ -1,6 +1,9 @@
 """What librdkafka says many times is told once, with the number of those that were not."""
 
+import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +51,19 @@ def test_clients_log_through_it(caplog: pytest.LogCaptureFixture) -> None:
     for number in range(50):
         LOG.error("%s [%s] %s", "FAIL", f"rdkafka#producer-{number}", "only this test says so")
     assert len(caplog.records) == 1
+
+
+COLLECTOR = """
+import logging
+from trunkline.cli.worker import set_up_logging
+set_up_logging()
+exporter = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+for number in range(50):
+    exporter.warning("Transient error %s, retrying in %.2fs.", "no connection", number / 7)
+    exporter.error("Failed to export spans batch")
+"""
+
+
+def test_a_collector_that_is_away_is_told_once_a_minute_too() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTOR], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["warning", "error"]
