@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -143,8 +143,8 @@ def binary(request: WebhookRequest) -> CloudEvent:
         if name.startswith(HEADER):
             try:
                 attributes[name.removeprefix(HEADER)] = plain(value)
-            except UnicodeDecodeError:
-                raise refused(HEADER, name.removeprefix(HEADER), "Input should be UTF-8 in percent-encoding") from None
+            except UnicodeError:
+                raise refused(HEADER, name.removeprefix(HEADER), "Input should be UTF-8, percent-encoded") from None
     said = WebhookRequest({}, json.dumps(attributes), HEADER).json(Attributes)
     others = {name: value for name, value in request.headers.items() if not name.startswith(HEADER)}
     headers = others | {HEADER + name: value for name, value in attributes.items()}
@@ -155,7 +155,7 @@ def plain(value: str) -> str:
     """Read a header's text: it may be quoted, and its characters percent-encoded (HTTP binding §3.1.3.2)."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    return unquote(value, errors="strict")
+    return unquote_to_bytes(value.encode("latin-1")).decode()  # some senders write UTF-8 as it is
 
 
 def refused(at: str, name: str, why: str) -> Rejected:

@@ -170,6 +170,12 @@ def test_what_is_wrong_in_a_header_is_named_as_the_header_is(change: dict[str, s
     assert [path for path, _ in refusal(WebhookRequest(IN_HEADERS | change, b"{}")).fields] == [field]
 
 
+def test_a_header_in_plain_utf_8_is_read_as_it_was_meant() -> None:
+    said = IN_HEADERS | {"ce-subject": "über 1%25".encode().decode("latin-1")}  # as HTTP servers give it
+    assert cloud_events(WebhookRequest(said, b""))[0].subject == "über 1%"
+    assert refusal(WebhookRequest(IN_HEADERS | {"ce-subject": "\xfcber"}, b"{}")).fields[0][0] == "ce-subject"
+
+
 def test_a_request_without_attributes_is_no_event() -> None:
     refused = refusal(WebhookRequest({"content-type": "application/json"}, written()))
     assert str(refused) == "Wrong or missing: ce-specversion, ce-id, ce-source, ce-type, ce-time."
