@@ -8,7 +8,7 @@ import asyncio
 import importlib.metadata
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,14 +33,17 @@ from trunkline.flow.declare import (
     Flow,
     Process,
     Publish,
+    Target,
     dead_letters_of,
     identity_of,
     inputs_of,
     replay_of,
     sink_identity,
+    targets_called,
     targets_of,
 )
-from trunkline.kafka.cluster import Cluster
+from trunkline.http.certificates import ends
+from trunkline.kafka.cluster import Cluster, setting
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Orders, running, topology_of
@@ -85,6 +88,7 @@ class Survey(Collector):
         self._worker = worker
         self._reading = worker.reading
         here = {flow.name: self._flows[flow.name] for flow in self._reading}
+        self._ends = certificates_of([target for flow in here.values() for target in targets_called(flow)], cluster)
         self._unrecorded = {name: flow for name, flow in here.items() if isinstance(flow, Process | Agent)}
         """Those that run here: who runs none need not read their letters, nor have the right to."""
         self._cluster = cluster
@@ -151,6 +155,12 @@ class Survey(Collector):
         failing = family("ledger_failing_seconds", "For how long the ledger has taken nothing; 0 while it does.")
         failing.add(self._worker.unwritten[0])
         yield failing
+        certificates = family(
+            "certificate_end_timestamp_seconds", "When a certificate of ours, or an authority's, ends."
+        )
+        for name, at in self._ends.items():
+            certificates.add(at, setting=name)
+        yield certificates
         kept = family("topic_retention_seconds", "For how long a topic keeps its records.")
         for topic, seconds in sorted(seen.retention.items()):
             kept.add(seconds, topic=topic)
@@ -320,6 +330,19 @@ def family(name: str, text: str) -> Family:
 
 
 STAGES = tuple(stage.value for stage in Stage if stage is not Stage.GONE)
+
+
+def certificates_of(targets: Iterable[Target], cluster: Cluster) -> dict[str, float]:
+    """Say by setting when what it holds ends, as this process has read it: of several authorities the last."""
+    who = {setting("certificate"): cluster.certificate}
+    trusted = {setting("ca"): cluster.ca}
+    for target in targets:
+        if target.tls is not None and target.tls.certificate is not None:
+            who[target.tls.certificate.name] = target.tls.certificate.read()
+        if target.tls is not None and target.tls.ca is not None:
+            trusted[target.tls.ca.name] = target.tls.ca.read()
+    found = {name: ends(pem)[:1] for name, pem in who.items()} | {name: ends(pem) for name, pem in trusted.items()}
+    return {name: max(at).timestamp() for name, at in found.items() if at}
 
 
 def behind(position: Position, end: int) -> int:

@@ -17,13 +17,15 @@ import trustme
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer, left
 from tests.trunkline.http.ways import Way, each_way
-from trunkline import Secret, env
+from trunkline import Secret, Target, env
+from trunkline.engine.survey import certificates_of
 from trunkline.errors import Retryable, Undeliverable, UsageError
 from trunkline.flow.declare import Tls
-from trunkline.http.certificates import read
+from trunkline.http.certificates import ends, read
 from trunkline.http.guard import Address
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
+from trunkline.kafka.cluster import Cluster
 from trunkline.requests import Request
 from trunkline.responses import Response
 
@@ -231,3 +233,25 @@ def test_no_setting_of_the_environment_leaves_a_certificate_unchecked(
         monkeypatch.setenv(name, "")
     with pytest.raises(Retryable, match="not trusted: UnknownIssuer"):
         call(shown(STRANGER.issue_cert(NAME)), way)
+
+
+@pytest.mark.parametrize("year", [2031, 2049, 2050, 2999])
+def test_when_a_certificate_ends_is_read_from_it(year: int) -> None:
+    end = datetime(year, 2, 3, 4, 5, 6, tzinfo=UTC)
+    issued = AUTHORITY.issue_cert("us", not_after=end)
+    assert ends(issued.cert_chain_pems[0].bytes().decode()) == [end]
+    authority = AUTHORITY.cert_pem.bytes().decode()
+    chain = f"{issued.cert_chain_pems[0].bytes().decode()}\n{authority}"
+    assert ends(chain) == [end, datetime(3000, 1, 1, tzinfo=UTC)]
+
+
+def test_what_is_no_certificate_ends_at_no_time() -> None:
+    assert ends("") == ends("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----") == []
+
+
+def test_what_a_worker_shows_and_trusts_is_told_by_its_setting() -> None:
+    target = Target("crm", env("CRM_URL"), tls=MUTUAL)
+    end = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
+    cluster = Cluster("kafka:9093", tls=True, ca=AUTHORITY.cert_pem.bytes().decode())
+    told = certificates_of([target, Target("open", env("CRM_URL"))], cluster)
+    assert told == dict.fromkeys(("TRUNKLINE_KAFKA__CA", "CRM_CERTIFICATE", "CRM_CA"), end)

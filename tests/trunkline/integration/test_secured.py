@@ -215,6 +215,8 @@ def test_a_gateway_alone_needs_less(office: Office) -> None:
         office.post(1)
         assert len(office.records(f"{office.name}.notes")) == 1
         wait_for(lambda: figures(f"http://127.0.0.1:{office.port}").surveyed, seconds=30)
+        found = figures(f"http://127.0.0.1:{office.port}")
+        assert (found.total("certificate_end_timestamp_seconds", setting="TRUNKLINE_KAFKA__CA") or 0) > time.time()
 
 
 def test_what_is_not_granted_waits_and_loses_nothing(office: Office) -> None:
