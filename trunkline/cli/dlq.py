@@ -248,7 +248,7 @@ def show(
                 print_json(None)
             talk.print(f"{name} has no open dead letters.", markup=False)
             return
-        [(_, letter)] = browse.opened(control, view.topic, [dead])
+        letter = browse.Ahead(control, view.topic).open(dead)
         raw = browse.value_of(control, letter)
         value, problem = view.curtain.decode(registry, raw)
     told = story(dead, letter, view)

@@ -27,7 +27,7 @@ AT_HAND = 4096
 """Bytes of a value that is kept while letters are open: each may have 1 MiB."""
 REASONS = 1_000
 """Different reasons that are told apart: a target may give each event one of its own."""
-OTHER = "…"
+OTHER = "many other reasons"
 """The reason of those that are too many to be told apart."""
 
 STANDING: dict[State | None, str] = {
@@ -215,31 +215,20 @@ def noted(one: Opened, shared: dict[Any, Any]) -> Dead:
 def opened(control: Control, topic: str, wanted: Iterable[Dead]) -> Iterator[tuple[Dead, Opened]]:
     """Read the newest letters of events, many at a time, in the order in which they are wanted.
 
-    Raises:
-        Gone: the topic has deleted one meanwhile.
+    What the topic has deleted meanwhile is left out.
     """
     rest = iter(wanted)
     while some := list(islice(rest, OPENED)):
         found = ahead(control, topic, some)
-        for dead in some:
-            yield dead, taken(found, dead)
+        yield from (
+            (dead, found[dead.partition, dead.offset]) for dead in some if (dead.partition, dead.offset) in found
+        )
 
 
 def ahead(control: Control, topic: str, wanted: Iterable[Dead]) -> dict[tuple[int, int], Opened]:
     """Read the newest letters of events, by partition and offset; what is not there any more is left out."""
     records = control.pick(topic, {(dead.partition, dead.offset) for dead in wanted})
     return {(one.partition, one.offset): letter for one in records if (letter := open_letter(one)) is not None}
-
-
-def taken(found: dict[tuple[int, int], Opened], dead: Dead) -> Opened:
-    """Take an event's letter from those that were read.
-
-    Raises:
-        Gone: it is not among them.
-    """
-    if (one := found.pop((dead.partition, dead.offset), None)) is None:
-        raise Gone(f"the dead letter of event {dead.id} has gone: its topic has deleted it.")
-    return one
 
 
 class Ahead:
@@ -251,7 +240,7 @@ class Ahead:
         self._topic = topic
         self._found: dict[tuple[int, int], Opened] = {}
 
-    def open(self, dead: Dead, following: Iterable[Dead]) -> Opened:
+    def open(self, dead: Dead, following: Iterable[Dead] = ()) -> Opened:
         """Give an event's letter; `following` are those that will be asked for next.
 
         Raises:
@@ -259,7 +248,9 @@ class Ahead:
         """
         if (dead.partition, dead.offset) not in self._found:
             self._found = ahead(self._control, self._topic, [dead, *islice(following, OPENED)])
-        return taken(self._found, dead)
+        if (one := self._found.pop((dead.partition, dead.offset), None)) is None:
+            raise Gone(f"the dead letter of event {dead.id} has gone: its topic has deleted it.")
+        return one
 
 
 def places(flow: Deliver, dead: Iterable[Dead]) -> list[Place]:

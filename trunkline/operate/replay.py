@@ -338,6 +338,8 @@ class Replay:
 
     def _take_along(self, planned: Plan, progress: Progress) -> bool:
         """Add what was parked meanwhile of the run's keys, give up keys that died again; say whether any is held."""
+        if not planned.keys:
+            return False
         stopped = {dead.key for dead in (*progress.dead, *progress.parked, *progress.gone)} & planned.keys
         progress.parked += [dead for dead in progress.unsent if dead.key in stopped]
         progress.unsent = [dead for dead in progress.unsent if dead.key not in stopped]

@@ -20,7 +20,7 @@ from trunkline.kafka.control import Record
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Outcome, State, place_of, record
 from trunkline.ledger.sqlite import File
-from trunkline.operate.browse import OTHER, REASONS, Gone, behind, gather, opened, value_of
+from trunkline.operate.browse import OTHER, REASONS, Ahead, Gone, behind, gather, opened, value_of
 from trunkline.operate.replay import Known, Progress, Replay, key_of, next_of, plan, select
 from trunkline.redact import hashed
 
@@ -99,7 +99,8 @@ def test_large_values_are_read_when_they_are_wanted_and_not_kept_by_the_thousand
     with pytest.raises(Unavailable, match="the dead letter of event large has gone"):
         value_of(later, found["large"])
     with pytest.raises(Gone, match="the dead letter of event large has gone"):
-        list(opened(later, "f.dlq", gather([large]).dead))
+        Ahead(later, "f.dlq").open(gather([large]).dead[0])
+    assert [dead.id for dead, _ in opened(later, "f.dlq", gather([large, small]).dead)] == ["small"], "a list goes on"
 
 
 def test_of_many_letters_little_is_kept_and_no_more_reasons_than_anybody_reads() -> None:
