@@ -92,11 +92,10 @@ def discard(
 
 
 def digests(keys: list[str], control: Control, flow: Deliver) -> dict[bytes, str]:
-    """Give keys as the ledger keeps them, each with its name; a sensitive one may be named as letters show it."""
+    """Give keys as the ledger keeps them, each with its name; one that letters show otherwise may be named so."""
     found = {deliveries.key_of(key.encode()): key for key in keys}
-    if hidden := [key for key in keys if key.startswith("#")]:
-        named = [dead for dead in browse.look(control, flow).dead if has_key(dead, hidden)]
-        for dead in named:
+    if hidden := [key for key in keys if key.startswith("#") or "\\" in key]:
+        for dead in browse.look(control, flow).dead:
             for key in hidden:
                 if dead.key is not None and has_key(dead, [key]):
                     found.pop(deliveries.key_of(key.encode()), None)

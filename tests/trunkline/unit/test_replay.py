@@ -13,12 +13,14 @@ import pytest
 
 from tests.trunkline.support import Shelf, notes
 from trunkline import Deliver, Target, deadletter, env
+from trunkline.cli.discard import digests
 from trunkline.deadletter import Failure, Kind, Origin
 from trunkline.errors import Unavailable, UsageError
 from trunkline.event import Event, Headers, from_headers, to_headers
 from trunkline.kafka.control import Record
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import Outcome, State, place_of, record
+from trunkline.ledger.deliveries import key_of as key_digest
 from trunkline.ledger.sqlite import File
 from trunkline.operate.browse import OTHER, REASONS, Ahead, Gone, behind, gather, opened, value_of
 from trunkline.operate.replay import Known, Progress, Replay, key_of, next_of, plan, select
@@ -237,6 +239,19 @@ def test_events_are_selected_by_id_or_key() -> None:
     assert ids(select(dead, ["b"], [])) == ["b"]
     with pytest.raises(UsageError, match="no dead letter has event z, key w"):
         select(dead, ["a", "z"], ["w"])
+
+
+def test_keys_to_discard_may_be_named_as_letters_show_them() -> None:
+    flow = Deliver(notes("t", 1), to=Shelf(Target("shelf", env("SHELF_URL"))))
+    raw = replace(letter("raw"), key=b"\xff")
+    stray_letter = deadletter.write((), Origin("t.lines", 0, 1), Failure("f", "poison", "decode", "P", "", 1, None, AT))
+    there: Any = SimpleNamespace(read=lambda _: [letter("a", key="x"), replace(raw, headers=stray_letter)])
+    hidden = f"#{hashed(b'x')}"
+    assert digests(["plain", hidden, "\\xff"], there, flow) == {
+        key_digest(b"plain"): "plain",
+        key_digest(b"x"): hidden,
+        key_digest(b"\xff"): "\\xff",
+    }
 
 
 def test_a_letter_whose_value_has_been_deleted_holds_up_no_other(tmp_path: Path) -> None:
