@@ -26,6 +26,9 @@ from trunkline.ledger.writer import Writer
 from trunkline.observe import Observed, Observer, What
 from trunkline.webhooks import WebhookRequest
 
+SHOWN = 200
+"""Characters of an id that are repeated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -106,8 +109,10 @@ class Publisher:
         self._count("rejected", detail=why)
 
     def _prepare(self, event: Event[Any]) -> Prepared:
+        name = f"Event {event.id[:SHOWN]}"  # a request may hold many
         if not is_timely(event.time, datetime.now(UTC)):
-            raise Rejected(422, "The event is not valid", f"Its time is {event.time.isoformat()}.", [("time", TIMES)])
+            why = f"{name} has the time {event.time.isoformat()}."
+            raise Rejected(422, "The event is not valid", why, [("time", TIMES)])
         if not event.id:
             raise Rejected(422, "The event is not valid", "Its id is empty.", [("id", "an event needs an id")])
         try:
@@ -116,10 +121,10 @@ class Publisher:
             stamped, span = spans.carried("publish", self._flow.to.name, stamped, about)
             value = self._form.encode(stamped.data)
         except Permanent as error:
-            raise Rejected(422, "The event is not valid", f"{error}.") from None
+            raise Rejected(422, "The event is not valid", f"{name}: {error}.") from None
         key, headers = None if stamped.key is None else stamped.key.encode(), to_headers(stamped)
         if (size := size_of(key, value, headers)) > RECORD_BYTES:
-            why = f"It has {size} bytes with key and headers; {RECORD_BYTES} are allowed."
+            why = f"{name} has {size} bytes with key and headers; {RECORD_BYTES} are allowed."
             raise Rejected(413, "The event is too large", why)
         claim, payload = claims.id_of(stamped.source, stamped.id), value[HEAD - claims.SCHEMA : HEAD]
         return Prepared(stamped, key, value, headers, claim, payload + payload_of(value[HEAD:]), span)

@@ -12,6 +12,7 @@ import pytest
 from tests.trunkline.unit.schemas import OrderPlacedV1
 from trunkline import Bus, Event, Publish, Topic
 from trunkline.engine.publish import Publisher
+from trunkline.errors import Rejected
 from trunkline.kafka.events import Sender, Written
 from trunkline.kafka.registry import Format
 from trunkline.ledger.writer import Writer
@@ -21,6 +22,7 @@ from trunkline.webhooks import WebhookRequest
 
 AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 orders = Topic("orders", OrderPlacedV1, key="number")
+ORDER: OrderPlacedV1 = {"number": "1", "customer": "7", "pieces": 3}
 
 
 class Anybody:
@@ -108,3 +110,29 @@ def test_a_source_that_exits_has_a_bug_and_the_worker_goes_on() -> None:
     )
     with pytest.raises(RuntimeError, match="the source exits: 3"):  # answered 500 by the gateway
         asyncio.run(publisher.publish(WebhookRequest({}, b"{}")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (Event("b", datetime(1969, 12, 31, tzinfo=UTC), ORDER), "Event b has the time 1969-12-31T00:00:00+00:00."),
+        (Event("c" * 300, AT, {}), f"Event {'c' * 200}: "),
+        (Event("d", AT, {**ORDER, "number": "n" * 1_100_000}), "Event d has 2200"),
+    ],
+    ids=["time", "shape", "size"],
+)
+def test_of_many_events_the_wrong_one_is_named(wrong: Event[Any], told: str) -> None:
+    class Batch(Web):
+        def events(self, _: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+            return [Event("a", AT, ORDER), wrong]
+
+    flow = Publish(Batch(Anybody()), to=orders)
+    of_flow: dict[str, Any] = {
+        "form": cast("Format", Values()),
+        "sender": cast("Sender", Broker()),
+        "writer": cast("Writer", Claims()),
+    }
+    publisher = Publisher(Bus("bus", [flow]), flow, **of_flow, observe=NOBODY)
+    with pytest.raises(Rejected) as refused:
+        asyncio.run(publisher.publish(WebhookRequest({}, b"[]")))
+    assert str(refused.value).startswith(told)

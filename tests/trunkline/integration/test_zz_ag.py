@@ -1,0 +1,1 @@
+"""Three agent processes come and go every few seconds; windows open; kill -9."""
