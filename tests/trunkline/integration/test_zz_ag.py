@@ -1,1 +1,0 @@
-"""Three agent processes come and go every few seconds; windows open; kill -9."""
