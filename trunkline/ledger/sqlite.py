@@ -150,6 +150,9 @@ LOGGED = 8_000
 """Pages that the log holds before they go into the file (32 MiB): rows have random places, and a page that is written
 to again while it is in the log goes into the file once."""
 
+LARGEST_LOG = 64 * 1024 * 1024
+"""Bytes that the log keeps on disk when it begins anew: while somebody else has a transaction open it only grows."""
+
 
 class File:
     """A ledger's file. Once this process has opened it, another file at its path is not taken for it."""
@@ -219,6 +222,7 @@ def migrate(raw: sqlite3.Connection, name: str) -> None:
             time.sleep(0.01)
     raw.execute("PRAGMA synchronous = FULL")
     raw.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
+    raw.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
     if outdated(version_of(raw), len(MIGRATIONS), name):
         raw.execute("BEGIN IMMEDIATE")
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import UsageError
-from trunkline.ledger import deliveries, runs
+from trunkline.ledger import deliveries, runs, sqlite
 from trunkline.ledger.database import Connection, Failure
 from trunkline.ledger.deliveries import Outcome, Place, Row, State
 from trunkline.ledger.sqlite import File
@@ -42,6 +42,26 @@ INSERT INTO deliveries VALUES (5, x'01', 1, 1, NULL, 0, 9, x'02', 1, 1000);
 INSERT INTO sinks VALUES (1, 'store');
 INSERT INTO runs VALUES ('r', 'store', 1, 'then', NULL);
 """
+
+
+def test_the_log_gives_back_what_it_took_while_a_reader_had_a_transaction_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows by some gigabytes an hour meanwhile, and would keep them for as long as a worker runs."""
+    monkeypatch.setattr(sqlite, "LOGGED", 20)
+    monkeypatch.setattr(sqlite, "LARGEST_LOG", 200_000)
+    log = tmp_path / "ledger.db-wal"
+    with File(tmp_path / "ledger.db").connect() as db, closing(sqlite3.connect(tmp_path / "ledger.db")) as reader:
+        record(db, done(0))
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM deliveries").fetchall()
+        for number in range(1, 100):
+            record(db, done(number))
+        assert log.stat().st_size > 500_000
+        reader.rollback()
+        for number in range(100, 110):
+            record(db, done(number))
+        assert log.stat().st_size <= 200_000
 
 
 def test_a_new_ledger_is_not_for_everybody_on_the_machine(tmp_path: Path) -> None:
