@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,9 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.trunkline.support import Child, Stage, header, note, publish_bus, say, wait_for, whole_bus
+from tests.trunkline.support import Child, Stage, deliver_bus, header, note, publish_bus, say, wait_for, whole_bus
 from trunkline.dev.broker import LocalKafka
+from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.running import RunningTarget
+from trunkline.gateway.server import CLOSING_SECONDS
+from trunkline.ledger.deliveries import State
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
 
@@ -144,3 +150,24 @@ def test_a_worker_whose_broker_is_away_is_not_ready_until_it_is_back(own: Stage,
         assert httpx.get(f"{child.url}/healthz").status_code == 200
         broker.start()
         wait_for(lambda: httpx.get(f"{child.url}/readyz").status_code == 200, seconds=40)
+
+
+def test_a_termination_while_the_broker_stands_still_ends_in_time(own: Stage, broker: LocalKafka) -> None:
+    bus = own.make(deliver_bus(own.prefix))
+    own.target.control.break_(Behaviour(name=own.prefix, latency_ms=1_500))
+    with own.child("deliver_bus", drain_seconds=10) as child:
+        own.write(bus, [note(number, box) for number in range(4) for box in "abcdefgh"])
+        wait_for(lambda: own.in_flight() == 8)
+        pid = broker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert child.terminate() in (0, 1)
+            assert time.monotonic() - began < 10 + CLOSING_SECONDS + 5
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    with own.child("deliver_bus", name="again"):
+        wait_for(lambda: own.rows() == {State.DONE: 32}, why=own.rows)
+    assert set(own.effects().values()) == {1}
+    assert len(own.attempts()) == 32, "what was in flight has been recorded"
