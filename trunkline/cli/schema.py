@@ -89,7 +89,8 @@ def check(
     gone = [one for proposal in proposed for one in gone_of(proposal)] + moved(found, held)
     if gone:
         before(held, proposed)
-        faults += read_by(found, gone, bus, notes)
+        with talk.status("Looking for what reads or writes what changes"):
+            faults += read_by(found, gone, bus, notes)
     tell(
         sorted(set(faults), key=lambda fault: (*place_of(fault.where), fault.message)), proposed, notes, as_json=as_json
     )

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.shared import made
 from tests.trunkline.integration.hotel import build, git, record, stay, write
 from tests.trunkline.integration.project import Done
 from tests.trunkline.integration.project import run as trunkline
+from trunkline.cli.project import talk
 from trunkline.flow.readers import plainly
 
 
@@ -70,6 +72,19 @@ def test_a_field_that_nobody_reads_names_nobody(hotel: Path) -> None:
     write(hotel, "city.v2", record("City", city="string", zone="string"))
     done = run(hotel, "check")
     assert (done.stdout, done.stderr, done.code) == ("ok: city v2, stay v2 proposed\n", "", 0)
+
+
+def test_who_waits_for_the_type_checker_is_told_what_for(hotel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def status(words: str) -> AbstractContextManager[None]:
+        said.append(words)
+        return nullcontext()
+
+    monkeypatch.setattr(talk, "status", status)
+    write(hotel, "stay.v2", stay({"unread": "unread_2"}))
+    run(hotel, "check")
+    assert said == ["Looking for what reads or writes what changes"]
 
 
 def test_a_changed_type_is_named_where_the_field_is_read_and_where_it_is_written(hotel: Path) -> None:
