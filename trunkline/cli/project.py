@@ -36,7 +36,7 @@ def read_env(path: Path) -> None:
     """Set the variables of a file of NAME=value lines; those already set win.
 
     Raises:
-        UsageError: the file is missing, or a line is no NAME=value.
+        UsageError: the file is missing, a line is no NAME=value, or a value is in quotes.
     """
     try:
         lines = path.read_text().splitlines()
@@ -49,7 +49,10 @@ def read_env(path: Path) -> None:
         name, equals, value = line.partition("=")
         if not equals or not name.strip().isidentifier():
             raise UsageError(f"{path}:{number}: no NAME=value line.")
-        os.environ.setdefault(name.strip(), value.strip())
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            raise UsageError(f"{path}:{number}: the quotes would be part of {name.strip()}. Leave them out.")
+        os.environ.setdefault(name.strip(), value)
 
 
 def cluster_of(settings: Settings) -> Cluster:

@@ -188,8 +188,9 @@ def example(source: Source, name: str = "") -> Path:
     found = examples_of(source.name)
     chosen = next((path for path in found if name in ("", path.name, path.stem)), None)
     if chosen is None:
-        names = ", ".join(path.name for path in found) or "none"
-        raise UsageError(f"there is no example {name or 'of ' + source.name} in {folder}; there are: {names}.")
+        names = ", ".join(path.name for path in found)
+        hint = f"there are: {names}." if names else "put a request there as it arrives, <name>.json or <name>.xml."
+        raise UsageError(f"there is no example {name or 'of ' + source.name} in {folder}; {hint}")
     return chosen
 
 

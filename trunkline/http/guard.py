@@ -62,6 +62,7 @@ NEVER = tuple(
 """Where clouds keep what a machine may know about itself, its credentials too: no allow-list opens these."""
 
 
+LISTED = "`allow` of the target or TRUNKLINE_TARGETS__ALLOW lists its network"
 PORTS = frozenset({443, 8443})
 """Where a target on the Internet listens; behind any other port there is mail, a database or a proxy."""
 LAST_FOUR = tuple(IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
@@ -88,11 +89,11 @@ class Guard:
             return "where clouds keep a machine's credentials: it is never called"
         if not within(address, self.allow):
             if meaning := reserved(address):
-                return f"which is {meaning}: it is called only if `allow` of the target lists its network"
+                return f"which is {meaning}: it is called only if {LISTED}"
             if not encrypted:
-                return "on the Internet: it is called only by https, or if `allow` of the target lists its network"
+                return f"on the Internet: it is called only by https, or if {LISTED}"
             if port not in PORTS:
-                told = f"on the Internet: its port {port} is called only if `allow` of the target lists its network"
+                told = f"on the Internet: its port {port} is called only if {LISTED}"
                 return f"{told}; 443 and 8443 always are"
         return "" if inner is None else self.refusal(inner, 443, encrypted=True)
 

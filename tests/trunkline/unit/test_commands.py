@@ -25,7 +25,8 @@ from trunkline.cli.project import print_json
 from trunkline.cli.sink import hint
 from trunkline.cli.target import state_of
 from trunkline.errors import UsageError
-from trunkline.flow.walk import EXAMPLES
+from trunkline.flow.declare import Publish
+from trunkline.flow.walk import EXAMPLES, example
 from trunkline.kafka.orders import Announcement, Orders, Worker
 from trunkline.operate.browse import flow_of
 from trunkline.operate.targets import standings, troubled
@@ -70,6 +71,11 @@ def test_what_a_command_complains_of_moves_no_cursor(
             2,
             "trunkline: there is no target warehouse. It is a sink, which calls stock. The targets are: stock, mail",
         ),
+        (
+            ["--env", "{folder}/quoted", "check"],
+            2,
+            "trunkline: {folder}/quoted:2: the quotes would be part of KEY. Leave",
+        ),
         (["--env", "{folder}/binary", "check"], 2, "trunkline: --env {folder}/binary: it is no text in UTF-8.\n"),
         (
             ["send", "storefront", "--file", "{folder}/empty.json"],
@@ -78,7 +84,7 @@ def test_what_a_command_complains_of_moves_no_cursor(
         ),
         (["send", "storefront", "--example", "--url", "http://[x"], 1, "trunkline: no gateway at http://[x: "),
     ],
-    ids=["a folder", "a sink", "no text", "another shape", "no address"],
+    ids=["a folder", "a sink", "quotes", "no text", "another shape", "no address"],
 )
 def test_what_is_wrong_is_told_in_one_line(
     arguments: list[str],
@@ -89,6 +95,7 @@ def test_what_is_wrong_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "quoted").write_text("# the CRM's\nKEY='abc'\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     monkeypatch.setattr(sys, "argv", ["trunkline", *(one.format(folder=tmp_path) for one in arguments)])
     monkeypatch.setenv("STOREFRONT_SIGNING_SECRET", "whsec_c2VjcmV0")
@@ -311,3 +318,12 @@ def test_a_paragraph_of_help_is_broken_by_the_terminal_alone() -> None:
         for command in below(loaded(name)):
             assert all("\n" not in one for one in command.help.split("\n\n")), command.name
     assert "goes with it. A run exits with 0" in loaded("dlq").commands["replay"].help
+
+
+def test_a_source_without_examples_is_told_where_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [source] = [flow.source for flow in bus.flows if isinstance(flow, Publish) and flow.source.name == "carrier"]
+    with pytest.raises(
+        UsageError, match=r"producers/examples/carrier; put a request there as it arrives, <name>\.json"
+    ):
+        example(source)
