@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +11,15 @@ from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out,
 from trunkline.cli.show import curtain_of, many, moment
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
+from trunkline.kafka import orders
 from trunkline.kafka.audit import Entry
 from trunkline.kafka.control import Control
+from trunkline.kafka.orders import Orders
+from trunkline.kafka.topics import control_of
 from trunkline.ledger.attempts import Attempt
 from trunkline.ledger.deliveries import State
 from trunkline.operate.browse import Opened
+from trunkline.operate.status import hindrances
 from trunkline.operate.trace import LOOKED_AT, Delivery, Node, Step, Trace, Tracer
 from trunkline.settings import load
 
@@ -33,10 +38,14 @@ def trace(
     if not event:
         raise UsageError("say which event: its id is empty.")
     bus, settings = load_bus(), load()
-    with Control(cluster_of(settings)) as control, looking(settings) as db:
+    cluster = cluster_of(settings)
+    with Control(cluster) as control, looking(settings) as db:
         if db is None:
             raise UsageError(no_ledger(settings, "what became of events"))
         found = Tracer(bus, control, db).trace(event)
+        flows = {flow for one in found for flow in waiting(one.node)}
+        topic = control_of(bus)
+        held = orders.current(cluster, topic) if flows and topic in control.topics([topic]) else Orders()
     if not found:
         raise TrunklineError(
             f"no event {event} is known: it never came, or it was finished longer ago than the ledger remembers."
@@ -50,6 +59,19 @@ def trace(
                 out.print(safe(line), markup=False)
         for line in told(one.node, bus):
             out.print(safe(line), markup=False)
+    for flow, why in hindrances(bus, held, datetime.now(UTC)).items():
+        for reason in why if flow in flows else ():
+            out.print(safe(f"{flow}: {reason}"), markup=False)
+
+
+def waiting(node: Node) -> Iterator[str]:
+    """Name the flows at which an event, or something that came of it, has come to no end."""
+    yield from (one.flow for one in node.deliveries if one.stands in ("waiting", "being retried"))
+    for step in node.steps:
+        if step.stands == "waiting":
+            yield step.flow
+        for made in step.made:
+            yield from waiting(made)
 
 
 def told(node: Node, bus: Bus) -> Iterator[str]:
@@ -79,7 +101,7 @@ def told_step(step: Step, event: str, bus: Bus) -> Iterator[str]:
     """Tell what a flow of steps, or an agent, made of an event."""
     match step.stands:
         case "waiting":
-            yield f"{step.flow}: waits, up to {step.before} records come first"
+            yield f"{step.flow}: {waits(step.before)}"
         case "unknown":
             yield f"{step.flow}: nothing is known, without the record"
         case "done":
@@ -108,6 +130,11 @@ def told_delivery(delivery: Delivery, event: str) -> Iterator[str]:
     yield from (f"  {line}" for letter in delivery.letters for line in told_letter(letter))
 
 
+def waits(before: int) -> str:
+    """Say that an event waits, and for how many others."""
+    return f"waits, up to {many(before, 'record')} come first" if before else "waits, and is next"
+
+
 def standing(delivery: Delivery, event: str) -> str:
     """Say in words where an event stands at a sink, and what to do if anything is."""
     tries = many(delivery.attempts, "attempt")
@@ -124,7 +151,7 @@ def standing(delivery: Delivery, event: str) -> str:
         case "waiting" if delivery.behind:
             said = f"waits behind event {delivery.behind}, which is dead"
         case "waiting":
-            said = f"waits, up to {delivery.before} records come first"
+            said = waits(delivery.before)
         case "forgotten":
             said = "finished, longer ago than the ledger remembers"
         case "unknown":

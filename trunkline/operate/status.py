@@ -114,6 +114,25 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
     return sorted(found, key=badness, reverse=True)
 
 
+def hindrances(bus: Bus, held: Orders, now: datetime) -> dict[str, tuple[str, ...]]:
+    """Say of every flow that reads what keeps it from going on; nothing of one that goes on."""
+    troubled = targets.troubled(targets.standings(bus, held, now))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, flow in bus.named():
+        if isinstance(flow, Publish):
+            continue
+        workers = running(held, [name], now)
+        paused = held.paused.get(sink_identity(flow.to)) if isinstance(flow, Deliver) else None
+        found[name] = (
+            *([f"its sink is paused by {paused.by}"] if paused else []),
+            *([] if workers else [f"nobody runs it: trunkline run {name}"]),
+            *(f"halted: {why}" for why in dict.fromkeys(said.halted[name] for said in workers if name in said.halted)),
+            *(f"waits, and tries again: {why}" for why in waiting_for(parts(name, flow), workers)),
+            *(f"the target {told}" for told in troubled.get(name, ())),
+        )
+    return found
+
+
 def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, now: datetime) -> Standing:
     """Ask how one reading flow stands."""
     topic, group = flow.topic.name, group_of(bus, identity_of(flow))

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -34,8 +34,11 @@ from trunkline.event import to_headers
 from trunkline.flow.transform import stamp
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
+from trunkline.kafka.orders import Command, current, running
+from trunkline.kafka.topics import control_of
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.sqlite import File
+from trunkline.operate import control as operators
 from trunkline.operate.replay import Replay, plan, survey
 from trunkline.operate.trace import Delivery, Trace, Tracer
 from trunkline.sources import StandardWebhooks
@@ -258,3 +261,17 @@ def test_it_is_told_in_lines_and_in_json(
     assert "confidential" not in text
     with pytest.raises(TrunklineError, match="no event nobody is known"):
         cli.trace("nobody")
+    assert "nobody runs it" not in told, "what has come to its end waits for nobody"
+    with Control(stage.cluster) as control, closing(Sender(stage.cluster)) as sender:
+        command = Command("c", "ann@desk", datetime.now(UTC), "a look")
+        assert operators.Desk(case.bus, stage.cluster, control, sender, 20).pause("shelf", command).complete
+    waits = case.post(number=1, box="b")
+    wait_for(lambda: sum(stage.ends(f"{stage.prefix}.marks").values()) >= 2)
+    cli.trace(waits, as_json=False)
+    assert f"\n{stage.prefix}.marks.shelf: its sink is paused by ann@desk (a look)\n" in capsys.readouterr().out
+    case.worker.kill()
+    stage.write(case.bus, [note(9, "c")])
+    wait_for(lambda: not running(current(stage.cluster, control_of(case.bus)), case.bus.delivering, datetime.now(UTC)))
+    cli.trace("c-9", as_json=False)
+    flow = f"{stage.prefix}.notes.inspect"
+    assert f"\n{flow}: nobody runs it: trunkline run {flow}\n" in capsys.readouterr().out
