@@ -96,10 +96,27 @@ def origin_in(found: Mapping[str, str]) -> Origin:
     """Read where a record first stood from headers as text.
 
     Raises:
-        KeyError, ValueError: they do not say so.
+        KeyError, ValueError: they do not say so, or no topic has such a place.
     """
-    topic, partition, offset = (found[name] for name in ORIGIN)
-    return Origin(topic, int(partition), int(offset))
+    topic, partition, offset = found[ORIGIN[0]], int(found[ORIGIN[1]]), int(found[ORIGIN[2]])
+    if not (0 <= partition < 1 << 31 and 0 <= offset < 1 << 63):
+        raise ValueError(f"no topic has such a place: {partition}@{offset}")
+    return Origin(topic, partition, offset)
+
+
+def time_of(text: str) -> datetime:
+    """Read a time of ours.
+
+    Raises:
+        ValueError: it is none, has no offset, or is none in UTC.
+    """
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"the time has no offset: {text}")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{error}: {text}") from None
 
 
 def stray(origin: Origin) -> Event[Any]:
@@ -142,10 +159,10 @@ def history(headers: Headers, at: bytes) -> tuple[bytes, bytes]:
     """
     try:
         found = ours(headers)
-        first, replays = datetime.fromisoformat(found[FIRST_FAILED]), int(found[REPLAY_COUNT])
+        first, replays = time_of(found[FIRST_FAILED]), int(found[REPLAY_COUNT])
     except (KeyError, ValueError):
         return at, b"0"
-    return (at, b"0") if first.tzinfo is None else (first.isoformat().encode(), str(replays).encode())
+    return first.isoformat().encode(), str(replays).encode()
 
 
 def by_reference(headers: Headers, value: bytes | None) -> Headers:
@@ -188,9 +205,9 @@ def read(headers: Headers) -> Letter:
             message=found["__connect.errors.exception.message"],
             attempts=int(found["trunkline-attempts"]),
             status=None if status is None else int(status),
-            at=datetime.fromisoformat(found["trunkline-last-failed-at"]),
+            at=time_of(found["trunkline-last-failed-at"]),
         ),
-        first_failed_at=datetime.fromisoformat(found[FIRST_FAILED]),
+        first_failed_at=time_of(found[FIRST_FAILED]),
         replays=int(found[REPLAY_COUNT]),
     )
 

@@ -135,3 +135,24 @@ def test_a_record_of_somebody_else_is_no_dead_letter_of_ours(missing: str) -> No
     headers = tuple(header for header in write(EVENT, HERE, FAILURE) if header[0] != missing)
     with pytest.raises(KeyError):
         read(headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trunkline-origin-partition", b"-1"),
+        ("trunkline-origin-partition", b"2147483648"),
+        ("trunkline-origin-offset", b"-5"),
+        ("trunkline-origin-offset", b"9223372036854775808"),
+        ("trunkline-last-failed-at", b"2026-03-01T12:00:00"),
+        ("trunkline-last-failed-at", b"0001-01-01T00:00:00+14:00"),
+        ("trunkline-first-failed-at", b"9999-12-31T23:59:59-14:00"),
+    ],
+)
+def test_what_no_worker_writes_is_no_letter_of_ours_and_no_end_of_a_list(name: str, value: bytes) -> None:
+    forged = tuple((known, value if known == name else had) for known, had in write(EVENT, HERE, FAILURE))
+    with pytest.raises(ValueError, match=r"offset|place|range"):
+        read(forged)
+    assert sent_again(forged, HERE)[0] == HERE
+    again = write(forged, HERE, FAILURE)
+    assert read(again) == Letter(HERE, FAILURE, AT, 0), "a record with such headers has a letter that can be read"
