@@ -97,6 +97,9 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"the target {told}: its events wait and lose nothing. See `trunkline target ls`."
     for told in one.unused:
         yield f"it leaves {told}: what one leaves is nobody else's. Give each the weight that it needs."
+    if one.paused:
+        why = f" ({one.paused_why})" if one.paused_why else ""
+        yield f"paused by {one.paused}{why}, and calls nobody until then: trunkline sink resume {one.flow}."
     for reason in one.halted:
         yield f"halted: {reason}"
     for reason in one.waits:

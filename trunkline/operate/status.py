@@ -73,6 +73,8 @@ class Standing:
     """Whether its dead letters are too many to be counted at a glance."""
     paused: str = ""
     """Who has paused its sink."""
+    paused_why: str = ""
+    """The reason, as far as one was given."""
     halted: tuple[str, ...] = ()
     """Why it stands still, where a worker has halted it."""
     waits: tuple[str, ...] = ()
@@ -178,13 +180,13 @@ def parts(name: str, flow: Reading) -> list[str]:
 
 def delivering(standing: Standing, sink: str, db: Connection | None, held: Orders) -> Standing:
     """Add what is known of the sink."""
-    paused = held.paused[sink].who if sink in held.paused else ""
+    if (command := held.paused.get(sink)) is not None:
+        standing = replace(standing, paused=command.who, paused_why=command.why)
     if db is None:
-        return replace(standing, paused=paused)
+        return standing
     counts = deliveries.count(db, sink)
     return replace(
         standing,
-        paused=paused,
         delivered=counts[State.DONE],
         dead=counts[State.DEAD],
         parked=counts[State.PARKED],

@@ -119,7 +119,10 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     assert [line.split()[:3] for line in told.stdout.splitlines()[2:3]] == [["till", "publish", "waits"]]
     orders.send(project.sender, topic, orders.announcing(said))
 
-    orders.send(project.sender, topic, orders.pausing("store", Command("c", "ann@desk", NOW)))
+    orders.send(project.sender, topic, orders.pausing("store", Command("c", "ann@desk", NOW, "a look")))
     [worst, *_] = project.json("status")
-    assert worst["paused"] == "ann@desk"
-    assert "paused by ann@desk" in project("status").splitlines()[1]
+    assert (worst["paused"], worst["paused_why"]) == ("ann@desk", "a look")
+    told = project.run("status")
+    assert "paused by ann@desk" in told.stdout.splitlines()[1]
+    mend = f"trunkline sink resume {project.flow}"
+    assert f"{project.flow}: paused by ann@desk (a look), and calls nobody until then: {mend}.\n" in told.stderr
