@@ -152,6 +152,16 @@ ROWS: dict[str, list[Panel]] = {
             rate("trunkline_replay_events_total", "flow, outcome", FLOW),
         ),
         (
+            "Broker or ledger away",
+            "For how long no broker has acknowledged anything, or the ledger has taken nothing. 0, or posts wait.",
+            "s",
+            "{{instance}}",
+            (
+                "max by (instance) (trunkline_broker_silence_seconds) "
+                "+ on (instance) max by (instance) (trunkline_ledger_failing_seconds)"
+            ),
+        ),
+        (
             "Partitions held up by a key",
             "Partitions that are not read because one key that fails fills them up; `trunkline status` names the key.",
             "short",
@@ -160,7 +170,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         (
             "Blocker",
-            "The offset of the oldest unfinished record of a partition: `trunkline trace` finds its event.",
+            "The offset of the oldest unfinished record of a partition. Nothing behind it is committed.",
             "short",
             "{{topic}} {{partition}}",
             f"max by (topic, partition) (trunkline_flow_blocker_offset{{{FLOW}}})",
