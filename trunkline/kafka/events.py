@@ -445,11 +445,17 @@ class Member:
             raise Unavailable(f"{topic} cannot be read: {self._words(error, topic)}")
         where = f"{message.topic()} partition {message.partition()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
-            if not self._grows and Slot(message.topic() or "", message.partition() or 0) in self._added:
+            slot = Slot(message.topic() or "", message.partition() or 0)
+            if not self._grows and slot in self._added:
                 raise Halt(
                     f"{where} was added while the flow ran. Its keys are from other partitions, so events of one key "
                     "may pass each other. When the others are read to their end: `trunkline run --start earliest`."
                 )
+            if self._beside.get(slot.topic, NOWHERE) != NOWHERE:  # made anew: nothing of it has been read
+                self._at.pop(slot, None)
+                self._consumer.incremental_unassign(partitions([slot]))  # it lets nobody seek now
+                self._consumer.incremental_assign([TopicPartition(slot.topic, slot.partition, AT_START)])
+                return
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
                 "offsets have expired. Choose where to go on with `trunkline run --start earliest|latest|TIME`."

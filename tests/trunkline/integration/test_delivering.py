@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -596,3 +596,39 @@ def test_partitions_that_a_topic_with_keys_is_given_halt_the_flow(stage: Stage) 
         wait_for(lambda: running.details("halted"))
     [why] = running.details("halted")
     assert "partition 2 was added while the flow ran. Its keys are from other partitions" in why
+
+
+def test_a_topic_of_replays_that_was_made_anew_is_read_from_its_beginning(stage: Stage) -> None:
+    """The ledger knows what is finished, and nobody can say with `--start` where to go on in it."""
+    bus = stage.make(deliver_bus(stage.prefix, 1))
+    flow = flow_of(bus)
+    topic = replay_of(flow)
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/a/*", status=422))
+    stage.write(bus, [note(1)])
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus))
+        stage.target.control.heal(stage.prefix)
+        [dead] = stage.letters(flow)
+        with closing(File(stage.ledger).connect()) as db:
+            runs.begin(db, "live", "shelf", 1, datetime.now(UTC))
+
+        def replay(run: str) -> None:
+            stage.send([(topic, dead.key, dead.value, replayed(tuple(dead.headers), run), 0)])
+
+        for _ in range(5):
+            replay("unknown")
+        wait_for(lambda: running.counted(flow)["repeat"] == 5)
+        with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+            admin.delete_topics([topic])
+        wait_for(lambda: topic not in existing(stage, bus))
+        with stage.control() as control:
+            control.apply(plan(bus, control.existing(names(bus)), stage.kafka))
+        replay("live")
+        wait_for(
+            lambda: stage.rows() == {State.DONE: 1}, why=lambda: (running.details("halted"), running.details("stuck"))
+        )
+
+
+def existing(stage: Stage, bus: Bus) -> Collection[str]:
+    with stage.control() as control:
+        return control.existing(names(bus))
