@@ -182,19 +182,22 @@ def consider(body: bytes) -> None:
     PLAIN.decode(body.decode())
 
 
-LONG = re.compile(rb"[0-9][0-9.]{15}")
+LARGE = rb"[eE][+-]?[0-9]{3}"
+"""In a number: it may be beyond what a float holds."""
+LONG = re.compile(rb"[0-9][0-9.]{15}|[0-9]" + LARGE)
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 
 
 def exactly(body: bytes, mark: bytes) -> bytes:
-    """Write a body's numbers with a point or exponent as texts, marked so, where a float would round them."""
+    """Write a body's numbers with a point or exponent as texts, marked so, where a float would not hold them."""
     if LONG.search(body) is None:
         return body
 
     def quoted(match: re.Match[bytes]) -> bytes:
         token = match[0]
         digits = len(token.lower().partition(b"e")[0].strip(b"-").replace(b".", b"").lstrip(b"0"))
-        rounds = digits > 15 and token[:1] != b'"' and not token.lstrip(b"-").isdigit()
-        return b'"' + mark + token + b'"' if rounds else token
+        rounds = digits > 15 or re.search(LARGE, token) is not None
+        wanted = rounds and token[:1] != b'"' and not token.lstrip(b"-").isdigit()
+        return b'"' + mark + token + b'"' if wanted else token
 
     return TOKEN.sub(quoted, body)

@@ -201,7 +201,12 @@ def test_a_number_of_many_digits_is_what_its_field_is_and_never_a_text() -> None
         "name": LONG,
     }
     wrong = [("name", LONG), ("weight", f'"{LONG}"'), ("price", "[]"), ("price", "true"), ("more", LONG)]
-    for field, value in (*wrong, ("weight", f"{LONG}e999"), ("more.a", f'{{"a": {LONG}e999}}')):
+    for field, value in (
+        *wrong,
+        ("weight", f"{LONG}e999"),
+        ("more.a", f'{{"a": {LONG}e999}}'),
+        ("more.a", '{"a": 1e999}'),
+    ):
         with pytest.raises(Rejected) as refused:
             mixed(**{field.partition(".")[0]: value})
         assert [path for path, _ in refused.value.fields] == [field], value
