@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from trunkline.kafka.cluster import Cluster
 gc.disable()  # what is collected stays: no search through it finds anything, and each takes a third of a second
 settings.register_profile("patient", deadline=None)  # a slow machine is no defect
 settings.load_profile("patient")
+# A run in the background, or under nohup, is started deaf to these, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
