@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,6 +26,7 @@ from tests.trunkline.unit.test_avro_compat import PAIRS
 from trunkline.avro.codec import Codec, split
 from trunkline.avro.compat import clashes
 from trunkline.avro.files import schema_of
+from trunkline.engine import watchdog
 from trunkline.errors import Poison, Unavailable, UnknownSchema, UsageError
 from trunkline.event import to_headers
 from trunkline.kafka.confluent import Confluent
@@ -176,7 +178,9 @@ def test_a_registry_that_is_away_holds_what_it_must_be_asked_for_and_nothing_is_
                 (bus.topics[0].name, b"a", value, to_headers(event), BY_KEY)
                 for event, value in zip(events, values, strict=True)
             )
-            wait_for(lambda: child.log.count("registry does not answer") >= 3, seconds=60, why=lambda: child.log)
+            wait_for(lambda: "registry does not answer" in child.log, seconds=60, why=lambda: child.log)
+            until = time.monotonic() + watchdog.SILENT + watchdog.DUMPING
+            wait_for(lambda: time.monotonic() > until)
             assert stage.committed(bus, flow) == {0: 1}, "what it knows is done, in order, and nothing else"
         finally:
             os.kill(registry, signal.SIGCONT)
