@@ -129,9 +129,11 @@ def test_a_process_id_reused_by_another_program_is_left_alone(tmp_path: Path) ->
 
 
 def test_another_folders_broker_is_not_ours(tmp_path: Path) -> None:
-    marked = [sys.executable, "-c", "input()", f"-Dtrunkline.broker={tmp_path / 'theirs'}"]
-    with subprocess.Popen(marked, stdin=subprocess.PIPE) as other:
+    marked = [sys.executable, "-c", "print(flush=True); input()", f"-Dtrunkline.broker={tmp_path / 'theirs'}"]
+    with subprocess.Popen(marked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         try:
+            assert other.stdout is not None
+            other.stdout.readline()  # a process that has only just begun has no command line yet
             assert state(tmp_path / "theirs", other.pid, 20_000).pid == other.pid
             assert state(tmp_path / "ours", other.pid, 20_000).pid is None
         finally:
