@@ -13,7 +13,7 @@ from trunkline.cli.command import Why, person
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
 from trunkline.cli.replay import told as whose
 from trunkline.cli.replay import whom
-from trunkline.cli.show import many, moment, print_table
+from trunkline.cli.show import ROWS, many, moment, print_table
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Deliver, Reading
 from trunkline.kafka.control import Control
@@ -25,9 +25,6 @@ from trunkline.operate import discard as operate
 from trunkline.operate.discard import Known, Plan
 from trunkline.operate.replay import has_key
 from trunkline.settings import load
-
-MOST = 100
-"""Events that a table has."""
 
 
 def discard(
@@ -79,8 +76,8 @@ def discard(
         if not run:
             if planned.give_up or planned.rest:
                 out.print()
-                print_table(("event", "origin", "class", "since", "state", "plan"), islice(rows(planned), MOST))
-            if (more := len(planned.give_up) + len(planned.rest) - MOST) > 0:
+                print_table(("event", "origin", "class", "since", "state", "plan"), islice(rows(planned), ROWS))
+            if (more := len(planned.give_up) + len(planned.rest) - ROWS) > 0:
                 talk.print(f"… and {more:,} more: --json prints all.", markup=False)
             if given:
                 talk.print(f"Nothing was discarded. Do it with: {command}", markup=False)

@@ -11,7 +11,7 @@ import typer
 
 from trunkline.cli import discard, replay
 from trunkline.cli.project import Json, cluster_of, load_bus, looking, no_ledger, out, print_json, safe, talk
-from trunkline.cli.show import called, curtain_of, hex_start, many, moment, print_table
+from trunkline.cli.show import ROWS, called, curtain_of, hex_start, many, moment, print_table
 from trunkline.deadletter import Kind
 from trunkline.flow.declare import Bus, Deliver, dead_letters_of, identity_of, schemas_of, sink_identity
 from trunkline.kafka.control import Control
@@ -28,8 +28,6 @@ app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")]
 
-SHOWN = 100
-"""Events that a table has, unless more are asked for."""
 CAUSES = 10
 """Reasons that are counted one by one."""
 
@@ -46,7 +44,7 @@ MEANING: dict[Kind, str] = {
 @app.command("ls")
 def list_letters(
     sink: Annotated[str | None, typer.Argument(metavar="SINK", help="A sink's name, or a flow's.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many events of SINK a table has at most.")] = SHOWN,
+    limit: Annotated[int, typer.Option(min=1, help="How many events of SINK a table has at most.")] = ROWS,
     *,
     as_json: Json = False,
 ) -> None:

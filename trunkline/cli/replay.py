@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
-from trunkline.cli.show import Curtain, called, curtain_of, print_table
+from trunkline.cli.show import ROWS, Curtain, called, curtain_of, print_table
 from trunkline.errors import UsageError
 from trunkline.flow.declare import (
     Bus,
@@ -44,8 +44,6 @@ SENT: dict[State | None, str] = {
     State.AMBIGUOUS: "ambiguous: may have been applied, and the target without keys will be called again",
     State.INTENT: "being called, or were when a worker ended: sent again unless they turn out to be delivered",
 }
-MOST = 100
-"""Events that a table has."""
 FINISHED = {
     State.DONE: "are delivered already",
     State.SUPERSEDED: "are superseded: a later event of the key is delivered",
@@ -240,19 +238,15 @@ class Shown:
 
     def table(self, headings: Sequence[str], events: Iterable[tuple[Dead, tuple[str, ...]]]) -> None:
         """Print the first events, each with what is said of it."""
-        first = list(islice(events, MOST))
+        first = list(islice(events, ROWS))
         reasons = self._reasons(dead for dead, _ in first)
         both = zip(reasons, first, strict=True)
         print_table(headings, [row(dead, reason, self._curtain, *what) for (dead, reason), (_, what) in both])
 
     def _reasons(self, group: Iterable[Dead]) -> Iterator[tuple[Dead, str]]:
         """Give each event with why it is dead."""
-        rest = iter(group)
-        while some := list(islice(rest, browse.OPENED)):
-            found = browse.ahead(self._control, self._topic, some)
-            for dead in some:
-                letter = found.get((dead.partition, dead.offset))
-                yield dead, "its letter has been deleted meanwhile" if letter is None else letter.letter.failure.message
+        for dead, one in browse.newest(self._control, self._topic, group):
+            yield dead, "its letter has been deleted meanwhile" if one is None else one.letter.failure.message
 
 
 def print_plan(planned: Plan, flow: Reading, show: Shown, command: str, *, as_json: bool) -> None:
@@ -303,7 +297,7 @@ def print_plan(planned: Plan, flow: Reading, show: Shown, command: str, *, as_js
     nothing = (*planned.finished, *planned.under_way)
     decided = (("send", planned.send), ("nothing", nothing), ("refuse", planned.refused))
     show.table(headings, ((dead, (word(dead), what)) for what, group in decided for dead in group))
-    if (more := planned.selected - MOST) > 0:
+    if (more := planned.selected - ROWS) > 0:
         talk.print(f"… and {more:,} more: --event and --key choose some, --json prints all.", markup=False)
     if planned.send:
         talk.print(f"Nothing was sent. Run it with: {command}", markup=False)
@@ -340,7 +334,7 @@ def print_report(planned: Plan, progress: Progress, flow: Reading, show: Shown, 
     if left:
         headings = ("event", "key", "origin", "class", "replays", "now", "reason")
         show.table(headings, ((dead, (name,)) for name, group in left.items() for dead in group))
-        if (more := sum(map(len, left.values())) - MOST) > 0:
+        if (more := sum(map(len, left.values())) - ROWS) > 0:
             talk.print(f"… and {more:,} more: `trunkline dlq ls` of the same name counts them by reason.", markup=False)
     if progress.gone:
         why = "the letters, or values that were too large for them, have been deleted"

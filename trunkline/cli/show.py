@@ -24,6 +24,8 @@ from trunkline.redact import hashed, mask, redact_data
 
 GAP = 2
 """Spaces between two columns."""
+ROWS = 100
+"""Events that a table has, unless more are asked for."""
 FOLDED = 24
 """Characters that are left to the last column at least."""
 SHOWN = 32

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from trunkline.flow.journeys import Data
+from trunkline.formats.plain import media_of
 
 DEEPEST = 24
 """Levels that are looked at: a schema that holds itself has no end."""
@@ -24,7 +25,7 @@ class Schemas(Protocol):
 
 def takes(media: str, kind: str) -> bool:
     """Say whether a range of media types has one of them."""
-    wanted = media.partition(";")[0].strip().lower()
+    wanted = media_of(media)
     return wanted in ("*/*", kind) or (wanted.endswith("/*") and kind.startswith(wanted[:-1]))
 
 
@@ -113,7 +114,7 @@ def wrong_types(encoding: Mapping[str, Data], parts: Mapping[str, Sequence[Data]
     for name, sent in parts.items():
         wanted = str(encoding.get(name, {}).get("contentType", ""))
         for part in sent if wanted else ():
-            kind = part.get("type", "text/plain").partition(";")[0].strip().lower()
+            kind = media_of(part.get("type", "text/plain"))
             if not any(takes(media, kind) for media in wanted.split(",")):
                 yield name, f"is of type {kind}; the document wants {wanted}"
 

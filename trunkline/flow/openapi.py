@@ -25,6 +25,7 @@ from trunkline.flow.media import (
     takes,
     wrong_types,
 )
+from trunkline.formats.plain import media_of
 
 DOCUMENT = "urn:document"
 JSON = "application/json"
@@ -379,7 +380,7 @@ def body_faults(operation: Operation, request: Data) -> Iterator[tuple[str, str]
 
 def kind_of_body(request: Data) -> str:
     """Give the content type of a request's body, without its parameters."""
-    return str(request["headers"].get("content-type", "")).partition(";")[0].strip().lower()
+    return media_of(str(request["headers"].get("content-type", "")))
 
 
 def value_of(document: Document, schema: Data, body: Data) -> Any:

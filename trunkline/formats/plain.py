@@ -36,6 +36,11 @@ CHARSET = re.compile(r"""(?i);\s*charset\s*=\s*["']?([\w.:-]+)""")
 """Where a content type names one."""
 
 
+def media_of(content_type: str) -> str:
+    """Give a content type without its parameters (RFC 9110 §8.3.1)."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def text_of(value: object) -> str:
     """Write a plain value in the lexical form of its XML Schema type (XSD 1.1 part 2 §3.3), a decimal without exponent.
 

@@ -213,16 +213,19 @@ def noted(one: Opened, shared: dict[Any, Any]) -> Dead:
 
 
 def opened(control: Control, topic: str, wanted: Iterable[Dead]) -> Iterator[tuple[Dead, Opened]]:
+    """Read the newest letters of events as `newest` does, without those that the topic has deleted meanwhile."""
+    return ((dead, one) for dead, one in newest(control, topic, wanted) if one is not None)
+
+
+def newest(control: Control, topic: str, wanted: Iterable[Dead]) -> Iterator[tuple[Dead, Opened | None]]:
     """Read the newest letters of events, many at a time, in the order in which they are wanted.
 
-    What the topic has deleted meanwhile is left out.
+    What the topic has deleted meanwhile is None.
     """
     rest = iter(wanted)
     while some := list(islice(rest, OPENED)):
         found = ahead(control, topic, some)
-        yield from (
-            (dead, found[dead.partition, dead.offset]) for dead in some if (dead.partition, dead.offset) in found
-        )
+        yield from ((dead, found.get((dead.partition, dead.offset))) for dead in some)
 
 
 def ahead(control: Control, topic: str, wanted: Iterable[Dead]) -> dict[tuple[int, int], Opened]:

@@ -22,11 +22,8 @@ from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import REOPENED, Place, State
 from trunkline.ledger.parks import holding
 from trunkline.operate import browse, reprocess
-from trunkline.operate.rebuild import outcome_of
+from trunkline.operate.rebuild import chunks, outcome_of
 from trunkline.operate.replay import select
-
-AT_ONCE = 500
-"""Rows that are written together."""
 
 
 class Known(NamedTuple):
@@ -125,13 +122,12 @@ def discard(
     given = [given_up(known.entry, who, why, now) for known in planned.give_up]
     for future in [sender.send(*audit.record_of(outcomes_of(bus), entry)) for entry in given]:
         future.result()
+    outcomes = [outcome_of(entry, flow, number) for entry in given]
     against: set[Place] = set()
-    for begin in range(0, len(given), AT_ONCE):
-        some = given[begin : begin + AT_ONCE]
+    for some in chunks(outcomes):
         with db.transaction():
-            against |= deliveries.record(db, [outcome_of(entry, flow, number) for entry in some]).against.keys()
-    pairs = zip(planned.give_up, given, strict=True)
-    return [known for known, entry in pairs if outcome_of(entry, flow, number).place in against]
+            against |= deliveries.record(db, some).against.keys()
+    return [known for known, outcome in zip(planned.give_up, outcomes, strict=True) if outcome.place in against]
 
 
 def given_up(entry: Entry, who: str, why: str, now: datetime) -> Entry:

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from trunkline.errors import Rejected
 from trunkline.formats import json
+from trunkline.formats.plain import media_of
 from trunkline.webhooks import WebhookRequest, invalid
 
 STRUCTURED = "application/cloudevents+json"
@@ -93,11 +94,6 @@ def cloud_events(request: WebhookRequest) -> list[CloudEvent]:
         why = f"It is read from {STRUCTURED}, {BATCHED}, and the headers ce-id, ce-source …; nothing was published."
         raise Rejected(415, "CloudEvents are read as JSON alone", why)
     return [binary(request)]
-
-
-def media_of(content_type: str) -> str:
-    """Give a content type without its parameters."""
-    return content_type.partition(";")[0].strip().lower()
 
 
 def whole(request: WebhookRequest) -> Any:

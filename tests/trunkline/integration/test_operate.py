@@ -219,7 +219,7 @@ def test_of_many_letters_a_table_has_the_first_and_counts_the_others_and_json_ha
     for number in range(6):
         project.fail(f"e{number}", replays=number, partition=number % 2, state=State.DONE if number > 3 else State.DEAD)
     monkeypatch.setattr(browse, "OPENED", 2)
-    monkeypatch.setattr(replay, "MOST", 2)
+    monkeypatch.setattr(replay, "ROWS", 2)
     letters = project.json("dlq", "ls", "store")
     assert [one["event"] for one in letters] == ["e5", "e4", "e3", "e2", "e1", "e0"], "the newest failure first"
     assert {one["reason"] for one in letters} == {"answered 422: no such \x1b[31mshelf"}
