@@ -35,8 +35,18 @@ KEPT = 64 * 1024
 """Bytes of an answer's body that are kept."""
 READ = 1024 * 1024
 """Bytes of an answer's body that are read, decompressed: the connection is closed on the rest."""
+IDLE = 4.0
+"""Seconds for which a connection is kept without a call. Servers close it after 5 and more: not just as one is sent."""
+SILENCE = 5.0
+"""Seconds without a word on an HTTP/2 connection with calls under way, after which it must show that it lives."""
 CONNECTING = "client error (Connect)"
 """What the HTTP client names as a cause when a call ended while it was connecting."""
+SENDING = "client error (SendRequest)"
+"""What it names when a call ended before its status came."""
+UNTOUCHED = re.compile("stream error received: refused stream|connection error received: ")
+"""How it begins to say that an HTTP/2 server has not begun with a request and never will (RFC 9113 §8.7).
+
+The server has refused its stream, or said goodbye (GOAWAY) and named an earlier one as the last."""
 LOCKED_OUT = "tunnel error: proxy authorization required"
 """What it names when a proxy has answered 407."""
 DISTRUST = "invalid peer certificate: "
@@ -110,6 +120,9 @@ class Transport:
                 .timeout(timedelta(seconds=deadline))
                 .connect_timeout(timedelta(seconds=PATIENCE))
                 .pool_max_idle_per_host(connections)
+                .pool_idle_timeout(timedelta(seconds=IDLE))
+                .http2_keep_alive_interval(timedelta(seconds=SILENCE))
+                .http2_keep_alive_timeout(timedelta(seconds=2 * SILENCE))
             )
             if proxy is not None:
                 builder = builder.proxy(ProxyBuilder.all(proxy))
@@ -141,7 +154,7 @@ class Transport:
         that follows.
 
         Raises:
-            Retryable: no connection, so the target has not seen it.
+            Retryable: no connection, or the target sent it back: it has not acted on it.
             Unknown: sent, and no status came back: the target may have acted on it.
             Permanent: no such request can be made.
             NoToken: there are no credentials to call with now, so the target has not seen it.
@@ -191,6 +204,8 @@ class Transport:
             try:
                 answer = await answered(call, method, kept, careful=careful)
             except PyreqwestError as error:
+                if untouched(error):
+                    raise Retryable("the target has sent the request back and not begun with it") from None
                 if not unsent(error):
                     raise Unknown(f"no answer from the target: {reason(error)}") from None
                 if LOCKED_OUT in causes(error):
@@ -326,6 +341,12 @@ def unsent(error: PyreqwestError) -> bool:
     The exception's type does not say so: a connection that is reset after the request is a ConnectError too.
     """
     return isinstance(error, PoolTimeoutError) or CONNECTING in causes(error)
+
+
+def untouched(error: PyreqwestError) -> bool:
+    """Say whether the target has said that it did nothing with a request, so that it may be made again."""
+    found = causes(error)
+    return SENDING in found and UNTOUCHED.match(found[-1]) is not None
 
 
 def reason(error: Exception) -> str:
