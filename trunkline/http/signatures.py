@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime
 
-from standardwebhooks import Webhook
-
-from trunkline.errors import Halt, Permanent
+from trunkline.errors import Halt
+from trunkline.sources.signatures import signature
 
 
 def message_signature(
@@ -52,23 +51,17 @@ def signed(base: str, secret: bytes) -> str:
     return base64.b64encode(hmac.digest(secret, base.encode(), "sha256")).decode()
 
 
-def webhook_signature(
-    headers: Mapping[str, str], body: bytes, webhooks: Sequence[Webhook], now: datetime
-) -> dict[str, str]:
-    """Give the headers of a signed webhook, one signature of each secret (Standard Webhooks 1.0).
+def webhook_signature(headers: Mapping[str, str], body: bytes, keys: Sequence[bytes], now: datetime) -> dict[str, str]:
+    """Give the headers of a signed webhook, one signature under each secret (Standard Webhooks 1.0).
 
     Raises:
         Halt: the call has no `webhook-id`, so no event could be signed.
-        Permanent: the body is no text.
     """
     if not (name := headers.get("webhook-id")):
         wanted = 'idempotency = Idempotency(header="webhook-id")'
         raise Halt(f"a signed webhook has our idempotency key as its id, and the sink does not send it. Say {wanted}.")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise Permanent("a signed webhook carries text, and this body is none") from None
+    timestamp = str(int(now.timestamp()))
     return {
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": " ".join(one.sign(name, now, text) for one in webhooks),
+        "webhook-timestamp": timestamp,
+        "webhook-signature": " ".join(signature(key, name, timestamp, body) for key in keys),
     }

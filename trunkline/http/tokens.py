@@ -43,7 +43,7 @@ from trunkline.redact import forget_secret, keep_secret
 from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
 from trunkline.settings import Env, filled, is_set
-from trunkline.sources.signatures import live, webhook_of
+from trunkline.sources.signatures import key_of, live
 from trunkline.verdict import wished, words
 
 DEADLINE = 5.0
@@ -112,8 +112,8 @@ def prove(credentials: Credentials | None, url: str, reach: Open) -> Proof:
                 )
             )
         case SignedWebhook(secret, also):
-            webhooks = [webhook_of(one) for one in live(secret, also)]
-            return Signing(lambda _method, _path, headers, body, now: webhook_signature(headers, body, webhooks, now))
+            keys = [key_of(one) for one in live(secret, also)]
+            return Signing(lambda _method, _path, headers, body, now: webhook_signature(headers, body, keys, now))
         case Rotation(first, second):
             proof = prove(first, url, reach)
             return Rotating(proof, prove(second, url, reach)) if all(map(is_set, settings_of(second))) else proof

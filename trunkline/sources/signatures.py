@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from standardwebhooks import Webhook
-
 from trunkline.errors import Rejected, UsageError
 from trunkline.redact import keep_secret
 from trunkline.settings import Secret, filled, is_set
@@ -109,15 +107,6 @@ def key_of(secret: Secret) -> bytes:
     if not key:
         raise UsageError(f"{secret.name} is no Standard Webhooks secret (whsec_ and base64).")
     return key
-
-
-def webhook_of(secret: Secret) -> Webhook:
-    """Give what signs text under a secret of Standard Webhooks.
-
-    Raises:
-        UsageError: it is not set, or is none.
-    """
-    return Webhook(key_of(secret))
 
 
 def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:

@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
+from standardwebhooks import Webhook
 
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import KEY, Way, each_way, first
 from trunkline.errors import Halt, Retryable
 from trunkline.http.guard import Address
-from trunkline.http.proofs import NOTHING, OPEN, NoToken, Signature
+from trunkline.http.proofs import NOTHING, OPEN, NoToken, Signature, Signing
+from trunkline.http.signatures import webhook_signature
 from trunkline.http.tokens import authority_of
 from trunkline.http.transport import Transport
-from trunkline.requests import Request
+from trunkline.requests import Idempotency, Request
 from trunkline.responses import Response
 
 
@@ -79,6 +82,30 @@ def test_what_is_signed_is_what_is_sent(way: Way) -> None:
     assert served.sent["authorization"] == "one"
     assert headers.get("idempotency-key", KEY) == KEY
     assert proof.closed
+
+
+def test_each_attempt_of_a_webhook_has_the_id_of_its_event_and_a_signature_of_its_own_time() -> None:
+    """Else a receiver, who takes a signature for five minutes, would refuse whatever was sent again later."""
+    secret, began = b"shared", datetime.now(UTC)
+    times = iter([began - timedelta(minutes=4), began])
+    proof = Signing(lambda _m, _p, headers, body, now: webhook_signature(headers, body, [secret], now), times.__next__)
+    taken = Idempotency(header="webhook-id")
+
+    async def run() -> list[dict[str, str]]:
+        async with (
+            Served(answer(503, "connection: close")) as served,
+            Transport(served.url, proof, guard=LOOPBACK, connections=1) as transport,
+        ):
+            sent = []
+            for attempt in range(2):
+                await transport.send(Request.post("/", json={"n": "ü"}), KEY, taken, again=attempt > 0)
+                sent.append(served.sent)
+                Webhook(secret).verify(served.bodies[-1], served.sent)
+            return sent
+
+    first, second = asyncio.run(run())
+    assert first["webhook-id"] == second["webhook-id"] == KEY
+    assert int(second["webhook-timestamp"]) - int(first["webhook-timestamp"]) == 240
 
 
 @each_way
