@@ -52,7 +52,7 @@ from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import BY_KEY, Sender, Written
 from trunkline.kafka.registry import Format, Registry
-from trunkline.kafka.topics import plan, reading
+from trunkline.kafka.topics import names, plan, reading
 from trunkline.ledger.deliveries import State
 from trunkline.observe import Every, Metrics, Observed, Observer
 from trunkline.settings import Gateway, Kafka, Ledger, Settings, Targets
@@ -531,6 +531,13 @@ class Stage:
     def ends(self, topic: str) -> dict[int, int]:
         with self.control() as control:
             return {slot.partition: offset for slot, offset in control.ends([topic]).items()}
+
+    def make_anew(self, bus: Bus, topic: str) -> None:
+        """Delete a topic of a bus and make it again, as fast as that can be."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin, self.control() as control:
+            admin.delete_topics([topic])
+            wait_for(lambda: topic not in control.existing([topic]))
+            control.apply(plan(bus, control.existing(names(bus)), self.kafka))
 
     def attempts(self) -> list[Attempt]:
         """Give every call to this test's API, in order of arrival."""

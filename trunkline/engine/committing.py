@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from trunkline.engine.making import Entry, Maker
 from trunkline.errors import TrunklineError, Unavailable
-from trunkline.kafka.events import Slot, clock
+from trunkline.kafka.events import Membership, Slot, clock
 from trunkline.kafka.transactions import Outdated, Refused, Transactions
 
 Upto = Mapping[Slot, tuple[int, str]]
@@ -59,8 +59,8 @@ class Committer:
         """By when what is under way has gone on, or never will: librdkafka is given ten seconds for each thing."""
         self._transactions = open_(one_by_one=False)
 
-    def begin(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> UnderWay:
-        """Write entries, and begin to commit them and the offsets after them; `metadata` is from `Member.metadata`.
+    def begin(self, entries: Sequence[Entry], upto: Upto, membership: Membership) -> UnderWay:
+        """Write entries, and begin to commit them and the offsets after them.
 
         What is `written` raises Outdated, Halt or Unavailable when nothing was.
         """
@@ -73,7 +73,7 @@ class Committer:
 
         def end() -> None:
             try:
-                self._end(entries, upto, metadata, sent)
+                self._end(entries, upto, membership, sent)
                 written.set_result(None)
             except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
                 written.set_exception(error)
@@ -89,14 +89,14 @@ class Committer:
                 sent.set_exception(error)
         return UnderWay(clock(), entries, upto, written)
 
-    def _end(self, entries: Sequence[Entry], upto: Upto, metadata: Any, sent: "Future[None]") -> None:
+    def _end(self, entries: Sequence[Entry], upto: Upto, membership: Membership, sent: "Future[None]") -> None:
         """Commit what is being sent; when the broker has refused a record, find out which, and bury its event."""
         try:
             with self._aborting():
                 if sent.done():
                     sent.result()  # nothing to offer beside what was not even written
                 try:
-                    self._offer(upto, metadata)  # while the records are on their way
+                    self._offer(upto, membership)  # while the records are on their way
                 except Outdated:
                     wait([sent])  # what the client drops then has not failed
                     raise
@@ -107,7 +107,7 @@ class Committer:
                 self._commit()
         except Refused:
             try:
-                entries = self._sift(entries, upto, metadata)
+                entries = self._sift(entries, upto, membership)
             finally:
                 self._transactions = self._take_over(one_by_one=False)
         else:
@@ -128,7 +128,7 @@ class Committer:
                 event, why, kind = entry.dead
                 self._see("dead", event=event, detail=why, outcome=kind)
 
-    def _sift(self, entries: Sequence[Entry], upto: Upto, metadata: Any) -> Sequence[Entry]:
+    def _sift(self, entries: Sequence[Entry], upto: Upto, membership: Membership) -> Sequence[Entry]:
         """Write entries one by one in a transaction, with letters in place of those that are refused."""
         sifted = [*entries]
         while True:
@@ -138,7 +138,7 @@ class Committer:
                 with self._aborting():
                     self._send(sifted)
                     self._flush()
-                    self._offer(upto, metadata)
+                    self._offer(upto, membership)
                     self._commit()
             except Refused as refused:
                 owners = [number for number, entry in enumerate(sifted) for _ in entry.writes]
@@ -170,11 +170,11 @@ class Committer:
         self._transactions.flush()
         self._see("produced")
 
-    def _offer(self, upto: Upto, metadata: Any) -> None:
+    def _offer(self, upto: Upto, membership: Membership) -> None:
         """Let the transaction commit the offsets."""
         offsets = {slot: offset for slot, (offset, _) in upto.items()}
         self._goes_on(PATIENCE)
-        self._transactions.offer(offsets, metadata, lambda slot: upto[slot][1])
+        self._transactions.offer(offsets, membership, lambda slot: upto[slot][1])
 
     def _commit(self) -> None:
         """Make it visible together with the offsets."""

@@ -329,7 +329,7 @@ class Session:
     def _begin_transaction(self) -> None:
         entries, self._gathered, self._bytes = self._gathered, [], 0
         with self._heart.within(COMMITTING):
-            self._under_way = self._committer.begin(entries, self._upto(entries), self._member.metadata())
+            self._under_way = self._committer.begin(entries, self._upto(entries), self._member.membership())
 
     def _upto(self, entries: Sequence[Entry]) -> Upto:
         """Give the offset to commit of each partition with these entries, and the note beside it."""

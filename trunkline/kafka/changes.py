@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is meant to be used
 
 from trunkline.errors import Unavailable
-from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import COMMON, DENIED, READING, words
+from trunkline.kafka.cluster import COMMON, Cluster
+from trunkline.kafka.events import DENIED, READING, words
 
 T = TypeVar("T")
 
@@ -59,8 +59,7 @@ class Changes:
         """
         self._topic = topic
         brokers: dict[str, Any] = cluster.librdkafka()
-        common: dict[str, Any] = {**COMMON, **brokers}
-        self._admin = AdminClient(common)
+        self._admin = AdminClient({**COMMON, **brokers})
         self.identity = self._identify()
         self.remembers = self._remembers()
         """Seconds for which the topic tells that a row was deleted."""

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from trunkline.errors import UsageError
+from trunkline.kafka.clientlog import LOG
 from trunkline.redact import keep_secret
 from trunkline.settings import Kafka
+
+COMMON: dict[str, Any] = {
+    "logger": LOG,
+    "log_level": 4,
+    "broker.address.family": "v4",
+    "topic.metadata.refresh.interval.ms": 60_000,  # in which whoever runs notices that a topic has more partitions
+}
+"""What every client of librdkafka that lives on is told, whichever the brokers are."""
 
 
 def setting(name: str) -> str:

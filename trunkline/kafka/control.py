@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from textwrap import shorten
 from typing import Any, Literal, Self, TypeVar, assert_never
+from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
@@ -24,9 +25,10 @@ from trunkline.errors import TopologyError, Unavailable, UsageError, meant
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
 from trunkline.kafka.cluster import Cluster, lacking
-from trunkline.kafka.events import Slot, is_added
+from trunkline.kafka.events import Slot, is_added, is_of_another
 from trunkline.kafka.greeting import greet
 from trunkline.kafka.orders import Passed
+from trunkline.kafka.topicids import written
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
 T = TypeVar("T")
@@ -210,14 +212,25 @@ class Control:
         return {topic: moment(timestamp) for topic, timestamp in newest.items()}
 
     def committed(self, group: str) -> dict[Slot, tuple[int, str]]:
-        """Give the offsets that a group has committed, with the note beside each."""
+        """Give the offsets that a group has committed, with what stands beside each.
+
+        Those are left out that a worker has committed of a topic that was deleted and made anew since.
+        """
         missing = lacking("Describe", f"group {group}")
         answer = self._ask(lambda: self._admin.list_group_offsets({group: None}), missing=missing)[group]
         # librdkafka commits the zero byte that ends the note in C.
-        return {
+        found = {
             Slot(*place): (at.offset, (at.metadata or "").rstrip("\0"))
             for place, at in answer.items()
             if at.offset >= 0
+        }
+        ids = {
+            topic["name"]: written(UUID(topic["topic_id"])) for topic in self._described({slot.topic for slot in found})
+        }
+        return {
+            slot: (offset, beside)
+            for slot, (offset, beside) in found.items()
+            if not is_of_another(beside, ids.get(slot.topic, ""))
         }
 
     def commit(self, group: str, offsets: Mapping[Slot, int]) -> None:

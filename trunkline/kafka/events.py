@@ -30,8 +30,8 @@ from confluent_kafka import (
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
 from trunkline.flow.declare import Topic
-from trunkline.kafka.clientlog import LOG
-from trunkline.kafka.cluster import Cluster, lacking
+from trunkline.kafka.cluster import COMMON, Cluster, lacking
+from trunkline.kafka.topicids import Ids, topic_ids
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a client lets through; the topics set the real limits."""
@@ -42,12 +42,6 @@ BY_KEY = -1
 AT_START, AT_END, NOWHERE = OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID
 """Where a member begins to read a topic of which its group has no offset; nowhere is a Halt (I1)."""
 
-COMMON = {
-    "logger": LOG,
-    "log_level": 4,
-    "broker.address.family": "v4",
-    "topic.metadata.refresh.interval.ms": 60_000,  # in which whoever runs notices that a topic has more partitions
-}
 PRODUCER = {
     **COMMON,
     "acks": "all",
@@ -81,6 +75,11 @@ SESSION_SECONDS = 10
 """How long a group waits for a member that has gone without a word; its partitions stand still meanwhile."""
 HEARTBEATS = 6
 """Commits in one session at least, whether anything has moved or not: each one proves that we are still a member."""
+
+
+AT, OF = "at=", ";of="
+"""What stands beside an offset begins with when it was committed, and the id of the topic that it is of."""
+CHOOSE = "Choose where to go on with `trunkline run --start earliest|latest|TIME`."
 
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -260,6 +259,13 @@ class Sender:
         self._producer = Producer(self._configuration)
 
 
+class Membership(NamedTuple):
+    """What a transaction needs to be fenced together with a member (KIP-447), and the ids of the topics it reads."""
+
+    group: Any
+    ids: Ids
+
+
 class Member:
     """One member of a flow's group. One thread owns it and calls everything, callbacks included (D1).
 
@@ -303,6 +309,9 @@ class Member:
         self._accepted = accepted
         self._begin = begin
         self._note = note
+        self._ids = topic_ids(cluster)
+        self._read: Ids = {}
+        """The ids of the topics that are read, as they were when partitions came last."""
         self._added: set[Slot] = set()
         """Partitions, of those that were assigned last, that the topic has been given while the flow ran."""
         self._ours: set[Slot] = set()
@@ -343,9 +352,14 @@ class Member:
         """Return what has arrived, waiting at most `seconds` for the first record. Call it often: callbacks run in it.
 
         Raises:
-            Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone.
+            Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone or another.
             Unavailable: the broker does not answer, or lets us read no more; go on with a new member.
         """
+        for topic in self._ids.changed(self._read):
+            why = f"{topic} was deleted and made anew while it was read"
+            if self._beside.get(topic, NOWHERE) != NOWHERE:
+                raise Unavailable(why)  # a new member knows where to begin
+            raise Halt(f"{why}. {CHOOSE}")
         given_back = self._given_back
         try:
             first = self._consumer.poll(seconds)
@@ -384,6 +398,7 @@ class Member:
                 if slot in self._ours
                 and (slot not in self._at or self._at[slot].offset != offset or self._differs(slot))
             },
+            self._read,
             self._note,
         )
         self._at.update((Slot(place.topic, place.partition), place) for place in moved)
@@ -428,12 +443,12 @@ class Member:
             self._consumer.resume(partitions(go))
         self._paused = (self._paused | stop) - go
 
-    def metadata(self) -> Any:
-        """Give what a transaction needs to be fenced together with this member (KIP-447).
+    def membership(self) -> Membership:
+        """Say in what a transaction takes part.
 
         As everything here it is for the one thread: from another it would wait for `fetch`, and perhaps for ever.
         """
-        return self._consumer.consumer_group_metadata()
+        return Membership(self._consumer.consumer_group_metadata(), self._read)
 
     def close(self) -> None:
         """Leave the group; `revoked` is called first."""
@@ -458,7 +473,7 @@ class Member:
                 return
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
-                "offsets have expired. Choose where to go on with `trunkline run --start earliest|latest|TIME`."
+                f"offsets have expired. {CHOOSE}"
             )
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise Halt(f"{where} cannot be read: {error.str()}. Run `trunkline topics apply`.")
@@ -472,7 +487,7 @@ class Member:
         wanted = [*places, *(TopicPartition(topic, one.partition) for topic in self._beside for one in places)]
         if wanted and (self._beside or self._begin is not None):
             wanted = self._begins(consumer, wanted)
-        worked = {slot: place.offset for slot, place in self._at.items() if (place.metadata or "").startswith("at=")}
+        worked = {slot: place.offset for slot, place in self._at.items() if time_in(place.metadata or "")}
         self._assigned([slot_of(place) for place in wanted], worked)
         consumer.incremental_assign(wanted)
         consumer.resume(wanted)  # librdkafka keeps a partition paused that was so when it was taken away
@@ -482,7 +497,8 @@ class Member:
 
     def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Give each partition the offset where to begin; what is read from its end is so by all who come later too."""
-        found = consumer.committed(places, timeout=10)
+        self._read = {**self._read, **self._ids.ask({place.topic for place in places})}
+        found = self._committed(consumer, places)
         self._added = self._new(consumer, [slot_of(place) for place in found if place.offset < 0])
         ends = []
         for place in found:
@@ -504,12 +520,20 @@ class Member:
                 consumer.commit(offsets=ends, asynchronous=False)
         return [TopicPartition(place.topic, place.partition, self._chosen(consumer, place)) for place in found]
 
+    def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Give the offsets that the group has committed in the topics that there are now."""
+        found = consumer.committed(places, timeout=10)
+        for place in found:
+            if is_of_another(place.metadata or "", self._read.get(place.topic, "")):
+                place.offset, place.metadata = NOWHERE, None
+        return found
+
     def _new(self, consumer: Consumer, slots: Collection[Slot]) -> set[Slot]:
         """Find the partitions, of those without an offset, that the topic has been given while the flow ran."""
         own = [slot.partition for slot in slots if slot.topic == self._topic]
         if not own:
             return set()
-        older = consumer.committed([TopicPartition(self._topic, number) for number in range(max(own))], timeout=10)
+        older = self._committed(consumer, [TopicPartition(self._topic, number) for number in range(max(own))])
         known = {place.partition for place in older if place.offset >= 0}
         return {Slot(self._topic, number) for number in own if is_added(number, known)}
 
@@ -530,7 +554,7 @@ class Member:
         offsets = self._revoked(slots)
         if offsets:
             with contextlib.suppress(KafkaException):
-                consumer.commit(offsets=dated(offsets, self._note), asynchronous=False)
+                consumer.commit(offsets=dated(offsets, self._read, self._note), asynchronous=False)
         self._forget(consumer, slots)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -573,16 +597,28 @@ def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:
     return [TopicPartition(slot.topic, slot.partition) for slot in slots]
 
 
-def dated(offsets: Mapping[Slot, int], note: Callable[[Slot], str] = lambda _: "") -> list[TopicPartition]:
+def dated(offsets: Mapping[Slot, int], ids: Ids, note: Callable[[Slot], str] = lambda _: "") -> list[TopicPartition]:
     """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress.
 
-    `note` says what else stands there.
+    The id of the topic stands there too, and what `note` says.
     """
-    now = f"at={datetime.now(UTC).isoformat(timespec='milliseconds')}"
-    return [
-        TopicPartition(slot.topic, slot.partition, offset, f"{now} {said}" if (said := note(slot)) else now)
-        for slot, offset in offsets.items()
-    ]
+    now = f"{AT}{datetime.now(UTC).isoformat(timespec='milliseconds')}"
+    found = []
+    for slot, offset in offsets.items():
+        first = f"{now}{OF}{ids[slot.topic]}" if slot.topic in ids else now
+        found.append(TopicPartition(*slot, offset, f"{first} {said}" if (said := note(slot)) else first))
+    return found
+
+
+def time_in(beside: str) -> str:
+    """Give the time that stands beside an offset as it was written; "" for none, where a person has chosen it."""
+    return beside.partition(" ")[0].partition(OF)[0].removeprefix(AT) if beside.startswith(AT) else ""
+
+
+def is_of_another(beside: str, topic: str) -> bool:
+    """Say whether what stands beside an offset names another topic than that of this id."""
+    was = beside.partition(" ")[0].partition(OF)[2]
+    return "" not in (was, topic) and was != topic
 
 
 class Follower:

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from trunkline.errors import Halt, TrunklineError, Unavailable
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import BY_KEY, DROPPED, MISSING, PRODUCER, Slot, clock, dated, words
+from trunkline.kafka.events import BY_KEY, DROPPED, MISSING, PRODUCER, Membership, Slot, clock, dated, words
 
 TRANSACTION_SECONDS = 10
 ASKING_SECONDS = 2.0
@@ -155,8 +155,10 @@ class Transactions:
             why = self._missing() or "no answer"
             raise Unavailable(f"the records of a transaction were not acknowledged: {why}")
 
-    def offer(self, offsets: Mapping[Slot, int], metadata: Any, note: Callable[[Slot], str] = lambda _: "") -> None:
-        """Let the transaction commit the offsets that come after what was read; `metadata` is from `Member.metadata`.
+    def offer(
+        self, offsets: Mapping[Slot, int], membership: Membership, note: Callable[[Slot], str] = lambda _: ""
+    ) -> None:
+        """Let the transaction commit the offsets that come after what was read.
 
         `note` says what lies beside the offset of a partition, for whoever goes on there (`Member`'s `begin`).
 
@@ -167,13 +169,14 @@ class Transactions:
         still do is fenced.
 
         Raises:
-            Outdated: the metadata is; abort.
+            Outdated: the membership is; abort.
             Halt: another process has taken the id.
             Unavailable: the broker will not, or does not answer; abort.
         """
         try:
             with self._asking:
-                self._producer.send_offsets_to_transaction(dated(offsets, note), metadata, TRANSACTION_SECONDS)
+                places = dated(offsets, membership.ids, note)
+                self._producer.send_offsets_to_transaction(places, membership.group, TRANSACTION_SECONDS)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):
                 raise Outdated(f"the group has changed: {error.args[0].str()}") from None

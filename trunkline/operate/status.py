@@ -21,7 +21,7 @@ from trunkline.flow.declare import (
     targets_of,
 )
 from trunkline.kafka.control import Control
-from trunkline.kafka.events import Slot
+from trunkline.kafka.events import Slot, time_in
 from trunkline.kafka.orders import Announcement, Full, Orders, running
 from trunkline.kafka.retention import ALARMING, kept_for, unread
 from trunkline.kafka.topics import used
@@ -210,11 +210,11 @@ def last_progress(committed: Mapping[Slot, tuple[int, str]], topic: str) -> date
 
 
 def times(notes: Iterable[str]) -> list[datetime]:
-    """Read the times of notes that begin with at=<ISO time>; others are passed over."""
+    """Read the times that stand beside offsets; what stands there else is passed over."""
     found = []
     for note in notes:
         try:
-            at = datetime.fromisoformat(note.removeprefix("at=").partition(" ")[0])
+            at = datetime.fromisoformat(time_in(note))
         except ValueError:
             continue
         found.append(at if at.tzinfo is not None else at.replace(tzinfo=UTC))

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -34,11 +34,12 @@ from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.running import start
 from trunkline.engine import deliver, intake
 from trunkline.engine.dispatch import Caps
-from trunkline.errors import Permanent, Unavailable
+from trunkline.errors import Permanent, Unavailable, UsageError
 from trunkline.event import Headers, idempotency_key, to_headers
-from trunkline.flow.declare import Bus, dead_letters_of, replay_of
+from trunkline.flow.declare import Bus, dead_letters_of, group_of, replay_of
 from trunkline.http import transport
-from trunkline.kafka import events
+from trunkline.kafka import events, topicids
+from trunkline.kafka.cluster import COMMON
 from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.registry import Format
 from trunkline.kafka.topics import RECORD_BYTES, names, plan
@@ -552,7 +553,7 @@ def unkeyed_bus(prefix: str, partitions: int) -> Bus:
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients notice within a second that a topic has more partitions."""
-    for settings in (events.COMMON, events.PRODUCER):
+    for settings in (COMMON, events.PRODUCER):
         monkeypatch.setitem(settings, "topic.metadata.refresh.interval.ms", 1_000)
 
 
@@ -618,17 +619,43 @@ def test_a_topic_of_replays_that_was_made_anew_is_read_from_its_beginning(stage:
         for _ in range(5):
             replay("unknown")
         wait_for(lambda: running.counted(flow)["repeat"] == 5)
-        with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
-            admin.delete_topics([topic])
-        wait_for(lambda: topic not in existing(stage, bus))
-        with stage.control() as control:
-            control.apply(plan(bus, control.existing(names(bus)), stage.kafka))
+        stage.make_anew(bus, topic)
         replay("live")
         wait_for(
             lambda: stage.rows() == {State.DONE: 1}, why=lambda: (running.details("halted"), running.details("stuck"))
         )
 
 
-def existing(stage: Stage, bus: Bus) -> Collection[str]:
+@pytest.mark.parametrize("notices", ["who runs", "who comes next"])
+def test_a_topic_that_is_made_anew_while_it_is_read_is_noticed_and_nothing_of_it_passed_over(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, notices: str
+) -> None:
+    monkeypatch.setattr(topicids, "EVERY", 0.2 if notices == "who runs" else 1e9)
+    bus = stage.make(deliver_bus(stage.prefix, 2))
+    flow, topic = flow_of(bus), bus.topics[0].name
+    with stage.running(bus) as running:
+        stage.write(bus, [note(number) for number in range(15)])
+        wait_for(finished(stage, bus), why=stage.rows)
+        stage.make_anew(bus, topic)
+        stage.write(bus, [note(number) for number in range(15, 45)])
+        if notices == "who runs":
+            wait_for(lambda: running.details("halted"))
+            assert f"{topic} was deleted and made anew while it was read" in running.details("halted")[0]
+        else:  # it has read what lies behind the offsets of the old topic, and committed that
+            wait_for(lambda: sum(stage.rows().values()) > 15 and raw_committed(stage, bus))
     with stage.control() as control:
-        return control.existing(names(bus))
+        with pytest.raises(UsageError, match=rf"has not read {topic} yet, where up to 30 records wait"):
+            control.start_offsets(bus, [flow], None)
+        control.start_offsets(bus, [flow], "earliest")
+    with stage.running(bus):
+        wait_for(finished(stage, bus), why=stage.rows)
+    assert stage.rows() == {State.DONE: 45}
+    assert set(stage.effects().values()) == {1}
+
+
+def raw_committed(stage: Stage, bus: Bus) -> bool:
+    """Say whether the broker holds the ends of the topic as the group's offsets, whatever stands beside them."""
+    with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+        found = admin.list_group_offsets({(group := group_of(bus, flow_of(bus))): None})[group]
+    topic = bus.topics[0].name
+    return {place.partition: at.offset for place, at in found.items() if place.topic == topic} == stage.ends(topic)

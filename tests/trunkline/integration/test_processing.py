@@ -28,9 +28,10 @@ from tests.trunkline.support import (
 )
 from trunkline import Drop, Event, Process, Topic
 from trunkline.avro.codec import HEAD, Codec
-from trunkline.errors import Unavailable
+from trunkline.errors import Unavailable, UsageError
 from trunkline.event import Headers, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of
+from trunkline.kafka import topicids
 from trunkline.kafka.events import Member, Record
 from trunkline.kafka.transactions import Transactions, Write
 
@@ -122,6 +123,27 @@ def test_a_step_that_cannot_reach_something_waits_and_loses_nothing(stage: Stage
         wait_for(finished(stage, bus))
     assert marks(stage, bus) == [("a", 1), ("a", 2), ("a", 3)]
     assert stage.letters(flow_of(bus)) == []
+
+
+def test_a_topic_that_is_made_anew_while_it_is_read_halts_the_flow_and_nothing_of_it_is_passed_over(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topicids, "EVERY", 0.2)
+    bus = stage.make(process_bus(stage.prefix, partitions=1))
+    flow, topic = flow_of(bus), bus.topics[0].name
+    with stage.running(bus) as running:
+        stage.write(bus, [note(number) for number in range(5)])
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+        stage.make_anew(bus, topic)
+        stage.write(bus, [note(number) for number in range(5, 15)])
+        wait_for(running.worker.stopped)
+    with stage.control() as control:
+        with pytest.raises(UsageError, match=rf"has not read {topic} yet, where up to 10 records wait"):
+            control.start_offsets(bus, [flow], None)
+        control.start_offsets(bus, [flow], "earliest")
+    with stage.running(bus) as running:
+        wait_for(finished(stage, bus), why=running.worker.stopped)
+    assert {number for _, number in marks(stage, bus)} == {*range(15)}
 
 
 def test_twenty_failures_alike_halt_the_flow_and_keep_its_offsets(stage: Stage) -> None:

@@ -100,7 +100,7 @@ class Flow:
     def pause(self, _wanted: Any) -> None:
         pass
 
-    def metadata(self) -> Any:
+    def membership(self) -> Any:
         return None
 
     # The maker.

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from trunkline.kafka.clientlog import LOG, QUIET, Once
-from trunkline.kafka.events import COMMON
+from trunkline.kafka.cluster import COMMON
 
 
 def test_a_broker_that_is_away_is_told_once_a_minute_and_not_by_every_client_many_times_a_second() -> None:

@@ -9,7 +9,7 @@ import pytest
 from trunkline.engine.committing import Committer
 from trunkline.engine.making import Entry
 from trunkline.errors import Halt, TrunklineError, Unavailable
-from trunkline.kafka.events import Record, Slot
+from trunkline.kafka.events import Membership, Record, Slot
 from trunkline.kafka.transactions import Outdated, Refused, Write
 
 SLOT = Slot("topic", 0)
@@ -60,7 +60,7 @@ def ended(transactions: Scripted, opened: list[bool] | None = None) -> BaseExcep
 
     maker = SimpleNamespace(accepted=lambda: None)
     committer = Committer(maker, open_, lambda *_, **__: None)  # type: ignore[arg-type]
-    return committer.begin([ENTRY], {SLOT: (8, "")}, None).written.exception(10)
+    return committer.begin([ENTRY], {SLOT: (8, "")}, Membership(None, {})).written.exception(10)
 
 
 def test_offsets_are_offered_while_records_are_on_their_way() -> None:

@@ -1,7 +1,9 @@
 """What the clients of the broker do at moments that a real broker does not give on demand."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
@@ -11,7 +13,8 @@ from trunkline import Topic
 from trunkline.errors import Unavailable
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import Member, Sender, Slot
+from trunkline.kafka.events import Member, Sender, Slot, dated, is_of_another, time_in
+from trunkline.kafka.topicids import written
 
 
 class Message:
@@ -84,3 +87,19 @@ def test_who_gives_up_on_a_record_does_not_stop_the_others_reports() -> None:
     with pytest.raises(Unavailable):
         late.result(30)
     sender.close()
+
+
+def test_what_stands_beside_an_offset_says_when_and_of_which_topic() -> None:
+    ids = {"t": written(UUID(int=7))}
+    [known, other] = dated({Slot("t", 0): 5, Slot("u", 1): 6}, ids, lambda slot: f"note of {slot.partition}")
+    assert (known.topic, known.partition, known.offset) == ("t", 0, 5)
+    assert datetime.fromisoformat(time_in(known.metadata or "")) <= datetime.now(UTC)
+    assert (known.metadata or "").endswith(";of=AAAAAAAAAAAAAAAAAAAABw note of 0")
+    assert (other.metadata or "").partition(" ")[2] == "note of 1"
+    beside = known.metadata or ""
+    assert is_of_another(beside, written(UUID(int=8)))
+    assert not is_of_another(beside, ids["t"])
+    assert not is_of_another(beside, ""), "there is no such topic, or no id of it"
+    for older in (other.metadata or "", "", "at=2026-11-30T12:00:00.000+00:00 ;of=x", "of another client"):
+        assert not is_of_another(older, ids["t"])
+    assert time_in("of another client") == ""
