@@ -41,6 +41,8 @@ SAID = 300
 """Characters that are told of what a client says."""
 CREATING = 60.0
 """Seconds that new partitions may take to be there: on a small machine two hundred of them take long."""
+AT_ONCE = 500
+"""New partitions that are asked for together: a controller refuses what makes more than 10,000 records of its log."""
 LITTLE, PLENTY = 65_536, 1_048_576
 """Bytes of a partition that are fetched at once, or one batch where that is larger."""
 TRANSACTIONS = 30.0
@@ -144,18 +146,22 @@ class Control:
                     assert_never(change)
         if faults:
             raise TopologyError(faults)
-        if created:
-            self._create(created)
+        for some in portions(created):
+            self._create(some)
+            self._await(some)
         if grown:
             self._ask(
                 lambda: self._admin.create_partitions({n: grow.partitions for n, grow in grown.items()}),
                 missing=lacking("Alter", f"topic {', '.join(grown)}"),
             )
-        if created or grown:
-            self._ask(lambda: self._admin.wait_for_topics([*created, *grown]), CREATING)
-            # A leader may be known a moment before it is one.
-            self._offsets(self._slots([*created, *grown]), OffsetSpec.LATEST, patience=CREATING)
+            self._await(grown)
         return [*created.values(), *grown.values()]
+
+    def _await(self, topics: Collection[str]) -> None:
+        """Return when every partition of these answers."""
+        self._ask(lambda: self._admin.wait_for_topics([*topics]), CREATING)
+        # A leader may be known a moment before it is one.
+        self._offsets(self._slots(topics), OffsetSpec.LATEST, patience=CREATING)
 
     def _create(self, created: Mapping[str, Create]) -> None:
         wanted = {
@@ -480,6 +486,20 @@ class Control:
 APART = 1_000
 """Records that are read through rather than to begin again behind them."""
 EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def portions(created: Mapping[str, Create]) -> Iterator[dict[str, Create]]:
+    """Divide new topics, in their order, into what one request may make; a topic that is larger has its own."""
+    found: dict[str, Create] = {}
+    left = AT_ONCE
+    for name, create in created.items():
+        if found and create.partitions > left:
+            yield found
+            found, left = {}, AT_ONCE
+        found[name] = create
+        left -= create.partitions
+    if found:
+        yield found
 
 
 def moment(timestamp: int) -> datetime:
