@@ -73,7 +73,23 @@ class TopologyError(TrunklineError):
 
 
 class Halt(TrunklineError):  # noqa: N818 - the engine halts; it is not the event's error
-    """Every event would fail in the same way: stop what shares the cause, keep its offsets, tell a person."""
+    """Every event would fail in the same way: stop what shares the cause, keep its offsets, tell a person.
+
+    `run` is the command that ends it, which the message names; "" where a flow goes on as it does after most halts.
+    """
+
+    def __init__(self, message: str, *, run: str = "") -> None:
+        super().__init__(message)
+        self.run = run
+
+    def told(self, usual: str) -> str:
+        """Say why, and what to do about it, which is the usual unless the message says another."""
+        return str(self) if self.run else f"{str(self).rstrip('.')}. {usual}"
+
+
+def defect(error: BaseException) -> Halt:
+    """Say that the engine did not mean to raise this."""
+    return Halt(f"bug in Trunkline: {type(error).__name__}: {error}")
 
 
 class Undeliverable(TrunklineError):  # noqa: N818 - the word of DESIGN §5

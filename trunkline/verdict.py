@@ -85,7 +85,7 @@ class Bury:
 class Stop:
     """Pause the sink, keep its offsets, tell a person why."""
 
-    reason: str
+    reason: Halt
 
 
 Action = Done | Supersede | Again | Bury | Stop
@@ -198,7 +198,7 @@ def decide(
         case Superseded():
             return Supersede()
         case Halt():
-            return Stop(str(verdict))
+            return Stop(verdict)
         case Permanent():
             return Bury("permanent")
         case Poison():

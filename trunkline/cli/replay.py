@@ -123,11 +123,10 @@ def hindrances(bus: Bus, name: str, flow: Deliver, control: Control, cluster: Cl
         return
     held, now = orders.current(cluster, topic), datetime.now(UTC)
     sink, known_by = flow.to.name, sink_identity(flow.to)
-    again = f"nothing is delivered until `trunkline sink resume {sink}`."
     if (order := held.paused.get(known_by)) is not None:
-        yield f"{sink} is paused by {order.by}: {again}"
+        yield f"{sink} is paused by {order.by}: nothing is delivered until `trunkline sink resume {sink}`."
     for reason in dict.fromkeys(said.halted[name] for said in orders.running(held, [name], now) if name in said.halted):
-        yield f"{sink} has halted: {reason.rstrip('.')}: {again}"
+        yield f"{sink} has halted, and nothing is delivered meanwhile: {reason}"
     for told in targets.troubled(targets.standings(bus, held, now)).get(name, ()):
         yield f"The target {told}: nothing is delivered meanwhile. See `trunkline target ls`."
 

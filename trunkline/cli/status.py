@@ -104,8 +104,6 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"halted: {reason}"
     for reason in one.waits:
         yield f"waits, and tries again: {reason}."
-    if one.kind == "deliver" and one.halted and not one.paused and not any("`trunkline " in why for why in one.halted):
-        yield f"when the target is mended: trunkline sink resume {one.flow}; when a setting is, restart its workers."
     if one.crowded:
         yield f"too many dead letters to count at a glance: trunkline dlq ls {one.flow}."
     if one.workers == 0 and one.lag and one.started and not one.missing:

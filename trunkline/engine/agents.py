@@ -25,7 +25,16 @@ from trunkline.engine.outbox import Outbox, Write
 from trunkline.engine.partition import Given, Partition, Try, tick
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
-from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, UnknownSchema, UsageError
+from trunkline.errors import (
+    Halt,
+    Permanent,
+    Retryable,
+    TrunklineError,
+    Unavailable,
+    UnknownSchema,
+    UsageError,
+    defect,
+)
 from trunkline.flow.declare import (
     Agent,
     Bus,
@@ -125,13 +134,13 @@ class Timekeeper:
                 self._see("stuck", detail=f"left to workers of another topology: {error}")
                 self._elsewhere.leave_to_others()
             except Halt as error:
-                self._halt(str(error))
+                self._halt(error)
                 break
             except Unavailable as error:
                 self._see("stuck", detail=f"it is tried again: {error}")
                 self._stopping.wait(1.0)
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
-                self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
+                self._halt(defect(error))
                 break
         self.heart.rest()
         self._loop.run_until_complete(cancel_all())
@@ -346,8 +355,8 @@ class Timekeeper:
         self._see("read")
         self._see("dead", event=event, detail=message, outcome=kind)
 
-    def _halt(self, reason: str) -> None:
-        self.halted = redact(reason)
+    def _halt(self, why: Halt) -> None:
+        self.halted = redact(why.told("When that is mended, start its workers again."))
         self._see("halted", detail=self.halted)
 
     def _see(self, what: What, **more: Any) -> None:

@@ -24,7 +24,7 @@ from trunkline.engine.recorder import SPARE, Recorder
 from trunkline.engine.targets import Begun, Targets
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
-from trunkline.errors import Halt, Unavailable, Undeliverable
+from trunkline.errors import Halt, Unavailable, Undeliverable, defect
 from trunkline.event import idempotency_key
 from trunkline.flow.declare import Bus, Deliver, flow_name, group_of, identity_of, replay_of, sink_identity
 from trunkline.http import transport
@@ -39,7 +39,7 @@ from trunkline.ledger.database import Connection, Ledger
 from trunkline.ledger.deliveries import Place, Row, State
 from trunkline.ledger.identity import Identity
 from trunkline.ledger.parks import parked_keys
-from trunkline.ledger.trust import Create, Fine, state_of_ledger
+from trunkline.ledger.trust import REBUILD, Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
 from trunkline.observe import CALLED, Observed, Observer, What, wanted
 from trunkline.redact import has_marks, marked, redact
@@ -153,7 +153,10 @@ class Deliverer:
     @property
     def halted(self) -> str:
         """Why the flow stands still; empty while it runs."""
-        return redact(self.core.halted)
+        if (why := self.core.halted) is None:
+            return ""
+        resume = f"`trunkline sink resume {self.sink}`"
+        return redact(why.told(f"When that is mended: {resume}; when a setting is, start its workers again."))
 
     @property
     def thread(self) -> int | None:
@@ -203,7 +206,7 @@ class Deliverer:
         self.core.skip(orders.skips(name))
         ours, named = self._ledger_id, orders.ledger
         if ours is not None and named is not None and (ours.id, ours.epoch) != named:
-            self.core.halt("the bus has another ledger now; this worker's is not used any more. Start it again.")
+            self.core.halt(Halt("the bus has another ledger now, and this worker's is not used any more"))
         self._act()
 
     def filled(self) -> list[Full]:
@@ -246,7 +249,7 @@ class Deliverer:
                 for key, value in trusting(Trusted(here.id, here.epoch)):
                     await asyncio.wrap_future(self._sender.send(control_of(self._bus), key.encode(), value, ()))
             case Halt() as reason:
-                self.core.halt(str(reason))
+                self.core.halt(reason)
         self.core.assign(slots, barred)
         self._divide()
         self._act()
@@ -322,7 +325,7 @@ class Deliverer:
         """Take note that the flow begins again at its committed offsets."""
         self._see("stuck", detail=f"the flow begins again at its committed offsets: {why}")
 
-    def stop_all(self, why: str) -> None:
+    def stop_all(self, why: Halt) -> None:
         """Halt."""
         self.core.halt(why)
         self._act()
@@ -445,7 +448,7 @@ class Deliverer:
         try:
             await self._recorder.commit()
         except Rewound as error:
-            self.stop_all(str(error))
+            self.stop_all(Halt(str(error), run=REBUILD))
 
     def _obeyed(self, event: str) -> None:
         """Say that an order to skip an event is obeyed, now that the ledger has it."""
@@ -494,7 +497,7 @@ class Deliverer:
             self._bug(error)
 
     def _bug(self, error: BaseException) -> None:
-        self.stop_all(f"bug in Trunkline: {type(error).__name__}: {error}")
+        self.stop_all(defect(error))
 
     def _tell(self) -> Mapping[str, object]:
         """Say how it stands, for the dump of a process that is given up."""

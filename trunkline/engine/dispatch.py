@@ -19,7 +19,7 @@ from trunkline.engine.breaker import ANY
 from trunkline.engine.delivery import Delivery, Key, Stage
 from trunkline.engine.lanes import Lanes, untried
 from trunkline.engine.watermark import Watermark
-from trunkline.errors import Permanent, Poison, Undeliverable, Unknown, UnknownSchema
+from trunkline.errors import Halt, Permanent, Poison, Undeliverable, Unknown, UnknownSchema
 from trunkline.kafka.events import Slot
 from trunkline.ledger.deliveries import REOPENED, Place, Row, State, may_reopen, place_of
 from trunkline.ledger.intents import Ambiguous, Finished, Go, Parked, Standing, Superseded, Wait
@@ -110,8 +110,8 @@ class Dispatcher:
     """The deliveries of one flow in one worker."""
 
     def __init__(self, policy: Policy) -> None:
-        self.halted = ""
-        """Why nothing begins any more; empty while all is well."""
+        self.halted: Halt | None = None
+        """Why nothing begins any more; None while all is well."""
         self.paused = False
         self.stopping = False
         self.lease = 0.0
@@ -521,13 +521,13 @@ class Dispatcher:
         """Let calls begin until then: the coordinator has accepted a commit of this member (D8)."""
         self.lease = until
 
-    def halt(self, reason: str) -> None:
+    def halt(self, reason: Halt) -> None:
         """Begin nothing more until a person has looked; the first reason stays."""
         self.halted = self.halted or reason
 
     def go_on(self) -> None:
         """End a halt; every partition has been given back, so that all is fetched again."""
-        self.halted = ""
+        self.halted = None
         self._guard = Guard()
 
     def working(self) -> bool:
@@ -750,10 +750,10 @@ def lapsed(delivery: Delivery) -> bool:
     return bool(delivery.run) and not (delivery.live or delivery.doubtful or delivery.attempts)
 
 
-def conflict(delivery: Delivery) -> str:
+def conflict(delivery: Delivery) -> Halt:
     """Say that an event has come with another content than before (L1)."""
     slot = delivery.record.slot
-    return (
+    return Halt(
         f"event {delivery.event.id} came with another content than before ({slot.topic} partition {slot.partition} "
         f"offset {delivery.record.offset}); sending it would hide one of the two. Nothing was sent. Look at both with "
         "`trunkline tail`; `trunkline sink skip` makes this one a dead letter."

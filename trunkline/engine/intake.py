@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from trunkline.engine.delivery import Delivery
 from trunkline.engine.dispatch import Dispatcher
 from trunkline.engine.watchdog import Heart
-from trunkline.errors import Halt, Unavailable
+from trunkline.errors import Halt, Unavailable, defect
 from trunkline.flow.declare import Topic
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
@@ -91,7 +91,7 @@ class Desk(Protocol):
         """Take note that the flow begins again at its committed offsets."""
         ...
 
-    def stop_all(self, why: str) -> None:
+    def stop_all(self, why: Halt) -> None:
         """Halt."""
         ...
 
@@ -174,14 +174,14 @@ class Intake:
             try:
                 self._session()
             except Halt as error:
-                self._tell(self._desk.stop_all, str(error))
+                self._tell(self._desk.stop_all, error)
                 self._rest()
             except (Unavailable, Failure) as error:
                 self._tell(self._desk.stuck, str(error))
                 self._wait(AGAIN)
                 continue
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
-                self._tell(self._desk.stop_all, f"bug in Trunkline: {type(error).__name__}: {error}")
+                self._tell(self._desk.stop_all, defect(error))
                 self._rest()
             self._tell(self._desk.go_on)
         self._heart.rest()

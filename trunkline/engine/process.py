@@ -25,7 +25,7 @@ from trunkline.engine.targets import Targets
 from trunkline.engine.timing import timed
 from trunkline.engine.watchdog import Heart
 from trunkline.engine.watermark import Position
-from trunkline.errors import Halt, Unavailable, UnknownSchema
+from trunkline.errors import Halt, Unavailable, UnknownSchema, defect
 from trunkline.flow.declare import Bus, Process, Wait, flow_name, group_of, identity_of, replay_of, tables_of
 from trunkline.flow.rows import Given
 from trunkline.flow.transform import waits
@@ -126,13 +126,13 @@ class Processor:
                 self.see("stuck", detail=f"left to workers of another topology: {error}")
                 self._elsewhere.leave_to_others()
             except Halt as error:
-                self._halt(str(error))
+                self._halt(error)
                 break
             except Unavailable as error:
                 self.see("stuck", detail=f"the batch is tried again: {error}")
                 self.stopping.wait(1.0)
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
-                self._halt(f"bug in Trunkline: {type(error).__name__}: {error}")
+                self._halt(defect(error))
                 break
         self.heart.rest()
 
@@ -184,6 +184,6 @@ class Processor:
     def _joined(self, _slots: list[Slot], _committed: Mapping[Slot, int]) -> None:
         self.heart.joined = True
 
-    def _halt(self, reason: str) -> None:
-        self.halted = redact(reason)
+    def _halt(self, why: Halt) -> None:
+        self.halted = redact(why.told("When that is mended, start its workers again."))
         self.see("halted", detail=self.halted)

@@ -97,7 +97,7 @@ def unready(door: Door, condition: Condition) -> str:
     if condition.unwritten[0] > SILENT:
         return f"The ledger has taken nothing for {condition.unwritten[0]:.0f} seconds: {condition.unwritten[1]}."
     if condition.stopped and condition.stopped.keys() >= set(condition.flows):
-        return f"Every flow has halted: {'; '.join(f'{flow}: {why}' for flow, why in condition.stopped.items())}"
+        return f"Every flow has halted: {' '.join(f'{flow}: {why}' for flow, why in condition.stopped.items())}"
     return ""
 
 

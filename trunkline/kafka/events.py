@@ -79,7 +79,8 @@ HEARTBEATS = 6
 
 AT, OF = "at=", ";of="
 """What stands beside an offset begins with when it was committed, and the id of the topic that it is of."""
-CHOOSE = "Choose where to go on with `trunkline run --start earliest|latest|TIME`."
+START = "trunkline run --start earliest|latest|TIME"
+CHOOSE = f"Choose where to go on with `{START}`."
 
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -359,7 +360,7 @@ class Member:
             why = f"{topic} was deleted and made anew while it was read"
             if self._beside.get(topic, NOWHERE) != NOWHERE:
                 raise Unavailable(why)  # a new member knows where to begin
-            raise Halt(f"{why}. {CHOOSE}")
+            raise Halt(f"{why}. {CHOOSE}", run=START)
         given_back = self._given_back
         try:
             first = self._consumer.poll(seconds)
@@ -464,7 +465,8 @@ class Member:
             if not self._grows and slot in self._added:
                 raise Halt(
                     f"{where} was added while the flow ran. Its keys are from other partitions, so events of one key "
-                    "may pass each other. When the others are read to their end: `trunkline run --start earliest`."
+                    "may pass each other. When the others are read to their end: `trunkline run --start earliest`.",
+                    run="trunkline run --start earliest",
                 )
             if self._beside.get(slot.topic, NOWHERE) != NOWHERE:  # made anew: nothing of it has been read
                 self._at.pop(slot, None)
@@ -473,10 +475,12 @@ class Member:
                 return
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
-                f"offsets have expired. {CHOOSE}"
+                f"offsets have expired. {CHOOSE}",
+                run=START,
             )
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise Halt(f"{where} cannot be read: {error.str()}. Run `trunkline topics apply`.")
+            run = "trunkline topics apply"
+            raise Halt(f"{where} cannot be read: {error.str()}. Run `{run}`.", run=run)
         if error.fatal():
             raise Halt(f"{where} cannot be read: {error.str()}")
 

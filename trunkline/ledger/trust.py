@@ -16,7 +16,7 @@ from trunkline.ledger.identity import Identity
 Slot = TypeVar("Slot", bound=tuple[str, int])
 """Topic and partition."""
 
-REBUILD = "run `trunkline ledger rebuild`"
+REBUILD = "trunkline ledger rebuild"
 ELSEWHERE = "Set TRUNKLINE_LEDGER__PATH or TRUNKLINE_LEDGER__URL to where it is"
 
 
@@ -44,12 +44,14 @@ def state_of_ledger(
     """
     behind = sorted(slot for slot, offset in committed.items() if progress.get(slot, -1) < offset)
     if known is not None and here is None:
-        return Halt(f"the ledger is empty, but this bus has one: {told(known)}. {ELSEWHERE}; if it is lost, {REBUILD}.")
+        said = f"the ledger is empty, but this bus has one: {told(known)}. {ELSEWHERE}; if it is lost, run `{REBUILD}`."
+        return Halt(said, run=REBUILD)
     if known is not None and here != Identity(*known):
         assert here is not None
         return Halt(
             f"this ledger, {told((here.id, here.epoch))}, is not the one of this bus, {told(known)}. {ELSEWHERE}; if "
-            f"it is lost, to an empty one, and {REBUILD}."
+            f"it is lost, to an empty one, and run `{REBUILD}`.",
+            run=REBUILD,
         )
     if behind:
         topic, partition = behind[0]
@@ -57,12 +59,14 @@ def state_of_ledger(
             return Halt(
                 f"the ledger knows nothing of this sink, and its flow has committed {committed[behind[0]]} of {topic} "
                 f'partition {partition}. If the sink had another name, say so in its class, was = "…"; if '
-                f"the ledger is a restored copy, {REBUILD}."
+                f"the ledger is a restored copy, run `{REBUILD}`.",
+                run=REBUILD,
             )
         knows = progress.get(behind[0], "nothing")
         return Halt(
             f"the ledger is older than what was delivered: of {topic} partition {partition} it knows {knows}, and "
-            f"{committed[behind[0]]} was committed. If it is a restored copy, {REBUILD}."
+            f"{committed[behind[0]]} was committed. If it is a restored copy, run `{REBUILD}`.",
+            run=REBUILD,
         )
     return Fine() if known is not None else Create()
 

@@ -222,6 +222,7 @@ def test_a_sink_that_has_halted_is_named_and_the_worker_stays_ready(stage: Stage
         wait_for(stopped, why=lambda: run.said)
         [flow] = bus.delivering
         assert list(stopped()) == [flow]
+        assert "When that is mended: `trunkline sink resume shelf`" in stopped()[flow]
         stage.write(bus, [note(2)])
         [step] = bus.processing
         wait_for(lambda: stage.committed(bus, step) == stage.ends(bus.topics[0].name))

@@ -380,6 +380,8 @@ def test_a_halted_sink_is_freed_of_one_event(stage: Stage) -> None:
             stage.write(bus, [note(number, "a") for number in range(3)])
             wait_for(running.worker.stopped)
             wait_for(lambda: standing_of(stage, bus).halted)
+            [(_, why)] = standing_of(stage, bus).halted
+            assert "Check the secret of this target. When that is mended: `trunkline sink resume shelf`" in why
             asked = command("it is odd")
             assert desk.skip("shelf", "a-1", asked).complete
             assert desk.resume("shelf", command("on")).complete
@@ -413,7 +415,7 @@ def test_a_worker_without_its_ledger_halts_until_it_is_made_again(stage: Stage) 
     stage.write(bus, [note(1, "a")])
     with stage.running(bus) as running:
         wait_for(running.worker.stopped)
-        assert "run `trunkline ledger rebuild`" in running.worker.stopped()[flow]
+        assert running.worker.stopped()[flow].endswith("run `trunkline ledger rebuild`.")  # and not: sink resume
     with (
         closing(Sender(stage.cluster)) as sender,
         Control(stage.cluster) as control,

@@ -107,7 +107,6 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     told = project.run("status")
     assert "halted" in told.stdout.splitlines()[1]
     assert f"{project.flow}: halted: bad secret\n" in told.stderr
-    assert f"{project.flow}: when the target is mended: trunkline sink resume {project.flow};" in told.stderr
     assert f"{project.flow}: the target shelves: its API ends on 2030-01-01.\n" in told.stderr
     assert f"{project.flow}: {project.good} partition 1 is held up by key k1.\n" in told.stderr
 

@@ -562,8 +562,8 @@ class Simulation:
     def skip_changes(self) -> None:
         """Order to skip what a worker stands still for because it came with another content (L1)."""
         for worker in self.workers:
-            if "another content" in worker.core.halted:
-                number = int(worker.core.halted.split()[1][1:])
+            if "another content" in (why := str(worker.core.halted)):
+                number = int(why.split()[1][1:])
                 if number not in self.world.skips:
                     self.order_skip(number)
 

@@ -208,7 +208,7 @@ def test_a_look_up_that_missed_an_outcome_is_corrected() -> None:
 def test_an_event_that_comes_with_another_content_halts_the_flow_and_is_not_sent() -> None:
     desk = Desk()
     desk.arrive(delivery("a", 1), delivery("a", 2, event="e1", payload=b"something else"))
-    assert "another content" in desk.core.halted
+    assert "another content" in str(desk.core.halted)
     assert desk.turn() == []
     assert desk.committed == 1
 
@@ -525,7 +525,7 @@ def test_a_halt_keeps_the_offsets_until_all_is_fetched_again() -> None:
     desk, one, two = Desk(), delivery("a", 1), delivery("b", 2)
     desk.arrive(one, two)
     desk.answer(one, Halt("answered 401"))
-    assert desk.core.halted == "answered 401"
+    assert str(desk.core.halted) == "answered 401"
     assert not desk.begin(two)
     assert desk.committed == 1
     desk.core.leave([MAIN])
@@ -543,7 +543,7 @@ def test_a_bad_release_halts_after_twenty_refusals_alike() -> None:
         desk.answer(one, REFUSED)
     assert not desk.core.halted
     desk.answer(events[20], REFUSED)
-    assert "20 events in a row" in desk.core.halted
+    assert "20 events in a row" in str(desk.core.halted)
 
 
 @pytest.mark.parametrize("still", ["paused", "stopping"])

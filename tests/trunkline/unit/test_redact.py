@@ -17,6 +17,7 @@ from trunkline.avro.codec import Codec
 from trunkline.cli.worker import clean
 from trunkline.engine.agents import Timekeeper
 from trunkline.engine.process import Processor
+from trunkline.errors import Halt
 from trunkline.redact import SECRET, SENSITIVE, has_marks, hashed, keep_secret, marked, mask, redact, redact_data
 from trunkline.settings import Secret, env
 
@@ -288,5 +289,6 @@ def test_why_a_flow_has_halted_is_kept_and_told_without_secrets(flow: type, see:
     told: list[str] = []
     halted: Any = object.__new__(flow)
     setattr(halted, see, lambda _what, *, detail: told.append(detail))
-    halted._halt("bug in Trunkline: KeyError: 'hush-hush-hush'")
-    assert [halted.halted, *told] == [f"bug in Trunkline: KeyError: '{SECRET}'"] * 2
+    halted._halt(Halt("bug in Trunkline: KeyError: 'hush-hush-hush'"))
+    said = f"bug in Trunkline: KeyError: '{SECRET}'. When that is mended, start its workers again."
+    assert [halted.halted, *told] == [said] * 2

@@ -32,6 +32,7 @@ def test_only_the_known_ledger_that_is_not_behind_is_fine_and_only_a_bus_that_kn
         assert isinstance(found, Fine if here == known and not behind else Halt)
     if isinstance(found, Halt):
         assert "run `trunkline ledger rebuild`" in str(found)
+        assert found.told("The usual.") == str(found)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,8 @@ def action(verdict: Verdict, *, attempt: int = 1, elapsed: float | None = 0.0, k
 def test_what_each_verdict_leads_to(*, keyed: bool) -> None:
     assert action(Delivered(200), keyed=keyed) == Done()
     assert action(Superseded(412), keyed=keyed) == Supersede()
-    assert action(Halt("no entry"), keyed=keyed) == Stop("no entry")
+    no_entry = Halt("no entry")
+    assert action(no_entry, keyed=keyed) == Stop(no_entry)
     assert action(Permanent("no"), keyed=keyed) == Bury("permanent")
     assert action(Poison("what"), keyed=keyed) == Bury("poison")
     assert action(Retryable("busy"), keyed=keyed) == Again(0.25)
