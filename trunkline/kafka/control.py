@@ -112,8 +112,10 @@ class Control:
             return {}
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name, configs=list(COMPARED)) for name in found]
         configs = self._ask(lambda: self._admin.describe_configs(wanted, config_filter="all"))["topic"]
-        if hidden := [name for name in found if not configs[name]]:
-            raise Unavailable(f"{lacking('DescribeConfigs', f'topic {hidden[0]}')}.")
+        if untold := {name for name in found if not configs[name]}:
+            if hidden := self.topics(untold):
+                raise Unavailable(f"{lacking('DescribeConfigs', f'topic {next(iter(hidden))}')}.")
+            found = {name: topic for name, topic in found.items() if name not in untold}  # deleted meanwhile
         return {
             name: Existing(
                 len(topic["partitions"]),

@@ -147,7 +147,8 @@ def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, 
     first = control.first(waiting)
     written = {slot: record.timestamp for slot, record in first.items()}
     offsets = {slot: offset for slot, (offset, _) in committed.items()}
-    risk = unread(offsets, low, high, written, kept_for(control.existing([topic])[topic].config), now)
+    existing = control.existing([topic]).get(topic)  # none when it has been deleted meanwhile
+    risk = unread(offsets, low, high, written, None if existing is None else kept_for(existing.config), now)
     workers = running(held, [name], now)
     return Standing(
         name,

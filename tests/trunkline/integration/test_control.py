@@ -91,6 +91,21 @@ def test_a_question_about_some_topics_describes_no_others(
         control.ends([f"{name}s"])
 
 
+def test_a_topic_that_is_deleted_while_it_is_described_is_not_there(
+    control: Control, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings are no secret then: no right is missing."""
+    describe, name, *others = control._admin.describe_configs, *names(bus)
+
+    def deleting(*arguments: Any, **more: Any) -> Any:
+        control._admin.delete_topics([name])
+        wait_for(lambda: name not in control.topics())
+        return describe(*arguments, **more)
+
+    monkeypatch.setattr(control._admin, "describe_configs", deleting)
+    assert control.existing([name, *others]).keys() == {*others}
+
+
 def test_offsets_are_set_as_soon_as_their_group_has_a_coordinator(
     control: Control, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
