@@ -33,7 +33,7 @@ from kafka.admin import (
 )
 from kafka.admin import ACLResourcePatternType as PatternType
 
-from tests.shared import PORTS
+from tests.shared import free_port
 from tests.trunkline.support import ROOT
 from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka
@@ -131,12 +131,12 @@ def roles(role: str, bus: str) -> list[tuple[str, str, str]]:
 @contextmanager
 def secured(folder: Path) -> Iterator[str]:
     """Start it; give what `Secured` has, as JSON."""
-    authority, ports = trustme.CA(), (port for port in PORTS if broker._free(port))
+    authority = trustme.CA()
     server, client = authority.issue_cert("localhost"), authority.issue_cert("bus@example.com", common_name="bus")
     ca = authority.cert_pem.bytes().decode()
     (folder / "server.pem").write_text(pem(server))
     (folder / "ca.pem").write_text(ca)
-    login, mutual = next(ports), next(ports)
+    login, mutual = free_port(), free_port()
     plain = broker.properties
 
     def properties(own: int, controller: int) -> str:

@@ -110,8 +110,8 @@ class WireMock:
 
     def asked(self, path: str) -> list[dict[str, Any]]:
         """Give the requests to a path, in the order in which they came."""
-        found = httpx.get(f"{self._admin}/requests").raise_for_status().json()["requests"]
-        return [one["request"] for one in reversed(found) if one["request"]["url"] == path]
+        found = httpx.post(f"{self._admin}/requests/find", json={"url": path}).raise_for_status().json()["requests"]
+        return list(found)
 
 
 @contextmanager

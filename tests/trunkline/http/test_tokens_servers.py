@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_target_that_refuses_every_token_is_asked_twice(erp: Erp) -> None:
         {"fault": "EMPTY_RESPONSE"},
         {"fault": "CONNECTION_RESET_BY_PEER"},
     ],
-    ids=repr,
+    ids=lambda response: shorten(repr(response), 60),
 )
 def test_an_endpoint_without_a_token_lets_nothing_be_sent(erp: Erp, response: dict[str, Any]) -> None:
     erp.give(response)

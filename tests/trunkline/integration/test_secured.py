@@ -18,7 +18,7 @@ import pytest
 import trustme
 from kafka import KafkaConsumer, TopicPartition
 
-from tests.shared import PORTS, running
+from tests.shared import free_port, running
 from tests.trunkline.integration import project
 from tests.trunkline.integration.project import TRUNKLINE, Done
 from tests.trunkline.integration.test_tables import bus_of
@@ -27,7 +27,6 @@ from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.secured import PASSWORD, PLAIN, ROLES, Secured, roles, secured
 from tests.trunkline.support import ROOT, SECRET, note, wait_for
 from trunkline import Bus, Table
-from trunkline.dev import broker
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.dev.target.records import Stats
 from trunkline.dev.target.running import RunningTarget
@@ -65,6 +64,21 @@ bus = Bus(
 )
 """
 
+SOONER = """
+import sys
+
+if "run-worker" in sys.orig_argv:
+    from trunkline.engine import survey, worker
+    from trunkline.kafka import orders
+
+    orders.EVERY, survey.EVERY, worker.LATELY = 0.5, 0.5, 3.0
+else:
+    from trunkline.cli import supervisor
+
+    supervisor.FIRST = 0.1
+"""
+"""What every process of `trunkline run` begins with: it tells at once what it would tell in some seconds."""
+
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
@@ -81,9 +95,11 @@ class Office:
         self.name = f"s{uuid.uuid4().hex[:8]}"
         self.target = target
         self.database = database
-        self.port = next(port for port in PORTS if broker._free(port))
+        self.port = free_port()
         (folder / "topology.py").write_text(TOPOLOGY.format(name=self.name))
         (folder / "ca.pem").write_text(guarded.ca)
+        (folder / "sooner").mkdir()
+        (folder / "sooner" / "sitecustomize.py").write_text(SOONER)
         self.users = {role: f"{self.name}-{role.replace(' ', '-')}" for role in ROLES}
         guarded.user(*self.users.values())
         for role, user in self.users.items():
@@ -115,7 +131,7 @@ class Office:
 
     def start(self, *arguments: str, role: str = "worker") -> "subprocess.Popen[bytes]":
         """Start a command in a process of its own."""
-        variables = {**os.environ, **self.environment(role), "PYTHONPATH": str(ROOT)}
+        variables = {**os.environ, **self.environment(role), "PYTHONPATH": f"{self.folder / 'sooner'}:{ROOT}"}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [str(TRUNKLINE), *arguments], cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stderr=log
@@ -231,6 +247,7 @@ def test_what_is_not_granted_waits_and_loses_nothing(office: Office) -> None:
         def told() -> bool:
             return any(why in said for one in office.status().values() if one["kind"] == kind for said in one["waits"])
 
+        wait_for(lambda: why in office.log, why=lambda: office.log)  # costs less than to ask for the status
         wait_for(told, why=office.status)
 
     with office.working():
