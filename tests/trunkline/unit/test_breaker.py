@@ -167,6 +167,7 @@ def test_whatever_happens_few_calls_are_trials_and_none_is_made_while_it_is_open
                 flying.append((circuit.begin(now), circuit.state))
             else:
                 assert circuit.state is not CLOSED
+                assert circuit.begin(now) == -1, "who did not ask is told that it was no call"
         elif flying:
             epoch, _ = flying.pop(number % len(flying))
             circuit.ended(epoch, now, failed={"failed": True, "succeeded": False, "unmade": None}[what])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from trunkline.deadletter import (
     read,
     replayed,
     sent_again,
+    who_of,
     write,
 )
 from trunkline.engine.trail import again
@@ -101,6 +103,13 @@ def test_a_letter_can_be_read_whatever_the_record_says_under_our_names(header: t
     assert read(write(spoilt, HERE, FAILURE)) == Letter(HERE, FAILURE, AT, 0)
     record = Record(Slot("orders.billing.replay", 3), 0, b"7", b"", (*spoilt, ("trunkline-replay-count", b"x")), 0)
     assert again(record) is None, "no replay of ours has sent it"
+
+
+def test_who_it_was_is_read_alone_and_of_what_is_no_event_its_place() -> None:
+    """Whatever a record that cannot be read claims to be."""
+    poison = replace(FAILURE, kind="poison")
+    assert who_of((*write(EVENT, HERE, FAILURE), ("ce_id", None))) == ("bus/till", "42")
+    assert who_of(write(EVENT, HERE, poison)) == who_of(write((), HERE, poison)) == ("kafka:orders", "3@41")
 
 
 def test_existing_tools_find_what_they_know() -> None:

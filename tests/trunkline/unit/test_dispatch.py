@@ -443,7 +443,7 @@ def test_a_partition_that_is_asked_back_begins_nothing_and_waits_for_what_has_be
     assert desk.begin(one)
     desk.core.leave([MAIN])
     assert not desk.begin(two), "it was chosen, but not begun"
-    assert desk.core.busy([MAIN]) == 1
+    assert (desk.core.busy([MAIN]), desk.core.busy([OTHER])) == (1, 0)
     desk.core.answered(one, OK, desk.now, lambda: 0.0)
     desk.recorded(one)
     assert desk.core.busy([MAIN]) == 0

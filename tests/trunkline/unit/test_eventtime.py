@@ -26,6 +26,13 @@ def test_a_topic_at_its_end_is_as_late_as_the_clock_once_it_is_silent() -> None:
     assert reach.time(90_000) == 30_000
 
 
+def test_a_topic_that_holds_nothing_holds_up_no_time() -> None:
+    reach = Reach(0, 0)
+    reach.ended(0, 20_000)
+    assert reach.time(20_000 + SILENT - 1) is None
+    assert reach.time(20_000 + SILENT) == 20_000
+
+
 def test_a_record_from_the_future_does_not_take_time_with_it() -> None:
     """Everything that is awaited would be missed at once, and nothing any more until the clock had come as far."""
     reach = Reach(0, 0)

@@ -41,6 +41,16 @@ def test_no_more_than_the_width_are_in_flight() -> None:
     assert started(made) == ["e2"], "who waits to be recorded holds none of the width"
 
 
+def test_it_is_crowded_while_as_many_wait_for_the_width_as_it_has() -> None:
+    made = lanes(*(delivery(f"k{n}", n) for n in range(3)), width=2)
+    assert started(made) == ["e0", "e1"]
+    seen = [made.crowded]
+    made.add(delivery("k3", 3))
+    seen.append(made.crowded)
+    made.answered()
+    assert [*seen, made.crowded] == [False, True, False]
+
+
 def test_a_head_is_followed_while_another_waits_behind_it() -> None:
     made = lanes(delivery("a", 1), delivery("b", 2), delivery("a", 3))
     assert started(made) == ["e1", "e2"]
@@ -172,6 +182,14 @@ def test_a_copy_that_takes_a_place_waits_behind_the_replay_that_may_free_its_key
     made.finish(b"a")
     made.unblock(b"a")
     assert started(made) == ["e2 again"]
+
+
+def test_a_copy_of_a_replay_takes_its_place_before_other_replays() -> None:
+    made = lanes(*(delivery("a", n, slot=REPLAY, run="r") for n in (1, 2)))
+    assert started(made) == ["e1"]
+    made.answered()
+    made.replace(delivery("a", 1, event="e1 again", slot=REPLAY, run="r"))
+    assert started(made) == ["e1 again"]
 
 
 def test_a_replay_takes_the_place_of_its_event_that_waits_untried() -> None:

@@ -212,7 +212,15 @@ def test_a_wish_to_wait_stops_the_target(status: int, wish: str, seconds: float)
     assert throttle.room(100.0 + seconds) == ANY
 
 
-@pytest.mark.parametrize(("status", "headers"), [(503, {}), (409, {"retry_after": "9"}), (202, {"retry_after": "9"})])
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (503, {}),
+        (409, {"retry_after": "9"}),
+        (202, {"retry_after": "9"}),
+        (200, {"x_ratelimit_remaining": "0"}),  # until when, nobody says
+    ],
+)
 def test_what_concerns_one_call_stops_nothing(status: int, headers: dict[str, Any]) -> None:
     throttle = Throttle()
     answered(throttle, status, 100.0, **headers)
@@ -239,6 +247,7 @@ def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
     for _ in range(3):
         throttle.begin(0.0)
     throttle.ended(0.0, 200, {"ratelimit": '"d";r=20;t=10'}, 0.0, lambda: WALL)
+    assert (throttle.limited, throttle.wait(0.0)) == (True, 0.0)
     assert throttle.room(0.0) == 20 * 0.5 - 2  # two more are in flight, and may or may not be counted
     throttle.begin(0.0)
     assert throttle.room(0.0) == 7
@@ -256,7 +265,9 @@ def test_when_nothing_is_left_the_target_stops_until_the_reset() -> None:
 def test_a_policy_alone_is_a_pace() -> None:
     throttle = Throttle()
     throttle.divide(0.5, 0.0)
+    before = throttle.limited
     answered(throttle, 200, 0.0, ratelimit_policy='"d";q=100;w=10')
+    assert (before, throttle.limited) == (False, True)
     assert throttle.room(0.0) == 0
     assert throttle.wait(0.0) == pytest.approx(0.2)
     throttle.begin(0.2)
