@@ -132,7 +132,7 @@ def judged(sink: Sink, response: Response, items: Sequence[Item[Any]]) -> list[V
     """Ask a sink for its verdicts, one for each event; its mistakes have a verdict too."""
     try:
         verdicts = [checked(verdict) for verdict in sink.verdicts(response, items)]
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
+    except BaseException as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
         return [of_exception(error)] * len(items)
     if len(verdicts) != len(items):
         return [Permanent(f"bug in the adapter: {len(verdicts)} verdicts for {len(items)} events")] * len(items)

@@ -17,6 +17,7 @@ TrunklineError
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 EXIT = 70
@@ -134,6 +135,29 @@ class Poison(Undeliverable):
 
 class UnknownSchema(Poison):
     """Nobody registered the record's schema, or ours cannot read it: what another topology writes, it may read (L5)."""
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise again what asks our own code to end, through whosever code it has come: nobody may keep that.
+
+    It is the cancelling of a task, and Ctrl-C where Python raises it (a worker hears that as a signal). All else is the
+    fault of the code that it comes from, what is no Exception too: it would end the worker, or the task that has the
+    event, and each in turn that takes it.
+    """
+    if isinstance(error, Exception):
+        return
+    import asyncio  # noqa: PLC0415 - 20 ms of a start that needs no loop
+    import signal  # noqa: PLC0415 - with it
+
+    match error:
+        case asyncio.CancelledError():
+            with suppress(RuntimeError):  # no loop runs here
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise error
+        case KeyboardInterrupt() if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise error
+        case _:
+            pass
 
 
 def meant(name: str, known: Iterable[str]) -> str:

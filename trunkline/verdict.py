@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
-from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown
+from trunkline.errors import Halt, Permanent, Poison, Retryable, Unknown, pass_on
 from trunkline.redact import CUT, redact
 
 KEPT = 200
@@ -151,11 +151,12 @@ def reused(status: int, body: bytes) -> bool:
     return about_the_key(body) and (status == 422 or REUSED.search(body) is not None)
 
 
-def of_exception(error: Exception | SystemExit) -> Verdict:
+def of_exception(error: BaseException) -> Verdict:
     """Say what an exception from an adapter or a call means; a Python bug is the event's fault (under the guard).
 
-    So is an exit: it would end the worker, and each in turn that takes the event.
+    So is an exit, or whatever else is no Exception, unless it asks us to end: then it is raised again.
     """
+    pass_on(error)
     match error:
         case Retryable() | Permanent() | Unknown() | Poison() | Halt():
             return error

@@ -19,7 +19,7 @@ from typing import Any
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.avro.compat import Clash, clashes, short
 from trunkline.avro.files import Schema, read
-from trunkline.errors import Permanent, TrunklineError, UnknownSchema, UsageError
+from trunkline.errors import Permanent, TrunklineError, UnknownSchema, UsageError, pass_on
 
 Function = Callable[[Any], Any]
 NAME = re.compile(r"v([1-9][0-9]*)_to_v([1-9][0-9]*)")
@@ -138,7 +138,8 @@ class Past:
             made = leg.function(value)
         except TrunklineError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise Permanent(f"bug in {name}: {type(error).__name__}: {error}") from error
         if not isinstance(made, dict):
             raise Permanent(f"{name} gave a {type(made).__name__}, no record")

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from trunkline.errors import Permanent, Retryable, Unavailable, Unknown
+from trunkline.errors import Permanent, Retryable, Unavailable, Unknown, pass_on
 from trunkline.event import Event
 from trunkline.http import transport
 from trunkline.responses import Response
@@ -49,12 +49,7 @@ async def attempt(sink: HttpSink, deliver: Written, event: Event[Any], call: Cal
         return Unknown("it had not ended at the deadline"), None
     except Unavailable:
         raise
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return Unknown("what its sink waited for was cancelled, and not by Trunkline"), answer
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+    except BaseException as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
         return verdict_of(error), answer
 
 
@@ -66,9 +61,12 @@ def response_of(answer: httpx.Response) -> Response:
     return Response(answer.status_code, headers, body, answer.request.method, whole=whole)
 
 
-def verdict_of(error: Exception | SystemExit) -> Verdict:
-    """Say what an exception of the client means: whether the target may have acted on the request."""
+def verdict_of(error: BaseException) -> Verdict:
+    """Say what was raised around a call means: whether the target may have acted on the request."""
+    pass_on(error)
     match error:
+        case asyncio.CancelledError():
+            return Unknown("what its sink waited for was cancelled, and not by Trunkline")
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
             return Retryable(f"no connection to the target: {type(error).__name__}")
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():

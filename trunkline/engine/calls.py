@@ -22,7 +22,7 @@ from trunkline.ledger.attempts import Attempt
 from trunkline.observe import What
 from trunkline.redact import hashed
 from trunkline.sinks.http import Deletes, HttpSink, Written
-from trunkline.verdict import Delivered, Verdict, checked, of_exception
+from trunkline.verdict import Delivered, Verdict, checked
 
 LATE = 2.0
 """Seconds beyond the deadline of a call after which a hand-written sink has not let itself be cancelled."""
@@ -116,8 +116,8 @@ class Calls:
             spans.ended(span, None, [])
             self._take_back(call, [delivery], error)
             return [None]
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-            verdict = of_exception(error)
+        except BaseException as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+            verdict = calling.verdict_of(error)
         if began:
             self._targets.ended(self._gate, call, verdict, response)
         else:
@@ -225,8 +225,8 @@ class Calls:
             spans.ended(span, None, [])
             self._take_back(call, group, error)
             return [None] * len(group)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-            verdicts = [of_exception(error)] * len(group)
+        except BaseException as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+            verdicts = [calling.verdict_of(error)] * len(group)
         if sent:
             self._targets.ended(self._gate, call, worst(verdicts), response)
         else:

@@ -48,7 +48,7 @@ class Composer:
             return await attempt.run(delivery.run if delivery.live else "")
         except Unavailable as error:
             return Retryable(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
+        except BaseException as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
             return of_exception(error)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
+from trunkline.engine.calling import verdict_of
 from trunkline.errors import Halt, Permanent, Poison, Retryable, Unavailable, Unknown
 from trunkline.event import Event
 from trunkline.flow.composite import (
@@ -36,7 +37,7 @@ from trunkline.flow.composite import (
 )
 from trunkline.requests import Request
 from trunkline.responses import Response
-from trunkline.verdict import Delivered, Superseded, Verdict, checked, of_exception
+from trunkline.verdict import Delivered, Superseded, Verdict, checked
 
 UNSENT = (None, 429)
 """What a Retryable says when the call certainly had no effect: no connection, or not let in."""
@@ -175,8 +176,8 @@ class Attempt:
         response = None
         try:
             request = write(self._sink, step, self._event, course.answers)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
-            return of_exception(error), {}, False
+        except BaseException as error:  # noqa: BLE001 - whatever an adapter raises has a verdict
+            return verdict_of(error), {}, False
         again = step in course.made
         self._course = await self._desk.note(Begin(course.round, step))
         if self._course.round != course.round or self._course.state(step) is not State.BEGUN or self._course.closed:
@@ -194,8 +195,8 @@ class Attempt:
         except Unavailable:
             self._course = await self._desk.note(Withdraw(course.round, step))
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
-            verdict, kept = of_exception(error), {}
+        except BaseException as error:  # noqa: BLE001 - whatever an adapter or a call raises has a verdict
+            verdict, kept = verdict_of(error), {}
             if verdict is not error and response is not None and response.status < 300:  # a bug refuses nothing
                 verdict = Unknown(f"answered {response.status}, and what that means is not known: {verdict}")
         if response is not None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from trunkline.engine.cache import Cache
 from trunkline.engine.targets import Gate, Targets
-from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, Unknown
+from trunkline.errors import Halt, Permanent, Retryable, TrunklineError, Unavailable, Unknown, pass_on
 from trunkline.flow.declare import Lookup, Process, flow_name, lookups_of
 from trunkline.flow.rows import Remote, Row, Rows
 from trunkline.formats import json
@@ -138,7 +138,8 @@ class Asker(Remote):
                     await self._fetch([key])
                 return
             self._end(keys, error=error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a split that somebody wrote may raise anything
+        except BaseException as error:  # noqa: BLE001 - a split that somebody wrote may raise anything
+            pass_on(error)
             self._end(keys, error=Permanent(f"bug in {self._lookup.name}: {type(error).__name__}: {error}"))
         else:
             self._end(keys, rows=rows or {})

@@ -4,15 +4,16 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from trunkline.avro.codec import HEAD
 from trunkline.engine import spans
-from trunkline.errors import Permanent, Rejected, Unavailable
+from trunkline.errors import Permanent, Rejected, Unavailable, pass_on
 from trunkline.event import TIMES, Event, Headers, is_timely, to_headers
 from trunkline.flow.declare import Bus, Publish
 from trunkline.flow.transform import stamp
@@ -78,12 +79,11 @@ class Publisher:
             Unavailable: the broker or ledger does not answer, or the same event is being published; try again.
         """
         try:
-            prepared = [self._prepare(event) for event in self.source.events(request)]
+            with contained():
+                prepared = [self._prepare(event) for event in self.source.events(request)]
         except Rejected as error:
             self.reject(str(error))
             raise
-        except SystemExit as error:  # it would end the worker, for whoever posts
-            raise RuntimeError(f"the source exits: {error}") from error
         self._count("received", count=len(prepared))
         answers = await self._claim(prepared)
         sent = [
@@ -102,6 +102,15 @@ class Publisher:
         if failure is not None:
             raise failure  # the sender posts the request again; what was published is a duplicate then
         return accepted
+
+    def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Return when the sender of a request is who they say.
+
+        Raises:
+            Rejected: they are not.
+        """
+        with contained():
+            self.source.verify.check(headers, body)
 
     def reject(self, why: str) -> None:
         """Count a request that did not come as far as an event."""
@@ -189,3 +198,15 @@ class Publisher:
 
     def _count(self, what: What, count: int = 1, detail: str = "") -> None:
         self._observe(Observed(what, self.name, count=count, detail=detail))
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Make what a source raises an Exception: whatever else, an exit too, would end the worker for whoever posts."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        raise RuntimeError(f"bug in the source: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError
 
 from trunkline.avro.files import schema_of
-from trunkline.errors import Rejected, TrunklineError
+from trunkline.errors import Rejected, TrunklineError, pass_on
 from trunkline.event import Event, from_headers
 from trunkline.flow.declare import (
     Agent,
@@ -98,7 +98,8 @@ def one(
         return {"rejected": f"{error.status} {error.title}: {error} {fields}".rstrip()}
     except TrunklineError as error:
         return {"failed": str(error)}
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500
+    except BaseException as error:  # noqa: BLE001 - a source may raise anything, and the gateway would answer 500
+        pass_on(error)
         return {"failed": f"bug in the source: {type(error).__name__}: {error}"}
 
 

@@ -1,12 +1,13 @@
 """One event through the steps and routes of a process flow: pure, shared by the engine and by `walk`."""
 
 from collections.abc import Awaitable, Coroutine, Mapping
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from itertools import islice
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeVar
 
-from trunkline.errors import Permanent, TrunklineError
+from trunkline.errors import Permanent, TrunklineError, pass_on
 from trunkline.event import Drop, Event, derived_id
 from trunkline.flow.declare import (
     Bus,
@@ -144,7 +145,8 @@ def at_once(steps: Coroutine[Any, None, T]) -> T:
     except StopIteration as ended:
         given: T = ended.value
         return given
-    steps.close()
+    with suppress(Permanent):  # a step that hears of it in vain seems to have raised it
+        steps.close()
     raise Permanent("a step waits for something that is not here")
 
 
@@ -183,13 +185,13 @@ def route_to_list(route: Any, event: Event[Any]) -> list[Mapping[str, Any]]:
 def run(body: Any, *arguments: Any) -> Any:
     """Call a step or route; what it raises by mistake is the event's fault.
 
-    So is an exit: it would end the thread of the flow, and each worker in turn that takes the event.
+    So is an exit, which would end the thread of the flow, and each worker in turn that takes the event.
     """
     try:
         return body(*arguments)
     except (TrunklineError, OSError, TimeoutError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         name = getattr(arguments[0], "__name__", "") if body is route_to_list else body.__name__
         raise bug(name, error) from error
 
@@ -200,12 +202,13 @@ async def waited(body: Step, made: Awaitable[Any]) -> Any:
         return await made
     except (TrunklineError, OSError, TimeoutError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise bug(body.__name__, error) from error
 
 
 def bug(name: str, error: BaseException) -> Permanent:
-    """Say that a step, a route or a body did not mean to raise this."""
+    """Say that a step, a route or a body did not mean to raise this, unless it asks us to end: then raise it again."""
+    pass_on(error)
     return Permanent(f"bug in {name}: {type(error).__name__}: {error}")
 
 

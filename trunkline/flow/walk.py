@@ -283,7 +283,7 @@ def deliver(journey: Journey, flow: Deliver, items: Sequence[Item[Any]], answer:
     try:
         request = sink.batch(items)
         request.encode()  # as it would be written: what cannot be is found here
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+    except BaseException as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
         if len(items) > 1:
             for item in items:
                 deliver(journey, flow, [item], answer)
@@ -360,7 +360,7 @@ def call(
         verdict = checked(sink.verdict(replace(answer, method=request.method)))
         if isinstance(verdict, Delivered | Superseded):
             ended = Made(State.DONE, {} if undoes(step) else kept_of(made, answer))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+    except BaseException as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
         verdict = of_exception(error)
     key = idempotency_key(bus.identity, sink_identity(flow.to), event.source, event.id, course.key(step))
     headers = {} if flow.to.idempotency is None else flow.to.idempotency.headers(key)
@@ -392,7 +392,7 @@ def meanings(flow: Deliver, request: Request, judge: Callable[[Response], Verdic
     for status in MEANINGS:
         try:
             verdict = checked(judge(Response(status, method=request.method)))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
+        except BaseException as error:  # noqa: BLE001 - as in the engine: whatever an adapter raises is judged
             verdict = of_exception(error)
         told[status] = word(flow, verdict)
     return told

@@ -138,7 +138,7 @@ def build(
             refuse_encoded(request)
             body = await read(request)
             headers = dict(request.headers.items())
-            publisher.source.verify.check(headers, body)
+            publisher.verify(headers, body)
         except Rejected as error:
             publisher.reject(str(error))
             return of_rejected(error)

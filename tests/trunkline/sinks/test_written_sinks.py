@@ -170,11 +170,21 @@ def test_an_answer_or_a_verdict(status: int, found: Any, verdict: type) -> None:
         asyncio.run(attempted(sink, httpx.Response(status)))
 
 
-def test_an_exit_and_what_something_else_cancelled_have_a_verdict() -> None:
-    """The first would end the worker, the second leave the call in flight for good."""
+class Panic(BaseException):
+    """What libraries written in Rust raise is no Exception either."""
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), GeneratorExit("3"), Panic(3), RecursionError(3), MemoryError(3)])
+def test_whatever_is_raised_has_a_verdict(raised: BaseException) -> None:
+    """Some of it would end the worker, the rest leave the call in flight for good."""
     sink = Scripted(Target("t", env("T")))
-    sink.found = SystemExit(3)
-    assert str(asyncio.run(attempted(sink, httpx.Response(200)))[0]) == "bug in the adapter: SystemExit: 3"
+    sink.found = raised
+    told = f"bug in the adapter: {type(raised).__name__}: 3"
+    assert str(asyncio.run(attempted(sink, httpx.Response(200)))[0]) == told
+
+
+def test_what_something_else_has_cancelled_has_a_verdict() -> None:
+    sink = Scripted(Target("t", env("T")))
     sink.found = asyncio.CancelledError()
     assert isinstance(asyncio.run(attempted(sink, httpx.Response(200)))[0], Unknown)
 
@@ -222,32 +232,35 @@ def test_a_sink_that_does_not_end_with_its_time_is_named_and_holds_up_no_other_k
 
 
 class Leaves(HttpSink):
-    """Exits where it writes its request, or where it reads the answer."""
+    """Exits or panics where it writes its request, or where it reads the answer."""
 
     name = "leaves"
 
     def request(self, event: Event[NoteWrittenV1]) -> Request:
         if event.data["text"] == "at the request":
             sys.exit("no more")
+        if event.data["text"] == "panics":
+            raise Panic("no more")
         return Request.put("/{box}", path={"box": event.key}, json={"text": event.data["text"]})
 
     def verdict(self, response: Response) -> Verdict:
         if response.status == 418:
-            sys.exit("no teapot")
+            raise Panic("no teapot")
         return super().verdict(response)
 
 
 def test_a_sink_that_exits_is_at_fault_and_the_worker_goes_on(stage: Stage) -> None:
     bus = stage.make(Bus(stage.prefix, [Deliver(notes(stage.prefix, 2), to=Leaves(Target("l", env("SHELF_URL"))))]))
     stage.target.control.break_(Behaviour(name=stage.prefix, match="/b", status=418))
-    stage.write(bus, [note(1, "a", "at the request"), note(1, "b"), note(1, "c"), note(2, "a")])
+    stage.write(bus, [note(1, "a", "at the request"), note(1, "b"), note(1, "c"), note(2, "a"), note(1, "d", "panics")])
     with stage.running(bus):
-        wait_for(lambda: sum(stage.rows().values()) == 4, why=stage.rows)
-    assert stage.rows() == {State.DEAD: 2, State.DONE: 2}
+        wait_for(lambda: sum(stage.rows().values()) == 5, why=stage.rows)
+    assert stage.rows() == {State.DEAD: 3, State.DONE: 2}
     [flow] = bus.delivering
     assert {header(letter, "__connect.errors.exception.message") for letter in stage.letters(flow)} == {
         "bug in the adapter: SystemExit: no more",
-        "bug in the adapter: SystemExit: no teapot",
+        "bug in the adapter: Panic: no more",
+        "bug in the adapter: Panic: no teapot",
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.trunkline import schemas
-from tests.trunkline.schemas import BoxMovedV1, BoxMovedV2, BoxMovedV3
+from tests.trunkline.schemas import BoxMovedV1, BoxMovedV2, BoxMovedV3, box_moved
 from trunkline import Permanent, Topic
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.avro.files import released, schema_of
@@ -67,9 +67,12 @@ def test_a_newer_version_is_not_known_and_read_as_far_as_it_resolves() -> None:
         past(BoxMovedV1).read(codec(BoxMovedV3), body(BoxMovedV3, third))
 
 
-def test_a_function_that_raises_is_told_with_its_place() -> None:
+def test_a_function_that_raises_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = body(BoxMovedV1, V1 | {"weight": "heavy"})
     with pytest.raises(Permanent, match=r"bug in v1_to_v2 \(schemas/box_moved.py\): ValueError"):
+        past(BoxMovedV3).read(codec(BoxMovedV1), odd)
+    monkeypatch.setattr(box_moved, "v1_to_v2", lambda _: sys.exit("heavy"))
+    with pytest.raises(Permanent, match=r"bug in v1_to_v2 \(schemas/box_moved.py\): SystemExit: heavy"):
         past(BoxMovedV3).read(codec(BoxMovedV1), odd)
 
 

@@ -1,7 +1,9 @@
 """Look-ups: which keys an event has, what is remembered, and how a target is asked (P2)."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -349,6 +351,9 @@ def test_a_refusal_of_us_halts_and_a_split_with_a_bug_is_told() -> None:
             await asker(Fake(failing([Response(401)])), lookup()).ask(["7"])
         with pytest.raises(Permanent, match="bug in ratings: KeyError: 'items'"):
             await asker(Fake(failing([Response(200, body=b"{}")])), several(1)).ask(["7"])
+        leaving = replace(several(1), split=lambda _: sys.exit("no items"))
+        with pytest.raises(Permanent, match="bug in ratings: SystemExit: no items"):
+            await asker(Fake(failing([Response(200, body=b"{}")])), leaving).ask(["7"])
 
     asyncio.run(run())
 

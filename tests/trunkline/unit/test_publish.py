@@ -93,13 +93,27 @@ def test_a_post_is_answered_before_the_ledger_knows_that_its_event_is_published(
     assert asyncio.run(post()) == ("published", [b"\0\0\0\0\1value"], 0, 1)
 
 
+class Panic(BaseException):
+    """What libraries written in Rust raise is no Exception either."""
+
+
 class Leaver(Web):
-    def events(self, _: WebhookRequest) -> list[Event[OrderPlacedV1]]:
-        sys.exit(3)
+    def events(self, request: WebhookRequest) -> list[Event[OrderPlacedV1]]:
+        if request.body == b"exit":
+            sys.exit(3)
+        raise Panic(3)
 
 
-def test_a_source_that_exits_has_a_bug_and_the_worker_goes_on() -> None:
-    flow = Publish(Leaver(Anybody()), to=orders)
+class Leaving(Anybody):
+    def check(self, _: Mapping[str, str], body: bytes) -> None:
+        if body == b"exit":
+            sys.exit(3)
+        raise Panic(3)
+
+
+@pytest.mark.parametrize(("body", "told"), [(b"exit", "SystemExit: 3"), (b"panic", "Panic: 3")])
+def test_a_source_or_verifier_that_exits_has_a_bug_and_the_worker_goes_on(body: bytes, told: str) -> None:
+    flow = Publish(Leaver(Leaving()), to=orders)
     publisher = Publisher(
         Bus("bus", [flow]),
         flow,
@@ -108,8 +122,10 @@ def test_a_source_that_exits_has_a_bug_and_the_worker_goes_on() -> None:
         writer=cast("Writer", Claims()),
         observe=NOBODY,
     )
-    with pytest.raises(RuntimeError, match="the source exits: 3"):  # answered 500 by the gateway
-        asyncio.run(publisher.publish(WebhookRequest({}, b"{}")))
+    with pytest.raises(RuntimeError, match=f"bug in the source: {told}"):  # answered 500 by the gateway
+        asyncio.run(publisher.publish(WebhookRequest({}, body)))
+    with pytest.raises(RuntimeError, match=f"bug in the source: {told}"):
+        publisher.verify({}, body)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,27 @@ async def leaving_later(_: Event[Any]) -> Event[Any]:
     sys.exit("no city")
 
 
+class Panic(BaseException):
+    """What libraries written in Rust raise is no Exception either."""
+
+
+def panicking_step(_: Event[Any]) -> Event[Any]:
+    raise Panic("city")
+
+
+def ending_step(_: Event[Any]) -> Event[Any]:
+    raise GeneratorExit("city")
+
+
+async def cancelled_later(_: Event[Any]) -> Event[Any]:
+    raise asyncio.CancelledError("city")
+
+
+def panicking_route(_: Event[Any]) -> Iterator[ParcelV1]:
+    yield {"customer": "7", "pieces": 1}
+    raise Panic("later")
+
+
 def broken_route(_: Event[Any]) -> list[ParcelV1]:
     raise ZeroDivisionError("pieces")
 
@@ -162,6 +183,10 @@ def no_text(_: Event[Any]) -> list[Any]:
         ([broken_step], one, "bug in broken_step: KeyError: 'city'"),
         ([leaving_step], one, "bug in leaving_step: SystemExit: no city"),
         ([leaving_later], one, "bug in leaving_later: SystemExit: no city"),
+        ([panicking_step], one, "bug in panicking_step: Panic: city"),
+        ([ending_step], one, "bug in ending_step: GeneratorExit: city"),
+        ([cancelled_later], one, "bug in cancelled_later: CancelledError: city"),
+        ([], panicking_route, "bug in panicking_route: Panic: later"),
         ([nothing], one, "nothing returned NoneType, no Event or Drop"),
         ([], broken_route, "bug in broken_route: ZeroDivisionError: pieces"),
         ([], broken_generator, "bug in broken_generator: ValueError: later"),
