@@ -99,6 +99,7 @@ class Deliverer:
                 replay=self._replay,
                 width=WIDTH,
                 together=self._sink.together,
+                patience=transport.DEADLINE + SPARE,
                 caps=CAPS,
             )
         )

@@ -73,6 +73,8 @@ class Delivery:
     """Its last call ended without a status, or with a body that hid it: the next one reads with more care."""
     doubtful: bool = False
     """Another worker has announced a call of it and not told how it ended (D4)."""
+    awaited: float = 0.0
+    """The deadline of the last such call whose end was awaited; epoch seconds by the clock of whoever made it."""
     alone: bool = False
     """It is called without others: a call that it shared was refused as a whole (D10), or it has no value."""
     skipped: str = ""

@@ -59,6 +59,8 @@ class Policy:
     width: int = 256
     together: int = 1
     """Events that one call may carry."""
+    patience: float = 22.0
+    """Seconds after which a call that was announced has certainly ended."""
     caps: Caps = Caps()
 
 
@@ -405,7 +407,7 @@ class Dispatcher:
             case _ if not self.owns(delivery):
                 self._drop(delivery)
             case Wait(deadline):
-                self._doubt(delivery, deadline - wall)
+                self._doubt(delivery, deadline, wall)
             case Ambiguous():
                 why = "another worker had begun to send it and ended without telling how; it may have been applied"
                 self._bury(delivery, "unknown", Unknown(why))
@@ -506,7 +508,7 @@ class Dispatcher:
         if state is None:
             raise ValueError("a delivery without an outcome was recorded")
         if against is not None and state is State.INTENT:
-            self._doubt(delivery, against.deadline - wall)
+            self._doubt(delivery, against.deadline, wall)
             return None
         if state in REOPENED and self._policy.after_dead != "continue" and delivery.key is not None:
             self._bar(delivery.key, self._looked_up)
@@ -644,11 +646,15 @@ class Dispatcher:
         delivery.stage = Stage.WAITING
         self._effects.append(Later(delivery, seconds))
 
-    def _doubt(self, delivery: Delivery, seconds: float) -> None:
-        """Let a delivery wait until another worker's call of it has ended, whatever was to become of it here."""
+    def _doubt(self, delivery: Delivery, deadline: float, wall: float) -> None:
+        """Let a delivery wait until another worker's call of it has ended, whatever was to become of it here.
+
+        No longer than a call lasts: it has begun by now, and a clock that was put back must not keep its key waiting.
+        """
         self._unskip(delivery)
         delivery.doubtful, delivery.kind, delivery.outcome = True, None, None
-        self._wait(delivery, max(0.0, seconds))
+        delivery.awaited = deadline
+        self._wait(delivery, max(0.0, min(deadline - wall, self._policy.patience)))
 
     def _withdraw(self, delivery: Delivery) -> None:
         if not self._policy.keyed:

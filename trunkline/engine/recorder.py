@@ -96,6 +96,7 @@ class Recorder:
                     keyed=self._keyed,
                     latest=self._latest,
                     topic=delivery.origin.topic,
+                    awaited=delivery.awaited,
                 )
             )
         found: Mapping[Place, Standing]
@@ -182,6 +183,8 @@ class Recorder:
 
     def _outcome(self, delivery: Delivery, state: State, at: datetime, *, park: bool) -> Outcome:
         origin = delivery.origin
+        if state is State.AMBIGUOUS and delivery.awaited:  # by its clock, the call that is given up may go on
+            at = max(at, datetime.fromtimestamp(delivery.awaited + 0.001, UTC))
         return Outcome(
             delivery.place,
             self.number,

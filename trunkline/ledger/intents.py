@@ -11,6 +11,8 @@ from trunkline.ledger.deliveries import KINDS, RUNS, WRITE, Place, Row, State, l
 class Intent:
     """A call about to be made. `now` and `deadline`, at which it is over at the latest, are epoch seconds.
 
+    `awaited` is the deadline of another's call whose end was awaited by a clock that nobody puts back: what `now` says
+    of it, which another clock than its own may, counts no more.
     `run` is the live replay that sends it, empty when none does; `owner` names one life of one process. `latest`: the
     target stores the last state of a key. `topic` is where partition and offset are.
     """
@@ -29,6 +31,7 @@ class Intent:
     keyed: bool = True
     latest: bool = False
     topic: str = ""
+    awaited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def judging(db: Connection, intents: Sequence[Intent]) -> Callable[[Intent, Row 
     def judge(intent: Intent, row: Row | None) -> Standing:
         if row is not None:
             if row.state is State.INTENT and row.owner != intent.owner:
-                return Wait(row.deadline) if intent.now < row.deadline else Ambiguous()
+                over = intent.now >= row.deadline or intent.awaited == row.deadline
+                return Ambiguous() if over else Wait(row.deadline)
             if row.state is not State.INTENT and not may_reopen(row, intent.run):
                 return Finished(row.state)
         if intent.place in newest:

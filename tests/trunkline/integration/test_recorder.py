@@ -1,6 +1,7 @@
 """From the decision to the ledger and back: the dispatcher hears what stands, over both databases."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_an_order_obeyed_while_another_worker_calls_is_kept(ledger: Ledger, afte
         assert (told, core.positions(), one.stage) == ([], {MAIN: 1}, Stage.WAITING), "the order was not obeyed"
         [wait] = core.take()
         assert isinstance(wait, Later)
-        assert wait.seconds > FAR / 2
+        assert wait.seconds == 22.0, "the call does not last longer, whatever another clock says"
         assert await writer.write(lambda db: parked_keys(db, recorder.number)) == set()
         if after == "delivered":
             done = deliveries.Outcome(
@@ -92,6 +93,60 @@ def test_an_order_obeyed_while_another_worker_calls_is_kept(ledger: Ledger, afte
             assert told == ["e1"]
             assert await writer.write(lambda db: parked_keys(db, recorder.number)) == {one.key}
         assert core.positions() == {MAIN: 2}
+        await writer.close()
+
+    asyncio.run(work())
+
+
+def test_a_clock_that_was_put_back_holds_up_what_a_dead_worker_has_begun_no_longer_than_a_call(ledger: Ledger) -> None:
+    """By its own clock the call that it had announced goes on for an hour (D4)."""
+    flow = Deliver(notes("recorder", 1), to=shelf())
+    core = Dispatcher(Policy(retry=Retry(), sink="shelf", keyed=False))
+    core.renew(100.0)
+    core.assign([MAIN], ())
+    one, two = delivery("a", 1), delivery("a", 2)
+    core.arrive(core.looking(), [one, two], {}, ())
+
+    async def work() -> None:
+        writer = Writer(ledger)
+        recorder = Recorder(
+            flow,
+            core=core,
+            writer=writer,
+            keyed=False,
+            begin=lambda: None,
+            obeyed=lambda _: None,
+            act=lambda: None,
+            see=lambda *_, **__: None,
+        )
+        recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
+        before = time.time() + 3600
+        died = Intent(one.place, recorder.number, one.key, 0, 1, one.payload, "dead", before + 22, before, keyed=False)
+        assert (await writer.write(lambda db: intend(db, [died])))[one.place] is GO
+
+        core.turn(0.0)
+        core.take()
+        assert core.begin(one, 0.0)
+        assert await recorder.announce([one]) == [one]
+        core.turn(0.0)
+        assert core.take() == [Later(one, 22.0)]
+        core.due(one)
+        core.turn(22.0)
+        core.take()
+        assert core.begin(one, 22.0)
+        assert await recorder.announce([one]) == [one]
+        core.turn(22.0)
+        [letter] = core.take()
+        assert isinstance(letter, Letter)
+        assert letter.state is State.AMBIGUOUS
+        core.buried(one)
+        [effect] = core.take()
+        assert isinstance(effect, Record)
+        recorder.record(one, effect.state, park=effect.park)
+        await recorder.commit()
+        found = await writer.write(lambda db: deliveries.look_up(db, [one.place]))
+        assert found[one.place].state is State.AMBIGUOUS
+        assert core.positions() == {MAIN: 2}, "its key goes on"
         await writer.close()
 
     asyncio.run(work())
