@@ -117,11 +117,16 @@ class LocalPostgres:
     def kill(self) -> None:
         """Kill the server and all its processes with SIGKILL: what it had not synced is lost as in a crash."""
         if (pid := self.pid) is not None:
-            children = children_of(pid)
-            for one in (pid, *children):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._gone(pid, 30.0)
+
+    def freeze(self) -> None:
+        """Stop the server and all its processes where they are: connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let what is frozen go on."""
+        self._signal(signal.SIGCONT)
 
     def remove(self) -> None:
         """Kill the server and remove its data."""
@@ -184,6 +189,13 @@ class LocalPostgres:
         give_up = time.monotonic() + 10
         while self.pid is None and time.monotonic() < give_up:
             time.sleep(0.02)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Give a signal to the server and all its processes."""
+        if (pid := self.pid) is not None:
+            for one in (pid, *children_of(pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, number)
 
     def _gone(self, pid: int, seconds: float) -> None:
         give_up = time.monotonic() + seconds

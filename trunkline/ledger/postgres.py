@@ -5,9 +5,10 @@ and plan for one table and not for those of all days.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import SecretStr
@@ -34,6 +35,9 @@ its rows by an index, however wrong the statistics of a new day's table are."""
 
 PREPARED = 500
 """Statements that a connection keeps prepared: about a dozen for each day that is written to."""
+
+ANSWER = 35.0
+"""Seconds within which a server that works says something: its own limit for a statement, and some for the way."""
 
 REACH = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 10, "keepalives_interval": 5}
 """Seconds until a server that does not answer is given up; tcp_user_timeout in milliseconds."""
@@ -211,7 +215,7 @@ class Server:
         import psycopg  # noqa: PLC0415 - as above
 
         try:
-            raw = psycopg.connect(self._url, autocommit=True, **cast("Any", REACH))
+            raw = bounded().connect(self._url, autocommit=True, **cast("Any", REACH))
         except psycopg.Error as error:
             raise Failure(f"{self.name} cannot be reached: {self.told(error)}") from None
         try:
@@ -233,6 +237,36 @@ class Server:
         said = error.diag.message_primary or str(error)  # the statement, which the latter quotes, says nothing of it
         helps = HELPS.get(error.sqlstate or "", "")
         return (redact(" ".join(said.split())) or type(error).__name__) + helps
+
+
+@cache
+def bounded() -> "type[psycopg.Connection[tuple[Any, ...]]]":
+    """Give the driver's connection with an end to its patience.
+
+    A server that is frozen keeps its connections, and so does what lies between when it passes nothing on. TCP notices
+    neither, and the driver would wait for ever.
+    """
+    import psycopg  # noqa: PLC0415 - as above
+
+    class Bounded(psycopg.Connection[tuple[Any, ...]]):
+        def wait(self, gen: Any, *more: Any, **named: Any) -> Any:
+            return super().wait(self._hurried(gen), *more, **named)
+
+        def _hurried(self, gen: "Generator[Any, Any, Any]") -> "Generator[Any, Any, Any]":
+            until = time.monotonic() + ANSWER
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and time.monotonic() > until:
+                        self.close()  # else the driver would wait once more, for the end of its pipeline
+                        why = "it stands still, or what lies between passes nothing on"
+                        raise psycopg.OperationalError(f"it has said nothing for {ANSWER:g} s: {why}")
+                    wanted = gen.send(ready)
+            except StopIteration as ended:
+                return ended.value
+
+    return Bounded
 
 
 def migrate(db: "Connection", name: str) -> None:

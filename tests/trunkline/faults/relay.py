@@ -104,3 +104,27 @@ class Relay(ABC):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Silence(Relay):
+    """Passes everything on until it is told to be silent; then nothing, and keeps what is open so."""
+
+    silent = False
+
+    async def _requests(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._answers(link, reader, writer)
+
+    async def _answers(self, _: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(64 * 1024):
+            if not self.silent:
+                writer.write(piece)
+                await writer.drain()
+
+    def heal(self) -> None:
+        """Pass everything on again; what was swallowed is lost, so the connections are cut."""
+        self.silent = False
+        self._do(self._cut())
+
+    async def _cut(self) -> None:
+        for link in list(self._links):
+            link.cut()

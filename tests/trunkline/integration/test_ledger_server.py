@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from tests.shared import free_port
+from tests.trunkline.faults.relay import Silence
 from tests.trunkline.postgres import MakeUrl
 from trunkline import settings
 from trunkline.errors import UsageError
@@ -23,6 +24,10 @@ from trunkline.ledger.postgres import Server
 from trunkline.ledger.writer import Writer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+OF_DAYS = "WITH given (day) AS (:rows) SELECT d.day FROM given CROSS JOIN :deliveries d WHERE d.day = given.day"
+"""A statement for each day; two are sent at once."""
 
 
 def done(number: int, day: int = 20_000) -> Outcome:
@@ -142,6 +147,32 @@ def test_a_connection_that_is_cut_in_a_transaction_takes_all_of_it_along(url: Se
         with pytest.raises(Failure, match="lost in a transaction"):
             cut()
         assert deliveries.look_up(db, (done(number).place for number in range(4))) == {}
+
+
+def test_a_server_that_says_nothing_and_keeps_its_connections_is_given_up(
+    url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is frozen, or behind something that passes nothing on; TCP notices neither."""
+    monkeypatch.setattr(postgres, "ANSWER", 1.0)
+    monkeypatch.setitem(postgres.REACH, "connect_timeout", 2)
+    parts = conninfo_to_dict(url.get_secret_value())
+    relay = Silence(int(parts["port"] or 5432))
+    behind = make_conninfo(url.get_secret_value(), host="127.0.0.1", port=relay.port)
+    try:
+        with Server(SecretStr(behind)).connect() as db:
+            for days in ([(1,)], [(1,), (2,)]):
+                with db.transaction():
+                    for (day,) in days:
+                        db.begin_day(day)
+                relay.silent = True
+                with pytest.raises(Failure, match="it has said nothing for 1 s: it stands still, or what lies between"):
+                    db.join(OF_DAYS, "integer", days)
+                with pytest.raises(Failure, match="cannot be reached: connection timeout expired"):
+                    db.join(OF_DAYS, "integer", days)
+                relay.heal()
+            assert db.run("SELECT 1") == [(1,)]
+    finally:
+        relay.close()
 
 
 def test_a_table_that_somebody_removed_is_the_servers_trouble(url: SecretStr) -> None:

@@ -11,8 +11,10 @@ from contextlib import closing
 from urllib.parse import unquote, urlsplit
 
 import httpx
+import pytest
 
 from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
+from tests.trunkline.faults.relay import Silence
 from tests.trunkline.support import ROOT, wait_for
 from trunkline.dev.postgres import LocalPostgres
 
@@ -160,3 +162,40 @@ def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> No
     found = case.settle(doubled=case.kills * KEYS)
     assert found.states == {"done": 2 * EVENTS}
     assert found.repeats <= case.kills * KEYS, "invariant repeats"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["frozen", "cut off"])
+def test_a_ledger_server_that_says_nothing(case: Case, server: LocalPostgres, how: str) -> None:
+    """It keeps its connections, or what lies between does: the worker tells it, is not ended, and doubles nothing."""
+    url = server.make_database("ledger")
+    case.ledger = url
+    case.secrets["ledger"] = unquote(urlsplit(url).password or "")
+    port = urlsplit(url).port
+    assert port is not None
+    case.make("keyed" if how == "frozen" else "blind")
+    case.strike(latency_ms=100)
+    case.write(EVENTS)
+    sooner = {"trunkline.ledger.postgres.ANSWER": 5.0, "trunkline.engine.watchdog.UNFINISHED": 20.0}
+    with (
+        closing(Silence(port)) as relay,
+        case.worker(ledger=url.replace(f":{port}/", f":{relay.port}/"), constants=sooner) as child,
+    ):
+        case.until_busy(child)
+        if how == "frozen":
+            server.freeze()
+        else:
+            relay.silent = True
+        wait_for(lambda: '"stuck"' in child.log, why=lambda: child.log[-2000:])
+        time.sleep(30)
+        assert '"watchdog"' not in child.log, child.log[:2000]
+        conclusive(case.target.attempts < EVENTS, "nothing was left to do")
+        if how == "frozen":
+            server.thaw()
+        else:
+            relay.heal()
+        case.until_finished(90, child)
+        case.end(child)
+    found = case.settle()
+    assert found.states == {"done": EVENTS}
+    assert found.attempts == EVENTS, "invariant repeats: a worker that lives knows what it has done"
