@@ -6,6 +6,7 @@ through the proxy stays behind it.
 
 import base64
 import os
+import resource
 import signal
 import subprocess
 import uuid
@@ -27,8 +28,9 @@ from trunkline.settings import Kafka
 class Node:
     """One broker and controller; `proxy` stands before its second listener."""
 
-    def __init__(self, number: int, folder: Path, ports: Sequence[int]) -> None:
+    def __init__(self, number: int, folder: Path, ports: Sequence[int], disks: Sequence[str] = ("data",)) -> None:
         self.number = number
+        self.disks = [folder / disk for disk in disks]
         self.port, self.behind, self.controller = ports
         self.proxy = Proxy(self.behind)
         self._folder = folder
@@ -53,7 +55,7 @@ class Node:
             "transaction.state.log.min.isr": str(min(2, replicas)),
             "share.coordinator.state.topic.replication.factor": str(replicas),
             "unclean.leader.election.enable": "false",
-            "log.dirs": "data",
+            "log.dirs": ",".join(disk.name for disk in self.disks),
         }
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self._folder / "server.properties").write_text(text)
@@ -79,6 +81,16 @@ class Node:
         os.kill(self._process.pid, signal.SIGCONT)
         self.frozen = False
 
+    def fill(self, size: int) -> None:
+        """Let no file grow beyond so many bytes, as on a full disk: the broker gets an error for what it writes."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     @property
     def running(self) -> bool:
         return self._process is not None
@@ -92,9 +104,9 @@ class Node:
 class Cluster:
     """One node, or three with three copies of everything, of which two must have what is acknowledged."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, disks: Sequence[str] = ("data",)) -> None:
         free = (port for port in SystemRandom().sample(broker.PORTS, len(broker.PORTS)) if broker._free(port))
-        self.nodes = [Node(1 + n, folder / str(1 + n), [next(free) for _ in range(3)]) for n in range(nodes)]
+        self.nodes = [Node(1 + n, folder / str(1 + n), [next(free) for _ in range(3)], disks) for n in range(nodes)]
         self.kafka = Kafka(replication=nodes, min_insync=min(2, nodes))
 
     @property

@@ -181,7 +181,7 @@ def test_a_ledger_server_that_says_nothing(case: Case, server: LocalPostgres, ho
         closing(Silence(port)) as relay,
         case.worker(ledger=url.replace(f":{port}/", f":{relay.port}/"), constants=sooner) as child,
     ):
-        case.until_busy(child)
+        wait_for(lambda: case.target.attempts > 300, why=lambda: child.log[-2000:])
         if how == "frozen":
             server.freeze()
         else:
