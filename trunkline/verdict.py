@@ -27,6 +27,8 @@ REUSED = re.compile(rb"(?i)idempotency_error|reuse|mismatch|not match|different|
 """How targets say that an idempotency key came before with another payload."""
 READING = ("GET", "HEAD", "OPTIONS", "TRACE")
 """Methods that write nothing (RFC 9110 §9.2.1)."""
+LEFT = ("x-ratelimit-remaining", "x-rate-limit-remaining", "ratelimit-remaining")
+"""Headers that say how many calls are left."""
 LONGEST_WISH = 3600.0
 """Seconds for which a target's Retry-After is honoured at most."""
 
@@ -132,10 +134,20 @@ def judge(
             return Retryable(running, status=status, after=wished(headers, now))
         case 408 | 425 | 429:
             return Retryable(said, status=status, after=wished(headers, now))
+        case 403 | 413 if passes(status, headers, now):
+            return Retryable(said, status=status, after=wished(headers, now))
         case _ if 400 <= status < 500:
             return Permanent(said, status=status)
         case _:
             return Retryable(said, status=status, after=wished(headers, now))
+
+
+def passes(status: int, headers: Mapping[str, str], now: datetime) -> bool:
+    """Say whether a refusal passes by its own word: with Retry-After (RFC 9110 §15.5.14), or as no calls are left.
+
+    Some answer 403 to what is a 429 elsewhere; GitHub is one.
+    """
+    return wished(headers, now) is not None or (status == 403 and any(headers.get(name) == "0" for name in LEFT))
 
 
 def about_the_key(body: bytes) -> bool:

@@ -174,7 +174,7 @@ class Throttle:
             if new:
                 self._stop = min(LONGEST_STOP, max(FIRST_STOP, 2 * self._stop))
             self.stop(now, max(self._stop if new else 0.0, wished(headers, wall()) or 0.0), "it answered 429")
-        elif status >= 500:
+        elif status >= 500 or status == 403:
             if (wish := wished(headers, wall())) is not None:
                 self.stop(now, wish, f"it answered {status} with Retry-After")
         elif status < 400 and began >= self.until:

@@ -56,6 +56,8 @@ LONGEST_WISH = 300.0
 """Seconds for which the Retry-After of a token endpoint is honoured at most."""
 AFTER_REFUSAL = 1.0
 """Seconds before a token endpoint that refused us is asked again, if anybody wants it to be."""
+BUSY = ("temporarily_unavailable", "server_error")
+"""Errors that pass, whatever the status (RFC 6749 §4.1.2.1): of a token endpoint too, as Microsoft documents them."""
 KNOWN = 16
 """Tokens that are kept from being said: those in use, and the last ones before."""
 VISIBLE = re.compile(r"[!-~]+")
@@ -290,7 +292,11 @@ def understood(
     status, at = answer.status, f"{names.url} answered {answer.status}"
     if 300 <= status < 400:
         return Refused(f"{at}: redirects are never followed. Put the new address of the token endpoint in {names.url}.")
-    if status in (408, 425, 429) or not 200 <= status < 500:
+    if (
+        status in (408, 425, 429)
+        or not 200 <= status < 500
+        or (status >= 400 and read(answer.body).get("error") in BUSY)
+    ):
         return Missing(f"{at}{words_of(answer)}", wished(answer.headers, now))
     if status >= 400:
         return Refused(f"{at}{words_of(answer)}. {advice(answer, names)}")

@@ -83,6 +83,8 @@ def test_workers_do_not_renew_at_once() -> None:
         said(200, {"access_token": "ü"}),
         said(200, HUGE, whole=False),
         *(said(status, {"error": "later"}) for status in (408, 425, 429, 500, 502, 503, 599, 600, 101)),
+        *(said(status, {"error": "temporarily_unavailable"}) for status in (400, 401, 403)),
+        said(400, {"error": "server_error"}),
     ],
     ids=lambda answer: f"{answer.status} {answer.body[:24]!r}",
 )

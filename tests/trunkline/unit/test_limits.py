@@ -195,6 +195,7 @@ def answered(throttle: Throttle, status: int, now: float, *, began: float | None
         (429, format_datetime(WALL + timedelta(seconds=30)), 30),
         (503, "30", 30),
         (500, "30", 30),
+        (403, "30", 30),
         (429, "0", 1),
         (429, "-5", 1),
         (429, "soon", 1),
@@ -216,6 +217,7 @@ def test_a_wish_to_wait_stops_the_target(status: int, wish: str, seconds: float)
     ("status", "headers"),
     [
         (503, {}),
+        (403, {}),
         (409, {"retry_after": "9"}),
         (202, {"retry_after": "9"}),
         (200, {"x_ratelimit_remaining": "0"}),  # until when, nobody says

@@ -50,7 +50,7 @@ def test_the_table(kind: type[Verdict], status: int) -> None:
         assert verdict.status == status
 
 
-def expected(status: int, method: str, *, keyed: bool, latest: bool) -> type[Verdict]:
+def expected(status: int, method: str, headers: dict[str, str], *, keyed: bool, latest: bool) -> type[Verdict]:
     """Give the kind that DESIGN §5 and SEMANTICS D11 name, said a second time and in another form."""
     rows: list[tuple[bool, type[Verdict]]] = [
         (status in range(200, 300), Delivered),
@@ -58,6 +58,7 @@ def expected(status: int, method: str, *, keyed: bool, latest: bool) -> type[Ver
         (status in (404, 410) and method == "DELETE", Delivered),
         (status in (409, 412) and latest and method in WRITING, Superseded),
         (status == 409, Retryable if keyed else Permanent),
+        (status in (403, 413) and wished(headers, NOW) is not None, Retryable),
         (status in (401, 407), Halt),
         (status in range(300, 400), Halt),
         (status in range(400, 500), Permanent),
@@ -76,14 +77,14 @@ BODIES = st.one_of(
     method=st.sampled_from(METHODS),
     keyed=st.booleans(),
     latest=st.booleans(),
-    headers=st.dictionaries(st.just("retry-after"), st.text()),
+    headers=st.dictionaries(st.just("retry-after"), st.text() | st.sampled_from(["7", "0"])),
     body=BODIES.filter(lambda body: b"idempoten" not in body.lower()),
 )
 def test_every_answer_has_the_verdict_of_the_table(
     *, status: int, method: str, keyed: bool, latest: bool, headers: dict[str, str], body: bytes
 ) -> None:
     verdict = judge(status, headers, body, now=NOW, method=method, keyed=keyed, latest=latest)
-    assert type(verdict) is expected(status, method, keyed=keyed, latest=latest)
+    assert type(verdict) is expected(status, method, headers, keyed=keyed, latest=latest)
     if isinstance(verdict, Exception):
         assert "\n" not in str(verdict)
         assert str(status) in str(verdict)
@@ -97,6 +98,25 @@ def test_a_conflict_is_worth_a_retry_only_under_our_key() -> None:
     assert isinstance(judge(409, {}, b"", now=NOW), Retryable)
     assert str(judge(409, {}, b"Busy.", now=NOW)) == "answered 409: Busy: an earlier attempt is still running"
     assert isinstance(judge(409, {}, b"", now=NOW, keyed=False), Permanent)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "after"),
+    [
+        (403, {"retry-after": "60"}, 60.0),
+        (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1782907200"}, None),
+        (413, {"retry-after": "5"}, 5.0),
+    ],
+)
+def test_a_refusal_that_passes_by_its_own_word_is_called_again(
+    status: int, headers: dict[str, str], after: float | None
+) -> None:
+    """As docs.github.com/rest has it: "you will receive a 403 or 429 response"."""
+    verdict = judge(status, headers, b'{"message": "You have exceeded a secondary rate limit."}', now=NOW)
+    assert isinstance(verdict, Retryable)
+    assert verdict.after == after
+    left = {**headers, "retry-after": "soon", "x-ratelimit-remaining": "17"}
+    assert isinstance(judge(status, left, b"", now=NOW), Permanent)
 
 
 @pytest.mark.parametrize("status", [404, 410])
