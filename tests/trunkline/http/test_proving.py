@@ -139,7 +139,7 @@ def test_without_a_token_nothing_is_sent(way: Way) -> None:
 def test_a_token_that_takes_too_long_is_none(way: Way) -> None:
     served = Served(answer(200))
     with pytest.raises(NoToken, match="no credentials in time"):
-        call(served, Tokens("one", slow=5.0), way, deadline=0.1)
+        call(served, Tokens("one", slow=5.0), way, deadline=0.6)
     assert served.heads == []
 
 
