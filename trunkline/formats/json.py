@@ -14,8 +14,9 @@ import orjson
 from trunkline.errors import Permanent
 from trunkline.formats.plain import DEEPEST, EXPONENT, base64_of, bounded, decoded, digits_of
 
-STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+TEXT = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 """A string, or what an unclosed one has left: either way the search goes on behind it, so it stays linear."""
+STRING = re.compile(TEXT, re.DOTALL)
 OPTION = orjson.OPT_PASSTHROUGH_DATETIME
 """orjson 3.13 writes ten milliseconds past midnight as 00:00:00.10000, which is a hundred."""
 LEVELS = 254
@@ -182,21 +183,28 @@ def consider(body: bytes) -> None:
     PLAIN.decode(body.decode())
 
 
-LARGE = rb"[eE][+-]?[0-9]{3}"
+FIGURES = bytes.maketrans(b"0123456789.E", b"00000000000e")
+LARGE = re.compile(rb"[eE][+-]?[0-9]{3}")
 """In a number: it may be beyond what a float holds."""
-LONG = re.compile(rb"[0-9][0-9.]{15}|[0-9]" + LARGE)
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
+TEXTS = re.compile(TEXT.encode(), re.DOTALL)
+TOKEN = re.compile(TEXT.encode() + rb"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.DOTALL)
+
+
+def has_long(body: bytes) -> bool:
+    """Say whether a body may hold a number that a float does not: of sixteen digits, or an exponent of three."""
+    seen = body.translate(FIGURES, b"+-")
+    return b"0000000000000000" in seen or b"0e000" in seen
 
 
 def exactly(body: bytes, mark: bytes) -> bytes:
     """Write a body's numbers with a point or exponent as texts, marked so, where a float would not hold them."""
-    if LONG.search(body) is None:
+    if not has_long(body) or not has_long(TEXTS.sub(b"", body)):  # most are in texts, such as ids
         return body
 
     def quoted(match: re.Match[bytes]) -> bytes:
         token = match[0]
         digits = len(token.lower().partition(b"e")[0].strip(b"-").replace(b".", b"").lstrip(b"0"))
-        rounds = digits > 15 or re.search(LARGE, token) is not None
+        rounds = digits > 15 or LARGE.search(token) is not None
         wanted = rounds and token[:1] != b'"' and not token.lstrip(b"-").isdigit()
         return b'"' + mark + token + b'"' if wanted else token
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import CoreConfig, PydanticKnownError, SchemaValidator
+from pydantic_core import CoreConfig, PydanticKnownError, SchemaValidator, to_json
 from pydantic_core.core_schema import no_info_plain_validator_function
 
 from trunkline.formats import json
@@ -79,7 +79,7 @@ def unmarked(kind: str, form: SchemaValidator, value: object) -> Any:
         digits = value.removeprefix(MARK)
         body = (f'"{digits}"' if kind == "decimal" else digits).encode()
     else:
-        body = json.dumps(value)
+        body = to_json(value, inf_nan_mode="constants")  # `form` says what is wrong with them
     try:
         return form.validate_json(body, strict=True)
     except ValidationError as error:
@@ -131,7 +131,7 @@ def read_exactly(shape: type[T], body: bytes) -> T:
         ValidationError: it is none.
     """
     marked = json.exactly(body, MARK.encode())
-    return read_json(shape, body) if marked is body else read_json(shape, marked, marked_reader)
+    return read_json(shape, body) if marked == body else read_json(shape, marked, marked_reader)
 
 
 def fields_of(error: ValidationError, place: Callable[[Path], str] = lambda _: "") -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
 import json
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -210,3 +211,20 @@ def test_a_number_of_many_digits_is_what_its_field_is_and_never_a_text() -> None
         with pytest.raises(Rejected) as refused:
             mixed(**{field.partition(".")[0]: value})
         assert [path for path, _ in refused.value.fields] == [field], value
+
+
+@pytest.mark.parametrize("none", ["NaN", "-Infinity"])
+def test_what_is_no_number_is_told_also_beside_one_of_many_digits(none: str) -> None:
+    for field, value in (("weight", none), ("name", none), ("price", f"[{none}]"), ("price", f'{{"a": {none}}}')):
+        with pytest.raises(Rejected) as refused:
+            mixed(**{field: value})
+        assert (refused.value.status, [path for path, _ in refused.value.fields]) == (422, [field])
+    with pytest.raises(Rejected, match=f"it holds {none}"):
+        mixed(unknown=none)
+
+
+def test_a_text_without_an_end_is_read_in_one_go() -> None:
+    began = time.process_time()
+    with pytest.raises(Rejected, match="EOF while parsing a string"):
+        WebhookRequest({}, b'{"price": 0.12345678901234567890, "name": "' + b'\\"' * 30_000).json(Mixed)
+    assert time.process_time() - began < 1
