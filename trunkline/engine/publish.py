@@ -5,7 +5,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,7 +86,9 @@ class Publisher:
         self._count("received", count=len(prepared))
         answers = await self._claim(prepared)
         sent = [
-            None if answer == "published" else self._sender.send(self._flow.to.name, item.key, item.value, item.headers)
+            None
+            if answer == "published"
+            else self._sender.sending(self._flow.to.name, item.key, item.value, item.headers)
             for item, answer in zip(prepared, answers, strict=True)
         ]
         accepted = []
@@ -174,12 +175,12 @@ class Publisher:
             )
         raise Unavailable(f"event {wrong.event.id} is being published for another request; post it again")
 
-    async def _acknowledged(self, item: Prepared, future: "Future[Written] | None") -> Accepted:
+    async def _acknowledged(self, item: Prepared, future: "asyncio.Future[Written] | None") -> Accepted:
         """Wait until an event is on its topic; where nothing was sent it had been before."""
         if future is None:
             return Accepted(item.event.id, "duplicate")
         try:
-            written = await asyncio.wrap_future(future)
+            written = await future
         except Permanent as error:
             await self._release([item.claim])
             raise Rejected(413, "The event is too large", f"{error}.") from None

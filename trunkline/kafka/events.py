@@ -3,6 +3,7 @@
 Every producer partitions with murmur2, as Java and kafka-python do; librdkafka's own default does not (I3).
 """
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -175,6 +176,16 @@ def failure_of(error: KafkaError, topic: str) -> Exception:
     return Unavailable(f"the broker did not acknowledge the record: {words(error, 'Write', topic)}")
 
 
+def fill(future: "Future[Written] | asyncio.Future[Written]", outcome: Written | Exception) -> None:
+    """Tell whoever waits, and has not given up, what has become of a record."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
 class Sender:
     """Sends records and waits for each one's own acknowledgement by all in-sync replicas; used from any thread."""
 
@@ -208,25 +219,49 @@ class Sender:
         """Send one record. The future has its place, or raises Permanent (too large) or Unavailable."""
         future: Future[Written] = Future()
         future.set_running_or_notify_cancel()  # who waits may give up; the report still finds a future to fill
+        self._produce(topic, key, value, headers, partition, partial(fill, future))
+        return future
 
+    def sending(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> "asyncio.Future[Written]":
+        """Send one record as `send` does, for who waits in the loop that runs: a third of the work."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Written] = loop.create_future()
+
+        def tell(outcome: Written | Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(fill, future, outcome)
+
+        self._produce(topic, key, value, headers, BY_KEY, tell)
+        return future
+
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int,
+        tell: Callable[[Written | Exception], None],
+    ) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 if error.code() == KafkaError._MSG_TIMED_OUT and self._silence is None:  # noqa: SLF001
                     self._silence = clock() - self._patience
-                future.set_exception(failure_of(self._cause(error), topic))
+                tell(failure_of(self._cause(error), topic))
             else:
                 self._silence = None
-                future.set_result(Written(message.partition() or 0, message.offset() or 0))
+                tell(Written(message.partition() or 0, message.offset() or 0))
 
         try:
             self._producer.produce(
                 topic, key=key, value=value, headers=list(headers), on_delivery=delivered, partition=partition
             )
         except BufferError:
-            future.set_exception(Unavailable("too many records wait for the broker's acknowledgement"))
+            tell(Unavailable("too many records wait for the broker's acknowledgement"))
         except KafkaException as error:
-            future.set_exception(failure_of(self._cause(error.args[0]), topic))
-        return future
+            tell(failure_of(self._cause(error.args[0]), topic))
 
     @property
     def silence(self) -> float:

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -51,9 +50,9 @@ class Broker:
     def __init__(self) -> None:
         self.sent: list[bytes | None] = []
 
-    def send(self, _topic: str, _key: bytes | None, value: bytes | None, _headers: Any) -> "Future[Written]":
+    def sending(self, _topic: str, _key: bytes | None, value: bytes | None, _headers: Any) -> "asyncio.Future[Written]":
         self.sent.append(value)
-        done: Future[Written] = Future()
+        done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         done.set_result(Written(0, len(self.sent) - 1))
         return done
 
