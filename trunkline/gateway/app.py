@@ -13,14 +13,16 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.engine import spans
 from trunkline.engine.publish import Publisher
 from trunkline.errors import Rejected, Unavailable
 from trunkline.gateway.problems import of_rejected, of_unavailable, problem
+from trunkline.gateway.protocol import WHOLE
 from trunkline.kafka.registry import Schemas, answer
 from trunkline.webhooks import WebhookRequest
 
@@ -30,6 +32,8 @@ PATIENCE = 15.0
 """Seconds in which a body must be whole."""
 SILENT = 30.0
 """Seconds for which brokers or the ledger may be away before no more work should be sent here."""
+PLAIN = {"content-encoding": "identity", "transfer-encoding": "chunked"}
+"""How a body is told to come as it is, by header."""
 SHOWN = 200
 """Characters of an unknown address that are repeated."""
 
@@ -101,43 +105,61 @@ def unready(door: Door, condition: Condition) -> str:
     return ""
 
 
-def build(
-    publishers: Mapping[str, Publisher],
-    registry: Schemas,
-    metrics: CollectorRegistry,
-    door: Door,
-    condition: Callable[[], Condition],
-    *,
-    own: int | None = None,
-) -> Starlette:
-    """Build the app; `own` is the port at which this process alone answers, when it shares another with its like."""
+class Inlet:
+    """Answers what is asked of /in/{source}, and leaves the rest to `others`.
 
-    async def receive(request: Request) -> Response:
-        with door.posting():
-            name = request.path_params["source"]
-            span = spans.receiving(name if name in publishers else "nobody", request.headers.get("traceparent"))
-            answer = await take(request)
-            if span is not None:
-                status = answer.status_code
-                span.end(str(status) if status >= 400 else "", {"http.response.status_code": status})
-            if door.state == "draining":  # the next one would meet our closing, and have no answer (RFC 9112 §9.5)
-                answer.headers["connection"] = "close"
-            return answer
+    What is posted does not pass Starlette's layers: they would cost more than reading and checking it.
+    """
 
-    async def take(request: Request) -> Response:
-        name = request.path_params["source"]
-        if door.state != "open":
-            why = unready(door, condition())
-            if (publisher := publishers.get(name)) is not None:
+    def __init__(
+        self, publishers: Mapping[str, Publisher], door: Door, condition: Callable[[], Condition], others: ASGIApp
+    ) -> None:
+        self._publishers = publishers
+        self._door = door
+        self._condition = condition
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI 3)."""
+        where, _, name = scope["path"].rpartition("/")
+        if where != "/in" or not name:
+            await self._others(scope, receive, send)
+            return
+        try:
+            if scope["method"] == "POST":
+                with self._door.posting():
+                    answer = await self._post(name, scope, receive)
+            else:
+                answer = consent(Request(scope), self._publishers.get(name))
+        except Exception as error:
+            await fail(Request(scope), error)(scope, receive, send)
+            raise  # uvicorn logs it
+        await answer(scope, receive, send)
+
+    async def _post(self, name: str, scope: Scope, receive: Receive) -> Response:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        span = spans.receiving(name if name in self._publishers else "nobody", headers.get("traceparent"))
+        answer = await self._take(name, headers, scope, receive)
+        if span is not None:
+            status = answer.status_code
+            span.end(str(status) if status >= 400 else "", {"http.response.status_code": status})
+        if self._door.state == "draining":  # the next one would meet our closing, and have no answer (RFC 9112 §9.5)
+            answer.headers["connection"] = "close"
+        return answer
+
+    async def _take(self, name: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> Response:
+        publisher = self._publishers.get(name)
+        if self._door.state != "open":
+            why = unready(self._door, self._condition())
+            if publisher is not None:
                 publisher.reject(why)
             return problem(503, "Not now", f"Nothing was acknowledged, post it again. {why}")
-        if (publisher := publishers.get(name)) is None:
-            known = ", ".join(sorted(publishers)) or "none"
+        if publisher is None:
+            known = ", ".join(sorted(self._publishers)) or "none"
             return problem(404, "No such source", f"Nobody here is called {name[:SHOWN]}; the sources are: {known}.")
         try:
-            refuse_encoded(request)
-            body = await read(request)
-            headers = dict(request.headers.items())
+            refuse_encoded(headers, scope)
+            body = await read(headers, scope, receive)
             publisher.verify(headers, body)
         except Rejected as error:
             publisher.reject(str(error))
@@ -150,6 +172,18 @@ def build(
             return of_unavailable(error)
         status = 202 if any(item.outcome == "published" for item in accepted) else 200
         return Response(orjson.dumps({"events": accepted}), status, media_type="application/json")
+
+
+def build(
+    publishers: Mapping[str, Publisher],
+    registry: Schemas,
+    metrics: CollectorRegistry,
+    door: Door,
+    condition: Callable[[], Condition],
+    *,
+    own: int | None = None,
+) -> Inlet:
+    """Build the app; `own` is the port at which this process alone answers, when it shares another with its like."""
 
     async def schema(request: Request) -> Response:
         try:
@@ -169,9 +203,6 @@ def build(
             return problem(421, "Ask each process", why)
         return Response(generate_latest(metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def options(request: Request) -> Response:
-        return consent(request, publishers.get(request.path_params["source"]))
-
     async def health(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
@@ -184,8 +215,6 @@ def build(
 
     app = Starlette(
         routes=[
-            Route("/in/{source}", receive, methods=["POST"]),
-            Route("/in/{source}", options, methods=["OPTIONS"]),
             Route("/schemas/ids/{id:int}", schema),
             Route("/metrics", show_metrics),
             Route("/healthz", health),
@@ -194,19 +223,18 @@ def build(
         exception_handlers={HTTPException: refuse, Exception: fail},
     )
     app.router.redirect_slashes = False  # a sender is told what is wrong: few post again where they are sent
-    return app
+    return Inlet(publishers, door, condition, app)
 
 
 def consent(request: Request, publisher: Publisher | None) -> Response:
     """Tell a sender that asks before it posts that events are wanted.
 
-    Raises:
-        HTTPException: 405 for everybody else, of each name: nobody learns here which sources there are.
+    Everybody else is told to post, to each name: nobody learns here which sources there are.
     """
     origin = request.headers.get("webhook-request-origin", "")
     known = getattr(publisher and publisher.source, "origins", ())  # a source need not be built on Webhook
-    if origin.lower() not in [one.lower() for one in known]:
-        raise HTTPException(405, headers={"Allow": "POST"})
+    if request.method != "OPTIONS" or origin.lower() not in [one.lower() for one in known]:
+        return refuse_method(request, "POST")
     told = {"allow": "POST", "webhook-allowed-origin": origin, "webhook-allowed-rate": "*"}
     return Response(status_code=200, headers=told)
 
@@ -214,13 +242,22 @@ def consent(request: Request, publisher: Publisher | None) -> Response:
 def refuse(request: Request, error: Exception) -> Response:
     """Answer for an address or method that is not there."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    asked = f"{request.method} {request.url.path[:SHOWN]}"
-    if status != 405:
-        return problem(status, "No such thing here", f"{asked}: events go to POST /in/SOURCE.")
-    allowed = ", ".join(sorted((getattr(error, "headers", None) or {})["Allow"].split(", ")))
-    answer = problem(405, "Another method is wanted", f"{asked}: it takes {allowed}. Nothing was published.")
+    if status == 405:
+        return refuse_method(request, ", ".join(sorted((getattr(error, "headers", None) or {})["Allow"].split(", "))))
+    return problem(status, "No such thing here", f"{asked(request)}: events go to POST /in/SOURCE.")
+
+
+def refuse_method(request: Request, allowed: str) -> Response:
+    """Answer for a method that is not there."""
+    why = f"{asked(request)}: it takes {allowed}. Nothing was published."
+    answer = problem(405, "Another method is wanted", why)
     answer.headers["allow"] = allowed
     return answer
+
+
+def asked(request: Request) -> str:
+    """Repeat what was asked for."""
+    return f"{request.method} {request.url.path[:SHOWN]}"
 
 
 def fail(_: Request, error: Exception) -> Response:
@@ -228,42 +265,56 @@ def fail(_: Request, error: Exception) -> Response:
     return problem(500, "A bug on our side", f"{type(error).__name__}; nothing was acknowledged. See the worker's log.")
 
 
-def refuse_encoded(request: Request) -> None:
+def refuse_encoded(headers: Mapping[str, str], scope: Scope) -> None:
     """Let a body pass that comes as it is.
 
     Raises:
         Rejected: 415, it is compressed: what is signed would be other bytes than what is read.
     """
-    for name, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-        coding = ", ".join(request.headers.getlist(name)).strip().lower()
-        if coding not in ("", plain):
-            why = f"Its {name} is {coding[:40]}; send it as it is. Nothing was published."
+    for name, plain in PLAIN.items():
+        if name not in headers:
+            continue
+        given = [value.decode("latin-1") for other, value in scope["headers"] if other == name.encode()]
+        if (coding := ", ".join(given).strip().lower()) not in ("", plain):
+            why = f"Its {name.title()} is {coding[:40]}; send it as it is. Nothing was published."
             raise Rejected(415, "The body is compressed", why)
 
 
-async def read(request: Request) -> bytes:
+async def read(headers: Mapping[str, str], scope: Scope, receive: Receive) -> bytes:
     """Read a body of at most 1 MiB: the length that it is told to have is believed, and what arrives is counted.
 
     Raises:
         Rejected: 413, it is larger; 408, it takes too long; 400, the sender left before its end.
     """
-    if int(request.headers.get("content-length", 0)) > LARGEST:
+    if int(headers.get("content-length", 0)) > LARGEST:
         raise too_large()
-    chunks: list[bytes] = []
-    size = 0
+    if WHOLE in scope.get("extensions", ()):
+        return await collect(receive)  # without a timer, as there is nothing to wait for
     try:
         async with asyncio.timeout(PATIENCE):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > LARGEST:
-                    raise too_large()
-                chunks.append(chunk)
+            return await collect(receive)
     except TimeoutError:
         why = f"It was not whole after {PATIENCE:g} seconds; nothing was published."
         raise Rejected(408, "The body takes too long", why) from None
-    except ClientDisconnect:
-        raise Rejected(400, "The body is not whole", "The sender left; nothing was published.") from None
-    return b"".join(chunks)
+
+
+async def collect(receive: Receive) -> bytes:
+    """Read a body, as long as that takes.
+
+    Raises:
+        Rejected: 413 or 400, as `read`.
+    """
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Rejected(400, "The body is not whole", "The sender left; nothing was published.")
+        body += message.get("body", b"")
+        if len(body) > LARGEST:
+            raise too_large()
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def too_large() -> Rejected:

@@ -23,6 +23,8 @@ MOST = 1_024
 """Connections at once: a process needs others for its broker and its targets."""
 TOLD_SECONDS = 60.0
 """Between two words about connections that are refused."""
+WHOLE = "trunkline.whole"
+"""The extension (of ASGI's scope) with which a request comes whose body is there."""
 OFFER = re.compile(rb"(?i)\r\nupgrade:")
 
 
@@ -41,6 +43,9 @@ class Bounded(HttpToolsProtocol):
     """Whether some of a request has come and not all of it."""
     _heading = False
     _offers = False
+    _reading = False
+    _patience: float | None = None
+    """Seconds that what comes next may take."""
     _due: asyncio.TimerHandle | None = None
     _told: ClassVar[float] = -math.inf
     """When connections were said to be refused last."""
@@ -68,6 +73,14 @@ class Bounded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Read what has come; only what is still waited for then takes a timer, and most requests come at once."""
+        self._reading = True
+        self._read(data)
+        self._reading = False
+        if self._due is None:
+            self._await(self._patience)
+
+    def _read(self, data: bytes) -> None:
         """Read what has come, and refuse a request with too much beside its body."""
         self._begin()
         for at in range(0, len(data), LARGEST_HEAD):
@@ -82,7 +95,7 @@ class Bounded(HttpToolsProtocol):
                 return
             if self._offers:
                 if self.cycle is self._before and self._passes_over():
-                    self.data_received(self._head + data[at + LARGEST_HEAD :])
+                    self._read(self._head + data[at + LARGEST_HEAD :])
                 else:
                     why = "It asks for a tunnel, or for another protocol before the last answer came."
                     self._refuse(400, "This is not read", f"{why} Nothing was published.")
@@ -136,6 +149,7 @@ class Bounded(HttpToolsProtocol):
         if not self._offers:
             self._coming = False
             self._await(None)
+            self.scope["extensions"] = {WHOLE: {}}
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -171,9 +185,12 @@ class Bounded(HttpToolsProtocol):
 
     def _await(self, seconds: float | None) -> None:
         """Wait so long for what comes next, and no more for what came before."""
+        self._patience = seconds
         if self._due is not None:
             self._due.cancel()
-        self._due = None if seconds is None else self.loop.call_later(seconds, self._is_late)
+            self._due = None
+        if seconds is not None and not self._reading:
+            self._due = self.loop.call_later(seconds, self._is_late)
 
     def _is_late(self) -> None:
         """Close a connection on which nothing comes, or not the rest of a request."""

@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
-from starlette.requests import Request
 
 from trunkline.errors import Rejected
 from trunkline.gateway import app
@@ -29,9 +28,8 @@ sent: list[bool] = []
 
 def test_a_body_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "PATIENCE", 0.05)
-    request = Request({"type": "http", "method": "POST", "headers": []}, one_byte_and_no_more)
     with pytest.raises(Rejected, match="nothing was published") as refused:
-        asyncio.run(app.read(request))
+        asyncio.run(app.read({}, {}, one_byte_and_no_more))
     assert refused.value.status == 408
 
 
@@ -77,6 +75,26 @@ def test_a_worker_that_drains_keeps_no_connection() -> None:
     assert asyncio.run(post("starting")) == (503, None)
     assert asyncio.run(post("open")) == (404, None)
     assert asyncio.run(post("draining")) == (503, "close")
+
+
+def test_a_bug_is_answered_as_a_problem_and_handed_on_to_the_log() -> None:
+    door = Door()
+    door.state = "open"
+    desk = Mock()
+    desk.verify.side_effect = KeyError("hush")
+    served = app.build({"desk": desk}, cast("Any", None), CollectorRegistry(), door, lambda: Condition(FLOWS, [], {}))
+
+    async def post(*, raises: bool) -> httpx.Response:
+        transport = httpx.ASGITransport(served, raise_app_exceptions=raises)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gate") as http:
+            return await http.post("/in/desk", content=b"{}")
+
+    answer = asyncio.run(post(raises=False))
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json()["detail"].startswith("KeyError; nothing was acknowledged.")
+    assert "hush" not in answer.text
+    with pytest.raises(KeyError, match="hush"):
+        asyncio.run(post(raises=True))
 
 
 def test_a_door_is_empty_when_its_last_request_has_its_answer() -> None:

@@ -17,16 +17,20 @@ from structlog.testing import capture_logs
 
 from tests.trunkline.support import wait_for
 from trunkline.gateway import protocol
-from trunkline.gateway.protocol import LARGEST_HEAD, Bounded
+from trunkline.gateway.protocol import LARGEST_HEAD, WHOLE, Bounded
 
 HEAD = b"POST /in/desk HTTP/1.1\r\nhost: gateway\r\n"
 
 
 class Desk:
-    """A server that says how long a body was; `broken` counts the requests that ended before their body did."""
+    """A server that says how long a body was; `broken` counts the requests that ended before their body did.
+
+    `whole` says of each request whether it came as one whose body is there.
+    """
 
     def __init__(self) -> None:
         self.broken = self.headers = self.taken = 0
+        self.whole: list[bool] = []
         app = Starlette(routes=[Route("/in/desk", self.take, methods=["POST"]), Route("/much", self.much)])
         config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Bounded, timeout_keep_alive=2)
         self.server = uvicorn.Server(config)
@@ -36,6 +40,7 @@ class Desk:
 
     async def take(self, request: Request) -> Response:
         self.taken += 1
+        self.whole.append(WHOLE in request.scope.get("extensions", ()))
         try:
             if (body := await request.body()).startswith(b"slow"):
                 await asyncio.sleep(0.05 * len(body))
@@ -105,6 +110,19 @@ def test_a_body_is_read_however_it_comes(desk: Desk) -> None:
     assert desk.say(*slow) == (200, b"3")
     chunks = b"".join(b"1\r\nx\r\n" for _ in range(LARGEST_HEAD))
     assert desk.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n") == (200, b"16384")
+
+
+def test_only_a_body_that_is_there_is_said_to_be_whole(desk: Desk) -> None:
+    desk.whole.clear()
+    assert desk.say(HEAD + b"content-length: 1\r\n\r\nx") == (200, b"1")
+    assert desk.say(HEAD + b"\r\n") == (200, b"0")
+    taken = desk.taken
+    with desk.connected() as connection:
+        connection.sendall(HEAD + b"content-length: 2\r\n\r\nx")
+        wait_for(lambda: desk.taken == taken + 1)
+        connection.sendall(b"y")
+        assert heard(connection.makefile("rb")) == (200, b"2")
+    assert desk.whole == [True, True, False]
 
 
 def test_who_closes_its_side_gets_the_answer_to_a_whole_request(desk: Desk) -> None:
