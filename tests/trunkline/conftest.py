@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trunkline import postgres as database
-from tests.trunkline.support import Stage
+from tests.trunkline.support import Reader, Stage
 from trunkline.dev.target.running import RunningTarget, start
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
@@ -38,11 +38,19 @@ def control(cluster: Cluster) -> Iterator[Control]:
         yield control
 
 
+@pytest.fixture(scope="session")
+def reader(cluster: Cluster) -> Iterator[Reader]:
+    """Give what reads for every stage."""
+    with closing(Reader(cluster.bootstrap)) as reader:
+        yield reader
+
+
 @pytest.fixture
 def stage(
     cluster: Cluster,
     control: Control,
     sender: Sender,
+    reader: Reader,
     witness: tuple[RunningTarget, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -53,6 +61,7 @@ def stage(
         *(cluster.bootstrap, tmp_path, running, database),
         senders={cluster: sender},
         controls={cluster: control},
+        readers={cluster: reader},
     )
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)

@@ -321,6 +321,8 @@ class Stage:
     """By brokers that nobody harms: one that is connected, which takes half a second."""
     controls: Mapping[Cluster, Control] = field(default_factory=dict)
     """By brokers that nobody harms: one that is connected."""
+    readers: Mapping[Cluster, "Reader"] = field(default_factory=dict)
+    """By brokers that nobody harms: one that is connected, which takes a fifth of a second each time."""
 
     def __post_init__(self) -> None:
         self.environment.update(DESK_SECRET=SECRET, SHELF_URL=f"{self.target.url}/{self.prefix}")
@@ -508,7 +510,8 @@ class Stage:
 
     def read(self, topic: str, *, isolation: str = "read_committed") -> list[Any]:
         """Read a topic to its end with kafka-python."""
-        return read(self.bootstrap, topic, isolation=isolation)
+        reader = self.readers.get(self.cluster)
+        return read(self.bootstrap, topic, isolation=isolation) if reader is None else reader.read(topic, isolation)
 
     def letters(self, flow: str) -> list[Any]:
         return self.read(dead_letters_of(flow))
@@ -568,19 +571,26 @@ class Stage:
         return 0 if stats is None else stats.in_flight
 
 
-def read(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
-    """Read a topic to its end with kafka-python, in order per partition."""
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        [told] = admin.describe_topics([topic])  # the consumer would take ten times as long to say it
-    places = [TopicPartition(topic, number) for number in sorted(one["partition_index"] for one in told["partitions"])]
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap,
-        isolation_level=isolation,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        allow_auto_create_topics=False,
-    )
-    with closing(consumer):
+class Reader:
+    """Reads topics to their ends with kafka-python; by one thread."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._consumers: dict[str, Any] = {}
+        """By what they take for committed."""
+
+    def close(self) -> None:
+        """Leave the broker."""
+        for one in (self._admin, *self._consumers.values()):
+            one.close()
+
+    def read(self, topic: str, isolation: str) -> list[Any]:
+        """Read a topic, in order per partition."""
+        [told] = self._admin.describe_topics([topic])  # the consumer would take ten times as long to say it
+        numbers = sorted(one["partition_index"] for one in told["partitions"])
+        places = [TopicPartition(topic, number) for number in numbers]
+        consumer = self._consumer(isolation)
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
         ends = consumer.end_offsets(places)
@@ -591,6 +601,23 @@ def read(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> li
                 found += records
             assert time.monotonic() < until, f"{topic} cannot be read to its end"
         return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    def _consumer(self, isolation: str) -> Any:
+        if isolation not in self._consumers:
+            self._consumers[isolation] = KafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                isolation_level=isolation,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                allow_auto_create_topics=False,
+            )
+        return self._consumers[isolation]
+
+
+def read(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
+    """Read a topic to its end with kafka-python, in order per partition."""
+    with closing(Reader(bootstrap)) as reader:
+        return reader.read(topic, isolation)
 
 
 def header(record: Any, name: str) -> str:
