@@ -32,6 +32,7 @@ from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import TrunklineError
 from trunkline.event import to_headers
 from trunkline.flow.transform import stamp
+from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Command, current, running
@@ -271,6 +272,7 @@ def test_it_is_told_in_lines_and_in_json(
     assert f"\n{stage.prefix}.marks.shelf: its sink is paused by ann@desk (a look)\n" in capsys.readouterr().out
     case.worker.kill()
     stage.write(case.bus, [note(9, "c")])
+    monkeypatch.setattr(orders, "LIVE", timedelta(seconds=1))
     wait_for(lambda: not running(current(stage.cluster, control_of(case.bus)), case.bus.delivering, datetime.now(UTC)))
     cli.trace("c-9", as_json=False)
     flow = f"{stage.prefix}.notes.inspect"
