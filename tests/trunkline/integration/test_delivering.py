@@ -143,7 +143,7 @@ def test_copies_are_called_once_wherever_they_stand(stage: Stage) -> None:
     stage.target.control.break_(Behaviour(name=stage.prefix, latency_ms=1500))
     stage.write(bus, [note(1), note(1), note(2, None), note(2, None)])  # in one batch
     with stage.running(bus) as running:
-        wait_for(lambda: stage.in_flight() == 2)
+        wait_for(lambda: len(stage.attempts()) == 2)
         stage.write(bus, [note(1), note(2, None)])  # while the first is being called
         wait_for(finished(stage, bus))
         stage.write(bus, [note(1)])  # long after
