@@ -110,6 +110,16 @@ def test_the_rules_fire_when_they_should(case: Path) -> None:
     promtool("test", "rules", str(case))
 
 
+def test_every_alert_fires_in_one_of_the_cases() -> None:
+    fires = {
+        name
+        for case in CASES
+        for name, then in re.findall(r"alertname: (\w+)[^\n]*\n(?:\s+#[^\n]*\n)*(.*)", case.read_text())
+        if "exp_alerts:" in then
+    }
+    assert fires == rules().keys()
+
+
 def test_every_alert_says_what_is_the_matter_and_what_helps() -> None:
     manual = (ROOT / "docs" / "operating.md").read_text()
     for name, rule in rules().items():

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from tests.trunkline.observability.buses import guarded_bus
 from tests.trunkline.observability.figures import Figures, figures
-from tests.trunkline.support import Stage, deliver_bus, note, process_bus, wait_for, whole_bus
+from tests.trunkline.support import Stage, deliver_bus, note, process_bus, stamped, wait_for, whole_bus
 from trunkline.dev.target.behaviour import Behaviour
+from trunkline.event import to_headers
 
 
 def until(url: str, holds: Callable[[Figures], object]) -> Figures:
@@ -121,6 +125,33 @@ def test_a_flow_that_gets_on_with_nothing_shows_lag_and_no_progress(stage: Stage
         gone.touch()
         until(child.url, lambda now: now.total("flow_lag_records") == 0)
         assert found.total("deadletter_open") == 1
+
+
+def test_what_was_written_days_ago_is_as_old_as_that_and_what_is_deleted_unread_is_counted(stage: Stage) -> None:
+    """(L6) Also while the sink has halted, when nothing is fetched any more."""
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    topic, days = bus.topics[0].name, 4 * 86_400
+    stage.target.control.break_(Behaviour(name=stage.prefix, status=401))
+    form = stage.encoder(bus, topic)
+    with closing(KafkaProducer(bootstrap_servers=stage.bootstrap)) as producer:
+        for event in (stamped(bus, note(number)) for number in range(5)):
+            at = int((time.time() - days) * 1000)
+            producer.send(topic, form.encode(event.data), b"a", list(to_headers(event)), 0, at).get(timeout=20)
+    often = {"trunkline.engine.survey.EVERY": 0.3, "trunkline.engine.survey.SELDOM": 0.5}
+    with stage.child("deliver_bus", options={"partitions": 1}, constants=often) as child:
+        found = until(
+            child.url,
+            lambda now: (
+                now.total("flow_halted") and now.total("flow_lag_seconds") and now.total("topic_retention_seconds")
+            ),
+        )
+        assert days <= (found.total("flow_lag_seconds") or 0) < days + 300
+        assert found.total("topic_retention_seconds", topic=topic) == 7 * 86_400
+        assert found.total("flow_expired_records") == 0
+        with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+            admin.delete_records({TopicPartition(topic, 0): 3})
+        found = until(child.url, lambda now: now.total("flow_expired_records"))
+        assert found.total("flow_expired_records") == 3
 
 
 def test_dead_letters_are_counted_by_class_and_their_age_is_known(stage: Stage) -> None:
