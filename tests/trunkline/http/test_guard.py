@@ -80,7 +80,7 @@ async def listening() -> AsyncIterator[tuple[int, list[object]]]:
 @pytest.mark.parametrize("address", read(INSIDE + INSIDE6), ids=str)
 @pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
 def test_an_address_of_the_inside_is_refused(address: Address, *, encrypted: bool) -> None:
-    assert Guard().refusal(address, 443, encrypted=encrypted)
+    assert Guard().refusal(address, 443, encrypted=encrypted), f"invariant inside: {address} may be called"
 
 
 @pytest.mark.parametrize("address", read(OUTSIDE), ids=str)
