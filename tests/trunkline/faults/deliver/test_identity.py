@@ -60,3 +60,25 @@ def test_a_start_without_offsets(case: Case, change: Callable[[Case], list[str]]
         found = case.settle()
         assert found.states == {"done": FIRST + THEN}
         assert found.attempts == FIRST + THEN, "invariant repeats: the ledger knows what the group has forgotten"
+
+
+def test_a_bus_of_another_name(case: Case) -> None:
+    """Its keys would be others, so the target would take every event for a new one: the ledger is not lent to it."""
+    case.make()
+    case.write(FIRST)
+    case.run_out()
+    case.become("keyed", called="-renamed")
+    with Control(case.stage.cluster) as control:
+        control.apply(plan(case.bus, control.existing(control.topics()), case.stage.kafka))
+    said = case.refused_to_start()
+    assert "--start" in said or "is the one of bus" in said, f"invariant told: the refusal names what it is: {said}"
+    with Control(case.stage.cluster) as control:
+        control.start_offsets(case.bus, list(case.bus.delivering), "earliest")
+    assert "is the one of bus" in case.refused_to_start(), "invariant told: a person who says --start is told too"
+    assert case.target.attempts == FIRST, "invariant untold: nothing is sent under the other name"
+    case.become("keyed")
+    case.write(THEN)
+    case.run_out(name="renamed back")
+    found = case.settle()
+    assert found.states == {"done": FIRST + THEN}
+    assert found.attempts == FIRST + THEN, "invariant repeats: under its own name it goes on where it was"
