@@ -65,7 +65,9 @@ def keyed(
     """Deliver to a target that honours keys; `hasty` gives up after a second, `called` is the end of the bus's name."""
     topic = notes(prefix, partitions)
     retry: Retry = HASTY if hasty else QUICK
-    return bus(prefix + called, topic, Deliver(topic, to=Shelf(target()), retry=retry, name=name, after_dead=after_dead))
+    return bus(
+        prefix + called, topic, Deliver(topic, to=Shelf(target()), retry=retry, name=name, after_dead=after_dead)
+    )
 
 
 def blind(prefix: str, partitions: int = 6, *, after_dead: AfterDead = "continue") -> Bus:

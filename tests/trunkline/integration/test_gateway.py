@@ -232,7 +232,7 @@ def test_a_request_that_is_not_signed_by_a_sender_we_know_is_refused(
     assert gate.counted() - counted == {"received": 1, "rejected": 1}
 
 
-@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"number": "one"}', b""], ids=lambda body: body[:16])
+@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"number": "one"}', b""], ids=range(5))
 def test_nothing_of_a_body_is_read_before_its_signature_is_believed(gate: Gate, body: bytes) -> None:
     """Who cannot sign learns nothing of how a body is read, and gives no reader anything to do."""
     before = gate.ends()
