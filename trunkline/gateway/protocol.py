@@ -107,11 +107,7 @@ class Bounded(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's always closes
         """Answer a request that has come whole before its sender closes its side, as `nc -N` does; then close ours."""
-        cycle = self.cycle
-        waited_for = cycle is not None and not cycle.more_body and not cycle.response_complete
-        if waited_for:
-            cycle.keep_alive = False
-        return waited_for
+        return self._ends_with_its_answer()
 
     @property
     def _at_rest(self) -> bool:
@@ -204,7 +200,17 @@ class Bounded(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _ends_with_its_answer(self) -> bool:
+        """Close the connection after the answer to the last whole request; say whether that is still to come."""
+        cycle = self.cycle
+        waited_for = cycle is not None and not cycle.more_body and not cycle.response_complete
+        if waited_for:
+            cycle.keep_alive = False
+        return waited_for
+
     def _refuse(self, status: int, title: str, detail: str) -> None:
+        if self._ends_with_its_answer():  # which this would be taken for
+            return
         answer = problem(status, title, detail)
         head = [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
         self.transport.write(b"".join([STATUS_LINE[status], *head, b"connection: close\r\n\r\n", answer.body]))
