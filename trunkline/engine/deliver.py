@@ -39,7 +39,7 @@ from trunkline.ledger.database import Connection, Ledger
 from trunkline.ledger.deliveries import Place, Row, State
 from trunkline.ledger.identity import Identity
 from trunkline.ledger.parks import parked_keys
-from trunkline.ledger.trust import REBUILD, Create, Fine, state_of_ledger
+from trunkline.ledger.trust import Create, Fine, state_of_ledger
 from trunkline.ledger.writer import Rewound, Writer
 from trunkline.observe import CALLED, Observed, Observer, What, wanted
 from trunkline.redact import has_marks, marked, redact
@@ -449,7 +449,7 @@ class Deliverer:
         try:
             await self._recorder.commit()
         except Rewound as error:
-            self.stop_all(Halt(str(error), run=REBUILD))
+            self.stop_all(error.halt())
 
     def _obeyed(self, event: str) -> None:
         """Say that an order to skip an event is obeyed, now that the ledger has it."""

@@ -21,6 +21,7 @@ from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure, Ledger
 from trunkline.ledger.deliveries import Place, Row
 from trunkline.ledger.parks import parked_keys
+from trunkline.ledger.writer import Rewound
 
 T = TypeVar("T")
 
@@ -176,6 +177,9 @@ class Intake:
             except Halt as error:
                 self._tell(self._desk.stop_all, error)
                 self._rest()
+            except Rewound as error:
+                self._tell(self._desk.stop_all, error.halt())
+                self._rest()
             except (Unavailable, Failure) as error:
                 self._tell(self._desk.stuck, str(error))
                 self._wait(AGAIN)
@@ -183,7 +187,8 @@ class Intake:
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would be a stalled flow
                 self._tell(self._desk.stop_all, defect(error))
                 self._rest()
-            self._tell(self._desk.go_on)
+            if not self._stopping.is_set():
+                self._tell(self._desk.go_on)
         self._heart.rest()
 
     def _session(self) -> None:

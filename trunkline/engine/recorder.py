@@ -103,6 +103,8 @@ class Recorder:
         try:
             found = await self._writer.write(lambda db: intend(db, intents))
         except Unavailable as error:
+            if isinstance(error, Rewound):
+                self._core.halt(error.halt())
             self._see("stuck", detail=f"calls wait for the ledger: {error}")
             found = {delivery.place: Wait(wall + AGAIN) for delivery in asking}
         for delivery in asking:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from trunkline.errors import Halt
 from trunkline.ledger.database import Connection, Failure, Ledger
+from trunkline.ledger.trust import REBUILD
 
 T = TypeVar("T")
 
@@ -32,6 +34,10 @@ Work = Callable[[Connection], Any]
 
 class Rewound(Failure):
     """The ledger has lost commits that it had acknowledged; only a person can say what becomes of it (L3)."""
+
+    def halt(self) -> Halt:
+        """Give the halt of whoever meets it: to ask again is in vain."""
+        return Halt(str(self), run=REBUILD)
 
 
 class Writer:
@@ -137,7 +143,7 @@ class Writer:
             raise Rewound(
                 f"{self._ledger.name} has lost commits that it had acknowledged: a backup was restored, or a standby "
                 "took over that had not received them. Nothing more is written to it. Stop the workers of the bus and "
-                "run `trunkline ledger rebuild`."
+                f"run `{REBUILD}`."
             )
         return number
 

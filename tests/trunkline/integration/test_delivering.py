@@ -47,6 +47,7 @@ from trunkline.ledger import deliveries, runs
 from trunkline.ledger.database import Connection, Failure
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.sqlite import File
+from trunkline.operate import replay
 
 
 def flow_of(bus: Bus) -> str:
@@ -238,6 +239,7 @@ def test_refused_credentials_halt_the_sink_and_nothing_else(stage: Stage) -> Non
         assert f'trunkline_flow_halted{{flow="{flow}"}} 1.0' in httpx.get(f"{child.url}/metrics").text
         assert stage.letters(flow) == []
         assert child.terminate() == 0
+        assert '"resumed"' not in child.log
     assert stage.committed(bus, flow) == {0: 1}
     stage.target.control.heal(stage.prefix)
     with stage.running(bus):
@@ -581,9 +583,19 @@ def test_partitions_that_a_topic_without_keys_is_given_are_read_from_their_begin
                 place(stage, bus, [10 + number, 91 + number], number)
             control.start_offsets(more, [flow], None)  # of another worker, which starts with the new topology
         wait_for(finished(stage, bus), why=stage.rows)
-    assert stage.rows() == {State.DONE: 5, State.DEAD: 5}
+        assert stage.rows() == {State.DONE: 5, State.DEAD: 5}
+        assert sorted(letter.partition for letter in stage.letters(flow)) == [0, 0, 1, 2, 3]
+        stage.target.control.heal(stage.prefix)
+        with (
+            stage.control() as control,
+            closing(File(stage.ledger).connect()) as db,
+            closing(Sender(stage.cluster)) as sender,
+        ):
+            letters = replay.survey(bus.delivering[flow], control, db)
+            sent = replay.Replay(bus.delivering[flow], control, sender, db, rate=100, wait=30)
+            assert len(sent.run(replay.plan(letters), lambda _: None).delivered) == 5
+    assert stage.rows() == {State.DONE: 10}
     assert set(stage.effects().values()) == {1}
-    assert sorted(letter.partition for letter in stage.letters(flow)) == [0, 0, 1, 2, 3]
 
 
 @pytest.mark.usefixtures("attentive")

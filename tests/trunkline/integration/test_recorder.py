@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import cast
 
 import pytest
 
@@ -17,7 +18,7 @@ from trunkline.ledger.database import Ledger
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.intents import GO, Intent, intend, withdraw
 from trunkline.ledger.parks import parked_keys
-from trunkline.ledger.writer import Writer
+from trunkline.ledger.writer import Rewound, Writer
 from trunkline.verdict import Delivered, Retry
 
 FAR = 4e9
@@ -150,6 +151,45 @@ def test_a_clock_that_was_put_back_holds_up_what_a_dead_worker_has_begun_no_long
         await writer.close()
 
     asyncio.run(work())
+
+
+class Fallen:
+    """A writer whose ledger fell back behind what it had acknowledged."""
+
+    def write(self, _: object) -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(Rewound("it has lost commits. Run `trunkline ledger rebuild`."))
+        return future
+
+
+def test_a_call_that_a_ledger_without_its_last_commits_is_asked_for_halts_the_flow() -> None:
+    """No outcome is due that would say so, for nothing is called."""
+    flow = Deliver(notes("recorder", 1), to=shelf())
+    core = Dispatcher(Policy(retry=Retry(), sink="shelf", keyed=False))
+    core.renew(100.0)
+    core.assign([MAIN], ())
+    one = delivery("a", 1)
+    core.arrive(core.looking(), [one], {}, ())
+
+    async def work() -> None:
+        recorder = Recorder(
+            flow,
+            core=core,
+            writer=cast("Writer", Fallen()),
+            keyed=False,
+            begin=lambda: None,
+            obeyed=lambda _: None,
+            act=lambda: None,
+            see=lambda *_, **__: None,
+        )
+        core.turn(0.0)
+        core.take()
+        assert core.begin(one, 0.0)
+        assert await recorder.announce([one]) == [one]
+
+    asyncio.run(work())
+    assert core.halted is not None
+    assert core.halted.run == "trunkline ledger rebuild"
 
 
 def test_outcomes_share_a_commit_until_something_waits_for_one_of_them(

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 
 from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.faults.relay import Silence
+from tests.trunkline.faults.test_ledger_faults import caught_up
 from tests.trunkline.support import ROOT, wait_for
 from trunkline.dev.postgres import LocalPostgres
 
@@ -162,6 +164,51 @@ def test_a_ledger_server_that_is_killed(case: Case, server: LocalPostgres) -> No
     found = case.settle(doubled=case.kills * KEYS)
     assert found.states == {"done": 2 * EVENTS}
     assert found.repeats <= case.kills * KEYS, "invariant repeats"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("bus", ["keyed", "blind"])
+@pytest.mark.parametrize("when", ["running", "started again"])
+def test_a_standby_without_the_last_commits_halts(
+    case: Case, server: LocalPostgres, tmp_path: Path, when: str, bus: str
+) -> None:
+    """A worker that runs knows what it was promised; one that starts knows what was committed to Kafka."""
+    url = server.make_database("ledger")
+    case.secrets["ledger"] = unquote(urlsplit(url).password or "")
+    case.make(bus)
+    standby = server.copy_to(tmp_path / "standby")
+    one, two = urlsplit(url), urlsplit(standby.url("ledger"))
+    both = (
+        f"host=127.0.0.1,127.0.0.1 port={one.port},{two.port} user={one.username} password={one.password} "
+        "dbname=ledger target_session_attrs=read-write"
+    )
+    try:
+        with ExitStack() as until:
+            child = until.enter_context(case.worker(ledger=both))
+            case.write(200)
+            case.until_finished(60, child)
+            caught_up(server, standby)
+            standby.stop()
+            case.write(200)
+            case.until_finished(60, child)
+            if when == "started again":
+                case.end(child)
+            server.kill()
+            standby.start()
+            standby.promote()
+            had = case.target.attempts
+            case.write(200)
+            if when == "started again":
+                child = until.enter_context(case.worker("again", ledger=both))
+            wait_for(lambda: '"halted"' in child.log, why=lambda: child.log[-2000:])
+            assert "trunkline ledger rebuild" in child.log, "invariant told: the halt names what to do"
+            assert case.flow in httpx.get(f"{child.url}/readyz").json()["stopped"]
+            case.end(child)
+        called = case.target.attempts - had
+        most = KEYS if (when, bus) == ("running", "keyed") else 0
+        assert called <= most, "invariant halt: no call is made that cannot be recorded, but one of each key"
+    finally:
+        standby.remove()
 
 
 @pytest.mark.timeout(240)
