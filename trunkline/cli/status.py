@@ -42,8 +42,9 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
     rare = [name for name in RARE if any(getattr(one, name) for one in found)]
     print_table((*BASE, *rare), [(*row(one), *(count(getattr(one, name)) for name in rare)) for one in found])
     told: dict[str, list[str]] = {}
+    idle = sum(map(unrun, found)) > FEW
     for one in found:
-        for line in alarms(one):
+        for line in alarms(one, idle=idle):
             told.setdefault(line, []).append(one.flow)
     for line, flows in told.items():
         talk.print(f"{few(flows)}: {line}", markup=False)
@@ -79,8 +80,13 @@ def count(many: int | None) -> str:
     return "-" if many is None else str(many)
 
 
-def alarms(one: Standing) -> Iterator[str]:
-    """Say what a person should do something about."""
+def unrun(one: Standing) -> bool:
+    """Say whether records wait for a flow that nobody runs."""
+    return one.workers == 0 and bool(one.lag) and one.started and not one.missing
+
+
+def alarms(one: Standing, *, idle: bool = False) -> Iterator[str]:
+    """Say what a person should do something about; `idle`: so many flows run nowhere that all are to be started."""
     if one.gone:
         yield (
             f"{one.gone} records of {one.topic} were deleted before they were read; say where to go on: "
@@ -106,8 +112,9 @@ def alarms(one: Standing) -> Iterator[str]:
         yield f"waits, and tries again: {reason}."
     if one.crowded:
         yield f"too many dead letters to count at a glance: trunkline dlq ls {one.flow}."
-    if one.workers == 0 and one.lag and one.started and not one.missing:
-        yield f"nobody runs it: trunkline run {one.flow}; why its last worker ended is in that one's log."
+    if unrun(one):
+        what = "trunkline run" if idle else f"trunkline run {one.flow}"
+        yield f"nobody runs it: {what}; why its last worker ended is in that one's log."
     for full in one.held_up:
         yield f"{full.topic} partition {full.partition} is held up by {holder(full)}."
 

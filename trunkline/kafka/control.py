@@ -370,6 +370,12 @@ class Control:
         with contextlib.closing(self._read(begin, ends, once=True)) as records:
             return {Slot(record.topic, record.partition): record for record in records}
 
+    def first_times(self, begin: Mapping[Slot, int]) -> dict[Slot, datetime]:
+        """Give when the first record at or after each offset was written, where there is one."""
+        ends = self._offsets(list(begin), OffsetSpec.LATEST)
+        with contextlib.closing(self._read(begin, ends, once=True)) as records:
+            return {Slot(record.topic, record.partition): record.timestamp for record in records}
+
     def pick(self, topic: str, places: Collection[tuple[int, int]]) -> Generator[Record, None, None]:
         """Yield those records at these partitions and offsets that are there; between close ones it reads on."""
         spans: dict[Slot, list[list[int]]] = {}
@@ -410,7 +416,8 @@ class Control:
                             yield record
                     if ends is None:
                         continue
-                    left = {slot for slot in left if consumer.position(TopicPartition(*slot)) < ends[slot]}
+                    if not (once and batches):  # else what was found is gone from it, and more may be on its way
+                        left = {slot for slot in left if consumer.position(TopicPartition(*slot)) < ends[slot]}
                     if batches:
                         until = time.monotonic() + PATIENCE
                     elif left and time.monotonic() > until:

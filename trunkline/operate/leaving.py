@@ -80,6 +80,6 @@ def unread(control: Control, at: Mapping[Slot, int]) -> dict[str, int]:
     ends = control.ends({slot.topic for slot in at}) if at else {}
     behind = {slot: offset for slot, offset in at.items() if offset < ends.get(slot, 0)}
     found: dict[str, int] = {}
-    for slot in control.first(behind):
+    for slot in control.first_times(behind):
         found[slot.topic] = found.get(slot.topic, 0) + ends[slot] - behind[slot]
     return found

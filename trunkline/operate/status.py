@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from trunkline.flow.declare import (
@@ -24,6 +24,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot, time_in
 from trunkline.kafka.orders import Announcement, Full, Orders, running
 from trunkline.kafka.retention import ALARMING, kept_for, unread
+from trunkline.kafka.topics import reading as reading_flows
 from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection
@@ -92,6 +93,8 @@ class Standing:
 def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, now: datetime) -> list[Standing]:
     """Ask how every flow stands, the worst first; `held` is what the control topic says."""
     known = control.topics({topic for _, flow in bus.named() for topic in used(flow)})
+    reads = {name: flow for name, flow in reading_flows(bus).items() if all(topic in known for topic in used(flow))}
+    seen = see(bus, reads, control)
     called = targets.standings(bus, held, now)
     unused, troubled = targets.unused(called), targets.troubled(called)
     found: list[Standing] = []
@@ -106,10 +109,10 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 found.append(Standing(name, "publish", flow.to.name, progress=newest, waits=waits))
             case Process() | Agent():
                 dead = reprocess.waiting(control, bus, flow)
-                standing = reading(bus, name, flow, control, held, now)
+                standing = reading(bus, name, flow, control, seen, held, now)
                 found.append(replace(standing, dead=dead, crowded=dead is None))
             case Deliver():
-                standing = reading(bus, name, flow, control, held, now)
+                standing = reading(bus, name, flow, control, seen, held, now)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
     found = [replace(one, unused=unused.get(one.flow, ()), targets=troubled.get(one.flow, ())) for one in found]
@@ -135,28 +138,76 @@ def hindrances(bus: Bus, held: Orders, now: datetime) -> dict[str, tuple[str, ..
     return found
 
 
-def reading(bus: Bus, name: str, flow: Reading, control: Control, held: Orders, now: datetime) -> Standing:
-    """Ask how one reading flow stands."""
-    topic, group = flow.topic.name, group_of(bus, identity_of(flow))
-    committed = control.committed(group)
-    read = [one.name for one in inputs_of(flow)]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was asked of the broker for all reading flows together: there may be hundreds."""
+
+    committed: Mapping[str, Mapping[Slot, tuple[int, str]]]
+    """By flow."""
+    low: Mapping[Slot, int]
+    high: Mapping[Slot, int]
+    at: Mapping[str, Mapping[Slot, int]]
+    """Where each flow is."""
+    written: Mapping[str, Mapping[Slot, datetime]]
+    """When the next record of each flow was written, where one waits."""
+    kept: Mapping[str, timedelta | None]
+    """For how long topics keep records."""
+
+
+def see(bus: Bus, flows: Mapping[str, Reading], control: Control) -> Seen:
+    """Ask what is known of the topics and groups of flows."""
+    # Before the ends: progress between the two must not look like an offset beyond them.
+    committed = {name: control.committed(group_of(bus, identity_of(flow))) for name, flow in flows.items()}
+    read = sorted({topic.name for flow in flows.values() for topic in inputs_of(flow)})
     low, high = control.beginnings(read), control.ends(read)
-    at = {slot: max(committed[slot][0], low[slot]) if slot in committed else low[slot] for slot in low}
-    waiting = {slot: offset for slot, offset in at.items() if offset < high[slot]}
-    # A partition that ends with the mark of a transaction is never read to its very end: only a record is lag.
-    first = control.first(waiting)
-    written = {slot: record.timestamp for slot, record in first.items()}
+    slots: dict[str, list[Slot]] = {}
+    for slot in low:
+        slots.setdefault(slot.topic, []).append(slot)
+    at = {
+        name: {slot: max(known[slot][0], low[slot]) if slot in known else low[slot] for slot in places}
+        for name, known in committed.items()
+        for places in [[slot for topic in inputs_of(flows[name]) for slot in slots[topic.name]]]
+    }
+    waiting = {
+        name: {slot: offset for slot, offset in places.items() if offset < high[slot]} for name, places in at.items()
+    }
+    kept = {topic: kept_for(told.config) for topic, told in control.existing(read).items()}
+    return Seen(committed, low, high, at, next_records(control, waiting), kept)
+
+
+def next_records(control: Control, waiting: Mapping[str, Mapping[Slot, int]]) -> dict[str, dict[Slot, datetime]]:
+    """Find out when the record was written that each flow reads next: several may stand at other places of a partition.
+
+    A partition that ends with the mark of a transaction is never read to its very end: only a record is lag.
+    """
+    found: dict[str, dict[Slot, datetime]] = {name: {} for name in waiting}
+    left: dict[Slot, list[tuple[str, int]]] = {}
+    for name, places in waiting.items():
+        for slot, offset in places.items():
+            left.setdefault(slot, []).append((name, offset))
+    while left:
+        asked = {slot: places.pop() for slot, places in left.items()}
+        for slot, written in control.first_times({slot: offset for slot, (_, offset) in asked.items()}).items():
+            found[asked[slot][0]][slot] = written
+        left = {slot: places for slot, places in left.items() if places}
+    return found
+
+
+def reading(bus: Bus, name: str, flow: Reading, control: Control, seen: Seen, held: Orders, now: datetime) -> Standing:
+    """Say how one reading flow stands."""
+    topic, group = flow.topic.name, group_of(bus, identity_of(flow))
+    committed, at, written, high = seen.committed[name], seen.at[name], seen.written[name], seen.high
     offsets = {slot: offset for slot, (offset, _) in committed.items()}
-    existing = control.existing([topic]).get(topic)  # none when it has been deleted meanwhile
-    risk = unread(offsets, low, high, written, None if existing is None else kept_for(existing.config), now)
+    low = {slot: seen.low[slot] for slot in at}
+    risk = unread(offsets, low, high, written, seen.kept.get(topic), now)  # none when it has been deleted meanwhile
     workers = running(held, [name], now)
     return Standing(
         name,
         kind_of(flow),
         topic,
         workers=len(control.members(group)),
-        started=all(slot in committed for slot in first),
-        lag=sum(high[slot] - at[slot] for slot in first),
+        started=all(slot in committed for slot in written),
+        lag=sum(high[slot] - at[slot] for slot in written),
         behind=max(0.0, (now - min(written.values(), default=now)).total_seconds()),
         progress=last_progress(committed, topic),
         gone=risk.expired,
