@@ -15,6 +15,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Orders
 from trunkline.kafka.retention import ALARMING
 from trunkline.kafka.topics import control_of
+from trunkline.ledger import reach
 from trunkline.operate.leaving import left
 from trunkline.operate.status import Standing, standings
 from trunkline.settings import load
@@ -22,6 +23,8 @@ from trunkline.settings import load
 BASE = ("flow", "kind", "state", "lag", "behind", "last progress", "delivered", "dead letters")
 FEW = 4
 """Flows that are named before what is the same for many."""
+LITTLE = 2**30
+"""Bytes that the ledger's disk has left when a person has to know; the alert LedgerDiskNearlyFull has the same."""
 RARE = ("parked", "ambiguous", "superseded", "discarded", "expired")
 """Columns that are only shown when a flow has any."""
 
@@ -48,6 +51,13 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
             told.setdefault(line, []).append(one.flow)
     for line, flows in told.items():
         talk.print(f"{few(flows)}: {line}", markup=False)
+    free = None if db is None else reach(settings.ledger).free()
+    if free is not None and free < LITTLE:
+        talk.print(
+            f"trunkline: the disk of {reach(settings.ledger).name} has {free / 2**20:,.0f} MiB left; when it is full, "
+            "nothing is delivered. Make room.",
+            markup=False,
+        )
     if blind:
         talk.print(f"trunkline: {no_ledger(settings, 'what is delivered and what is dead')}", markup=False)
     for each in gone:

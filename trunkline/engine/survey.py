@@ -77,6 +77,8 @@ class Seen:
     """By topic, in seconds; one that keeps its records for ever is not there."""
     letters: Mapping[str, Letters] = field(default_factory=dict)
     """By flow."""
+    free: int | None = None
+    """Bytes that the disk of the ledger's file has left."""
 
 
 class Survey(Collector):
@@ -152,6 +154,10 @@ class Survey(Collector):
         silence = family("broker_silence_seconds", "For how long no broker has acknowledged anything; 0 while they do.")
         silence.add(self._worker.silence)
         yield silence
+        if seen.free is not None:
+            free = family("ledger_free_bytes", "What the disk of the ledger's file has left.")
+            free.add(seen.free)
+            yield free
         failing = family("ledger_failing_seconds", "For how long the ledger has taken nothing; 0 while it does.")
         failing.add(self._worker.unwritten[0])
         yield failing
@@ -291,7 +297,8 @@ class Survey(Collector):
             for name, flow in self._flows.items()
             if isinstance(flow, Deliver)
         }
-        return replace(self._seen, starts=starts, retention=keep, letters={**self._seen.letters, **letters})
+        letters = {**self._seen.letters, **letters}
+        return replace(self._seen, starts=starts, retention=keep, letters=letters, free=self._ledger.free())
 
     def _follow(self, topics: Mapping[str, int], starts: Mapping[Slot, int]) -> None:
         """Follow the letters of flows without a ledger, where there are such topics; forget what has expired."""

@@ -68,6 +68,9 @@ class Ledger(Protocol):
     def exists(self) -> bool:
         """Say whether there is a ledger, without making one."""
 
+    def free(self) -> int | None:
+        """Give the bytes that its disk has left; None where that cannot be seen from here."""
+
     def connect(self) -> Connection:
         """Open a connection. The first one makes the ledger when it is absent, and brings it up to date.
 

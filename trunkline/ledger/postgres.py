@@ -181,6 +181,10 @@ class Server:
             keep_secret(str(parts.get(secret) or ""))
         self.name = f"the ledger {name} at {host}:{port}"
 
+    def free(self) -> int | None:
+        """Give nothing: a server's disk is watched where it is."""
+        return None
+
     def exists(self) -> bool:
         """Say whether there is a ledger, without making one.
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,6 +166,13 @@ class File:
     def exists(self) -> bool:
         """Say whether there is a ledger, without making one."""
         return self.path.exists()
+
+    def free(self) -> int | None:
+        """Give the bytes that the disk of the file has left; None where there is no such folder."""
+        try:
+            return shutil.disk_usage(self.path.parent).free
+        except OSError:
+            return None
 
     def connect(self) -> "Connection":
         """Open the file; made when absent, unless this process knew it before.

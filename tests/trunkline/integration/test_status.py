@@ -9,6 +9,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from tests.trunkline.integration.project import Project, order
+from trunkline.cli import status
 from trunkline.deadletter import Failure, Origin, write
 from trunkline.event import to_headers
 from trunkline.kafka import orders
@@ -56,7 +57,7 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
     assert "were deleted" not in project.run("status").stderr
 
 
-def test_what_waits_for_a_person_is_named(project: Project) -> None:
+def test_what_waits_for_a_person_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for state in State:
         project.fail(state.name, state=state)
     standing = {one["kind"]: one for one in project.json("status")}
@@ -66,6 +67,10 @@ def test_what_waits_for_a_person_is_named(project: Project) -> None:
     header, *rows = (line.split() for line in project("status").splitlines())
     assert header[-4:] == ["parked", "ambiguous", "superseded", "discarded"]
     assert next(row for row in rows if row[0] == project.flow)[-4:] == ["1"] * 4
+
+    assert "the disk of" not in project.run("status").stderr
+    monkeypatch.setattr(status, "LITTLE", 2**62)
+    assert "MiB left; when it is full, nothing is delivered. Make room.\n" in project.run("status").stderr
 
 
 def test_dead_letters_of_steps_are_counted_and_what_a_replay_ended_is_not(

@@ -1,5 +1,6 @@
 """The ledger's file: its layout over time, and what befalls it."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -144,3 +145,8 @@ def test_a_full_disk_is_a_failure_and_takes_nothing_with_it(db: Connection) -> N
     db.run("PRAGMA max_page_count = 100000")
     record(db, *many)
     assert len(deliveries.look_up(db, [one.place for one in many])) == 2_000
+
+
+def test_how_much_its_disk_has_left_is_known_where_there_is_a_folder(tmp_path: Path) -> None:
+    assert File(tmp_path / "ledger.db").free() == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert File(tmp_path / "none" / "ledger.db").free() is None
