@@ -532,6 +532,15 @@ Next, in another terminal:
     )
 
 
+@pytest.mark.parametrize(("p50", "rate", "waits"), [(999.0, 60, False), (29_629.6, 60, True), (29_629.6, 0, False)])
+def test_the_last_screen_says_when_the_machine_did_not_keep_up(
+    evidence: Evidence, p50: float, rate: float, *, waits: bool
+) -> None:
+    shown = told(judge(BUS, Play(), evidence), second(evidence), story(rate=rate))
+    lines = screen({**shown, "latency_ms": {"p50": p50, "p99": 90_000.0}})
+    assert ("  most of that is waiting: this machine is too slow, or too busy, for this pace" in lines) == waits
+
+
 def test_the_last_screen_of_a_run_that_differs(evidence: Evidence) -> None:
     lost = judge(BUS, Play(), with_effects(*GOOD[:2])(evidence))
     found = screen(told(lost, second(evidence, letters_meanwhile=1), story(rate=0.0, first_seconds=None, stays=False)))

@@ -7,6 +7,8 @@ from typing import Any
 from trunkline.dev.demo.report import Report
 
 EFFECTS = ("effects", "duplicates", "lost")
+WAITED = 1_000
+"""Milliseconds above which half of the events have waited for the machine, and not for what the bus does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def screen(told: Mapping[str, Any]) -> list[str]:
         "{effects:,} effects at the targets, {duplicates:,} duplicates, {lost:,} lost".format(**told["effects"]),
         "latency p50 {p50} ms, p99 {p99} ms".format(**told["latency_ms"])
         + f" {pace}, from the source's topic to the target",
+        *(["  most of that is waiting: this machine is too slow, or too busy, for this pace"] if waited(told) else []),
         f"first delivered after {seconds(told['first_seconds'])}, both acts after {seconds(told['seconds'])}",
     ]
     for file, report in told["reports"].items():
@@ -67,6 +70,11 @@ def screen(told: Mapping[str, Any]) -> list[str]:
     width = max(len(command) for command, _ in told["commands"])
     lines += ["", "Next, in another terminal:" if told["stays"] else "Run on a terminal, the bus stays up for these:"]
     return lines + [f"  {command:<{width}}  {why}" for command, why in told["commands"]]
+
+
+def waited(told: Mapping[str, Any]) -> bool:
+    """Say whether the machine did not keep up with the pace of the events."""
+    return bool(told["rate"]) and (told["latency_ms"]["p50"] or 0) > WAITED
 
 
 def line(hop: Mapping[str, Any], width: int) -> str:
