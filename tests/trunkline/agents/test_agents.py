@@ -76,8 +76,9 @@ def test_after_a_restart_an_agent_remembers_its_window_and_says_nothing_twice(st
         wait_for(lambda: finished(stage, bus), why=running.worker.stopped)
     assert [(mark["number"], mark["text"]) for mark in marks(stage, bus)] == [(0, "1"), (2, "2"), (3, "3")]
     counted = running.counted(flow_of(bus))
-    wanted = {"read": 1, "taken": 1, "emitted": 1, "repeat": 1, "dead": 0}
-    assert {what: counted[what] for what in wanted} == wanted, "what is given again is not counted again"
+    wanted = {"read": 1, "taken": 1, "emitted": 1, "repeat": 1}
+    found = {what: count for what, count in counted.items() if what in {*wanted, "dead"}}
+    assert found == wanted, "what is given again is not counted again"
     assert len(stage.letters(flow_of(bus))) == 1
 
 
