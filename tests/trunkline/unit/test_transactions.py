@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from trunkline.errors import Unavailable
 from trunkline.kafka import transactions
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import Slot
+from trunkline.kafka.events import Membership, Slot
 from trunkline.kafka.transactions import Transactions, Write
 
 
@@ -50,7 +50,7 @@ def test_a_right_that_is_missing_is_told_while_offsets_are_offered(
     monkeypatch.setattr(transactions, "Producer", Busy)
     held = Transactions(Cluster("127.0.0.1:1"), "shop.sales.0")
     held.write([Write(topic, None, b"", []) for topic in topics])
-    offering = threading.Thread(target=held.offer, args=({Slot("sales", 0): 8}, None))
+    offering = threading.Thread(target=held.offer, args=({Slot("sales", 0): 8}, Membership(None, {})))
     offering.start()
     with pytest.raises(Unavailable, match=f"the ACL Write on the topic {told} is missing"):
         held.flush()
