@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -33,7 +34,8 @@ def made(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
     folder = folder_of(factory) / name
     with locked(folder.with_suffix(".lock")):
         if not folder.with_suffix(".made").exists():
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what one that failed has left would fail all others
+            folder.mkdir()
             make(folder)
             folder.with_suffix(".made").touch()
     return folder

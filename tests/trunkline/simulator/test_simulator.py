@@ -31,6 +31,7 @@ SELDOM: frozenset[Pair] = frozenset(
 """What fewer than one schedule in 200 meets: it is asked of the long run only."""
 
 
+@pytest.mark.timeout(600)  # it only computes, beside all that starts
 @pytest.mark.parametrize("first", range(0, 20_000, 5_000))
 def test_no_schedule_breaks_a_rule(first: int) -> None:
     result = run(range(first, first + 5_000))
