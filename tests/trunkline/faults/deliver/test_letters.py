@@ -38,6 +38,7 @@ def test_a_dead_letter_topic_out_of_order(case: Case, how: str) -> None:
         wait_for(lambda: '"stuck"' in child.log or case.finished(), why=lambda: child.log[-2000:])
         if how == "refusing":
             case.look().check()
+        conclusive('"stuck"' in child.log, "every letter was taken")
         held = case.committed
         if how == "deleted":
             with Control(case.stage.cluster) as control:
