@@ -21,6 +21,7 @@ import pytest
 
 from tests.shared import free_port
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
+from tests.trunkline.servers import not_here
 from tests.trunkline.support import Stage, note, process_bus, stamped, wait_for, whole_bus
 from tests.trunkline.unit.test_avro_compat import PAIRS
 from trunkline.avro.codec import Codec, split
@@ -55,7 +56,7 @@ def installed() -> Path:
     """Give the folder of the registry, fetched once through Maven."""
     if not CACHE.is_dir():
         if shutil.which("mvn") is None:
-            pytest.skip("Apicurio is fetched through Maven, which is not installed")
+            not_here("Apicurio is fetched through Maven, which is not installed")
         parts = CACHE.with_suffix(".parts")
         command = ["mvn", "-q", "-B", GOAL, f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={parts}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
