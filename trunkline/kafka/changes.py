@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is meant to be used
 
 from trunkline.errors import Unavailable
-from trunkline.kafka.cluster import COMMON, Cluster
-from trunkline.kafka.events import DENIED, READING, words
+from trunkline.kafka.cluster import COMMON, READING, Cluster
+from trunkline.kafka.events import DENIED, words
 
 T = TypeVar("T")
 

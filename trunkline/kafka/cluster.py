@@ -23,6 +23,17 @@ COMMON: dict[str, Any] = {
     "topic.metadata.refresh.interval.ms": 60_000,  # in which whoever runs notices that a topic has more partitions
 }
 """What every client of librdkafka that lives on is told, whichever the brokers are."""
+READER = "trunkline-reader"
+"""The group of all who read without one: librdkafka wants a name, and asks the brokers who coordinates it."""
+READING: dict[str, Any] = {
+    **COMMON,
+    "group.id": READER,
+    "enable.auto.commit": False,
+    "auto.offset.reset": "earliest",
+    "isolation.level": "read_committed",
+    "enable.partition.eof": True,
+}
+"""How they read: what is committed, from the beginning where nothing else is said, and each end is told."""
 
 
 def setting(name: str) -> str:

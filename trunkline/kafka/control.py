@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import Any, Literal, Self, TypeVar, assert_never
 from uuid import UUID
 
+from confluent_kafka import TopicPartition as Place
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
 from kafka.errors import (
@@ -25,10 +26,10 @@ from trunkline.errors import TopologyError, Unavailable, UsageError, meant
 from trunkline.event import Headers
 from trunkline.flow.declare import Bus, group_of, identity_of, inputs_of
 from trunkline.kafka.cluster import Cluster, lacking
-from trunkline.kafka.events import Slot, is_added, is_of_another
+from trunkline.kafka.continuity import continuity, written
+from trunkline.kafka.events import UNTOLD, Slot, is_added, is_of_another
 from trunkline.kafka.greeting import greet
 from trunkline.kafka.orders import Passed
-from trunkline.kafka.topicids import written
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
 T = TypeVar("T")
@@ -224,22 +225,15 @@ class Control:
 
         Those are left out that a worker has committed of a topic that was deleted and made anew since.
         """
+        return {slot: (at.offset, beside_of(at)) for slot, at in self._committed(group).items()}
+
+    def _committed(self, group: str) -> dict[Slot, OffsetAndMetadata]:
         missing = lacking("Describe", f"group {group}")
         answer = self._ask(lambda: self._admin.list_group_offsets({group: None}), missing=missing)[group]
-        # librdkafka commits the zero byte that ends the note in C.
-        found = {
-            Slot(*place): (at.offset, (at.metadata or "").rstrip("\0"))
-            for place, at in answer.items()
-            if at.offset >= 0
-        }
-        ids = {
-            topic["name"]: written(UUID(topic["topic_id"])) for topic in self._described({slot.topic for slot in found})
-        }
-        return {
-            slot: (offset, beside)
-            for slot, (offset, beside) in found.items()
-            if not is_of_another(beside, ids.get(slot.topic, ""))
-        }
+        found = {Slot(*place): at for place, at in answer.items() if at.offset >= 0}
+        topics = self._described({slot.topic for slot in found})
+        ids = {topic["name"]: written(UUID(topic["topic_id"])) for topic in topics}
+        return {slot: at for slot, at in found.items() if not is_of_another(beside_of(at), ids.get(slot.topic, ""))}
 
     def commit(self, group: str, offsets: Mapping[Slot, int]) -> None:
         """Commit offsets for a group that has no members.
@@ -304,7 +298,8 @@ class Control:
                 continue
             group = group_of(bus, identity_of(flow))
             # Asked before the ends: another worker's progress between the two must not look like an offset beyond them.
-            known = {slot: offset for slot, (offset, _) in self.committed(group).items()}
+            committed = self._committed(group)
+            known = {slot: at.offset for slot, at in committed.items()}
             read = [topic.name for topic in inputs_of(flow)]
             low, high = self.beginnings(read), self.ends(read)
             if flow.topic.key is None:  # members begin by themselves where it was given more, also beside running ones
@@ -312,7 +307,8 @@ class Control:
                 low = {slot: at for slot, at in low.items() if not is_added(slot.partition, numbers)}
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
-                begin |= self._chosen([*open_, *cut], start)
+                here = {slot: at for slot, at in committed.items() if slot in low and slot not in cut}
+                begin |= self._chosen([*open_, *cut, *self._cut_off(here)], start)
                 gaps += passed(identity_of(flow), low, begin, known)
             elif open_:
                 records = sum(high[slot] - low[slot] for slot in open_)
@@ -336,6 +332,14 @@ class Control:
                 # Another worker of the flow may have been a moment faster, and be a member by now.
                 if begin.keys() - self.committed(group).keys():
                     raise
+
+    def _cut_off(self, committed: Mapping[Slot, OffsetAndMetadata]) -> list[Slot]:
+        """Name the partitions that have lost records which were read; a worker halts there at once."""
+        places = [
+            Place(*slot, at.offset, "", UNTOLD if at.leader_epoch is None else at.leader_epoch)
+            for slot, at in committed.items()
+        ]
+        return [Slot(*where) for where in continuity(self._cluster).cut_off(places)]
 
     def read(
         self,
@@ -509,6 +513,11 @@ def portions(created: Mapping[str, Create]) -> Iterator[dict[str, Create]]:
         left -= create.partitions
     if found:
         yield found
+
+
+def beside_of(at: OffsetAndMetadata) -> str:
+    """Give what stands beside a committed offset; librdkafka commits the zero byte that ends it in C."""
+    return (at.metadata or "").rstrip("\0")
 
 
 def moment(timestamp: int) -> datetime:

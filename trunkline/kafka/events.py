@@ -31,8 +31,8 @@ from confluent_kafka import (
 from trunkline.errors import Halt, Permanent, Unavailable
 from trunkline.event import UNREADABLE, Headers
 from trunkline.flow.declare import Topic
-from trunkline.kafka.cluster import COMMON, Cluster, lacking
-from trunkline.kafka.topicids import Ids, topic_ids
+from trunkline.kafka.cluster import COMMON, READER, READING, Cluster, lacking
+from trunkline.kafka.continuity import LOST, Ids, continuity
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a client lets through; the topics set the real limits."""
@@ -53,17 +53,6 @@ PRODUCER = {
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 262_144,
 }
-READER = "trunkline-reader"
-"""The group of all who read without one: librdkafka wants a name, and asks the brokers who coordinates it."""
-READING = {
-    **COMMON,
-    "group.id": READER,
-    "enable.auto.commit": False,
-    "auto.offset.reset": "earliest",
-    "isolation.level": "read_committed",
-    "enable.partition.eof": True,
-}
-"""How they read: what is committed, from the beginning where nothing else is said, and each end is told."""
 DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 """Errors that say that a right is missing."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
@@ -78,6 +67,8 @@ HEARTBEATS = 6
 """Commits in one session at least, whether anything has moved or not: each one proves that we are still a member."""
 
 
+UNTOLD = -1
+"""The term of a leader that nobody has told."""
 AT, OF = "at=", ";of="
 """What stands beside an offset begins with when it was committed, and the id of the topic that it is of."""
 START = "trunkline run --start earliest|latest|TIME"
@@ -96,6 +87,12 @@ class Slot(NamedTuple):
 
     topic: str
     partition: int
+
+
+Epochs = Mapping[Slot, int]
+"""The terms of leaders (KIP-320): of each partition the one in which the latest record that was fetched was written.
+
+A broker that is told the term beside an offset says whether it has lost records before it, and written others."""
 
 
 class Record(NamedTuple):
@@ -296,10 +293,11 @@ class Sender:
 
 
 class Membership(NamedTuple):
-    """What a transaction needs to be fenced together with a member (KIP-447), and the ids of the topics it reads."""
+    """What a transaction needs to be fenced together with a member (KIP-447), and what stands beside its offsets."""
 
     group: Any
     ids: Ids
+    epochs: Epochs
 
 
 class Member:
@@ -345,9 +343,10 @@ class Member:
         self._accepted = accepted
         self._begin = begin
         self._note = note
-        self._ids = topic_ids(cluster)
+        self._continuity = continuity(cluster)
         self._read: Ids = {}
         """The ids of the topics that are read, as they were when partitions came last."""
+        self._epochs: dict[Slot, int] = {}
         self._added: set[Slot] = set()
         """Partitions, of those that were assigned last, that the topic has been given while the flow ran."""
         self._ours: set[Slot] = set()
@@ -391,7 +390,7 @@ class Member:
             Halt: a committed offset does not exist any more (expired or truncated), or the topic is gone or another.
             Unavailable: the broker does not answer, or lets us read no more; go on with a new member.
         """
-        for topic in self._ids.changed(self._read):
+        for topic in self._continuity.changed(self._read):
             why = f"{topic} was deleted and made anew while it was read"
             if self._beside.get(topic, NOWHERE) != NOWHERE:
                 raise Unavailable(why)  # a new member knows where to begin
@@ -408,6 +407,8 @@ class Member:
         for message in (first, *rest):
             if (error := message.error()) is None:
                 records.append(record := record_of(message))
+                if (epoch := message.leader_epoch()) is not None:
+                    self._epochs[record.slot] = epoch
                 if self.ended:
                     self.ended.discard(record.slot)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
@@ -435,6 +436,7 @@ class Member:
                 and (slot not in self._at or self._at[slot].offset != offset or self._differs(slot))
             },
             self._read,
+            self._epochs,
             self._note,
         )
         self._at.update((Slot(place.topic, place.partition), place) for place in moved)
@@ -484,7 +486,7 @@ class Member:
 
         As everything here it is for the one thread: from another it would wait for `fetch`, and perhaps for ever.
         """
-        return Membership(self._consumer.consumer_group_metadata(), self._read)
+        return Membership(self._consumer.consumer_group_metadata(), self._read, self._epochs)
 
     def close(self) -> None:
         """Leave the group; `revoked` is called first."""
@@ -508,6 +510,8 @@ class Member:
                 self._consumer.incremental_unassign(partitions([slot]))  # it lets nobody seek now
                 self._consumer.incremental_assign([TopicPartition(slot.topic, slot.partition, AT_START)])
                 return
+            if LOST in error.str():
+                raise other_records(*slot, error.str())
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
                 f"offsets have expired. {CHOOSE}",
@@ -536,8 +540,14 @@ class Member:
 
     def _begins(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Give each partition the offset where to begin; what is read from its end is so by all who come later too."""
-        self._read = {**self._read, **self._ids.ask({place.topic for place in places})}
+        self._read = {**self._read, **self._continuity.ids({place.topic for place in places})}
         found = self._committed(consumer, places)
+        lost = self._continuity.cut_off([place for place in found if place.offset >= 0])
+        for place in found:
+            if (why := lost.get((place.topic, place.partition))) is not None:
+                if self._beside.get(place.topic, NOWHERE) == NOWHERE:
+                    raise other_records(place.topic, place.partition, why)
+                place.offset, place.metadata = NOWHERE, None
         self._added = self._new(consumer, [slot_of(place) for place in found if place.offset < 0])
         ends = []
         for place in found:
@@ -554,10 +564,15 @@ class Member:
                 place.offset, _ = consumer.get_watermark_offsets(place, timeout=10)
             if place.offset >= 0:
                 self._at[slot_of(place)] = place
+                if place.leader_epoch is not None:
+                    self._epochs[slot_of(place)] = place.leader_epoch
         if ends:
             with contextlib.suppress(KafkaException):  # the group may be changing again
                 consumer.commit(offsets=ends, asynchronous=False)
-        return [TopicPartition(place.topic, place.partition, self._chosen(consumer, place)) for place in found]
+        return [self._place(slot_of(place), self._chosen(consumer, place)) for place in found]
+
+    def _place(self, slot: Slot, offset: int) -> TopicPartition:
+        return TopicPartition(*slot, offset, "", self._epochs.get(slot, UNTOLD))
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Give the offsets that the group has committed in the topics that there are now."""
@@ -593,7 +608,7 @@ class Member:
         offsets = self._revoked(slots)
         if offsets:
             with contextlib.suppress(KafkaException):
-                consumer.commit(offsets=dated(offsets, self._read, self._note), asynchronous=False)
+                consumer.commit(offsets=dated(offsets, self._read, self._epochs, self._note), asynchronous=False)
         self._forget(consumer, slots)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -609,6 +624,7 @@ class Member:
         for slot in slots:
             self._at.pop(slot, None)
             self.met.pop(slot, None)
+            self._epochs.pop(slot, None)
         consumer.incremental_unassign(partitions(slots))
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
@@ -626,6 +642,12 @@ class Member:
         ]
 
 
+def other_records(topic: str, partition: int, why: str) -> Halt:
+    """Say that a partition does not hold what was read of it."""
+    what = "has lost records that were read, and may hold others at their offsets"
+    return Halt(f"{topic} partition {partition} {what}: {why}. {CHOOSE}", run=START)
+
+
 def slot_of(place: TopicPartition) -> Slot:
     """Give the slot that librdkafka means."""
     return Slot(place.topic, place.partition)
@@ -636,16 +658,19 @@ def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:
     return [TopicPartition(slot.topic, slot.partition) for slot in slots]
 
 
-def dated(offsets: Mapping[Slot, int], ids: Ids, note: Callable[[Slot], str] = lambda _: "") -> list[TopicPartition]:
+def dated(
+    offsets: Mapping[Slot, int], ids: Ids, epochs: Epochs, note: Callable[[Slot], str] = lambda _: ""
+) -> list[TopicPartition]:
     """Give offsets in librdkafka's form, with the time beside each: what `trunkline status` calls last progress.
 
-    The id of the topic stands there too, and what `note` says.
+    The id of the topic stands there too, the leader's term, and what `note` says.
     """
     now = f"{AT}{datetime.now(UTC).isoformat(timespec='milliseconds')}"
     found = []
     for slot, offset in offsets.items():
         first = f"{now}{OF}{ids[slot.topic]}" if slot.topic in ids else now
-        found.append(TopicPartition(*slot, offset, f"{first} {said}" if (said := note(slot)) else first))
+        beside = f"{first} {said}" if (said := note(slot)) else first
+        found.append(TopicPartition(*slot, offset, beside, epochs.get(slot, UNTOLD)))
     return found
 
 

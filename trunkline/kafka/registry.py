@@ -17,9 +17,9 @@ from trunkline.avro.files import Schema, fingerprint
 from trunkline.avro.versions import Past
 from trunkline.errors import Permanent, Unavailable
 from trunkline.event import Event, from_headers
-from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.cluster import READER, Cluster
 from trunkline.kafka.confluent import Confluent, codec_from, still
-from trunkline.kafka.events import MISSING, READER, Record, words
+from trunkline.kafka.events import MISSING, Record, words
 from trunkline.settings import Kafka
 
 PATIENCE = 10.0

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trunkline.errors import Unavailable
-from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import DENIED, READING, Record, Slot, clock, record_of, words
+from trunkline.kafka.cluster import READING, Cluster
+from trunkline.kafka.events import DENIED, Record, Slot, clock, record_of, words
 
 PATIENCE = 10.0
 """Seconds for which the broker may be silent."""

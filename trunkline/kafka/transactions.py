@@ -175,7 +175,7 @@ class Transactions:
         """
         try:
             with self._asking:
-                places = dated(offsets, membership.ids, note)
+                places = dated(offsets, membership.ids, membership.epochs, note)
                 self._producer.send_offsets_to_transaction(places, membership.group, TRANSACTION_SECONDS)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID):

@@ -171,3 +171,42 @@ def test_a_termination_while_the_broker_stands_still_ends_in_time(own: Stage, br
         wait_for(lambda: own.rows() == {State.DONE: 32}, why=own.rows)
     assert set(own.effects().values()) == {1}
     assert len(own.attempts()) == 32, "what was in flight has been recorded"
+
+
+def test_a_log_that_is_cut_off_is_noticed_and_what_came_after_it_is_read(broker: LocalKafka, own: Stage) -> None:
+    """As it is after a replica was elected that lacks what others had, or a disk was brought back from a copy."""
+    bus = own.make(deliver_bus(own.prefix, 1))
+    [flow] = bus.delivering
+    topic = bus.topics[0].name
+    own.write(bus, [note(number) for number in range(10)])
+    [log] = own.folder.rglob(f"{topic}-0/*.log")
+    size = log.stat().st_size
+    own.write(bus, [note(number) for number in range(10, 30)])
+
+    def finished() -> bool:
+        return own.committed(bus, flow) == own.ends(topic)
+
+    with own.running(bus):
+        wait_for(finished, why=own.rows)
+    broker.stop()
+    cut_off(log, size)
+    broker.start()
+    own.write(bus, [note(number) for number in range(30, 70)])
+    with own.running(bus) as running:
+        wait_for(lambda: running.details("halted"), why=own.rows)
+    [why] = running.details("halted")
+    assert f"{topic} partition 0 has lost records that were read" in why
+    with own.control() as control:
+        control.start_offsets(bus, [flow], "earliest")
+    with own.running(bus):
+        wait_for(finished, why=own.rows)
+    assert own.rows() == {State.DONE: 70}
+    assert set(own.effects().values()) == {1}
+
+
+def cut_off(log: Path, size: int) -> None:
+    """Let a stopped broker find so much of a partition and no more."""
+    os.truncate(log, size)
+    for file in (*log.parent.glob("*index"), *log.parent.glob("*.snapshot"), *log.parent.parent.glob("*checkpoint")):
+        file.unlink()
+    (log.parent.parent / ".kafka_cleanshutdown").unlink()

@@ -38,7 +38,7 @@ from trunkline.errors import Permanent, Unavailable, UsageError
 from trunkline.event import Headers, idempotency_key, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of, group_of, replay_of
 from trunkline.http import transport
-from trunkline.kafka import events, topicids
+from trunkline.kafka import continuity, events
 from trunkline.kafka.cluster import COMMON
 from trunkline.kafka.events import Sender, Slot
 from trunkline.kafka.registry import Format
@@ -642,7 +642,7 @@ def test_a_topic_of_replays_that_was_made_anew_is_read_from_its_beginning(stage:
 def test_a_topic_that_is_made_anew_while_it_is_read_is_noticed_and_nothing_of_it_passed_over(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, notices: str
 ) -> None:
-    monkeypatch.setattr(topicids, "EVERY", 0.2 if notices == "who runs" else 1e9)
+    monkeypatch.setattr(continuity, "EVERY", 0.2 if notices == "who runs" else 1e9)
     bus = stage.make(deliver_bus(stage.prefix, 2))
     flow, topic = flow_of(bus), bus.topics[0].name
     with stage.running(bus) as running:

@@ -31,7 +31,7 @@ from trunkline.avro.codec import HEAD, Codec
 from trunkline.errors import Unavailable, UsageError
 from trunkline.event import Headers, to_headers
 from trunkline.flow.declare import Bus, dead_letters_of
-from trunkline.kafka import topicids
+from trunkline.kafka import continuity
 from trunkline.kafka.events import Member, Record
 from trunkline.kafka.transactions import Transactions, Write
 
@@ -128,7 +128,7 @@ def test_a_step_that_cannot_reach_something_waits_and_loses_nothing(stage: Stage
 def test_a_topic_that_is_made_anew_while_it_is_read_halts_the_flow_and_nothing_of_it_is_passed_over(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topicids, "EVERY", 0.2)
+    monkeypatch.setattr(continuity, "EVERY", 0.2)
     bus = stage.make(process_bus(stage.prefix, partitions=1))
     flow, topic = flow_of(bus), bus.topics[0].name
     with stage.running(bus) as running:

@@ -13,8 +13,8 @@ from trunkline import Topic
 from trunkline.errors import Unavailable
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
+from trunkline.kafka.continuity import written
 from trunkline.kafka.events import Member, Sender, Slot, dated, is_of_another, time_in
-from trunkline.kafka.topicids import written
 
 
 class Message:
@@ -38,6 +38,9 @@ class Message:
 
     def value(self) -> bytes:
         return b"v"
+
+    def leader_epoch(self) -> int | None:
+        return None
 
     def headers(self) -> None:
         return None
@@ -91,11 +94,15 @@ def test_who_gives_up_on_a_record_does_not_stop_the_others_reports() -> None:
 
 def test_what_stands_beside_an_offset_says_when_and_of_which_topic() -> None:
     ids = {"t": written(UUID(int=7))}
-    [known, other] = dated({Slot("t", 0): 5, Slot("u", 1): 6}, ids, lambda slot: f"note of {slot.partition}")
+    [known, other] = dated(
+        {Slot("t", 0): 5, Slot("u", 1): 6}, ids, {Slot("u", 1): 3}, lambda slot: f"note of {slot.partition}"
+    )
     assert (known.topic, known.partition, known.offset) == ("t", 0, 5)
     assert datetime.fromisoformat(time_in(known.metadata or "")) <= datetime.now(UTC)
     assert (known.metadata or "").endswith(";of=AAAAAAAAAAAAAAAAAAAABw note of 0")
     assert (other.metadata or "").partition(" ")[2] == "note of 1"
+    terms: list[int | None] = [known.leader_epoch, other.leader_epoch]
+    assert terms == [None, 3]
     beside = known.metadata or ""
     assert is_of_another(beside, written(UUID(int=8)))
     assert not is_of_another(beside, ids["t"])
