@@ -380,7 +380,10 @@ class Member:
             }
         )
         self._consumer.subscribe(
-            [topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            [topic.name],
+            on_assign=raising(self._on_assign),
+            on_revoke=raising(self._on_revoke),
+            on_lost=raising(self._on_lost),
         )
 
     def fetch(self, most: int, seconds: float) -> list[Record]:
@@ -547,7 +550,7 @@ class Member:
             if (why := lost.get((place.topic, place.partition))) is not None:
                 if self._beside.get(place.topic, NOWHERE) == NOWHERE:
                     raise other_records(place.topic, place.partition, why)
-                place.offset, place.metadata = NOWHERE, None
+                place.offset = NOWHERE
         self._added = self._new(consumer, [slot_of(place) for place in found if place.offset < 0])
         ends = []
         for place in found:
@@ -579,7 +582,7 @@ class Member:
         found = consumer.committed(places, timeout=10)
         for place in found:
             if is_of_another(place.metadata or "", self._read.get(place.topic, "")):
-                place.offset, place.metadata = NOWHERE, None
+                place.offset = NOWHERE
         return found
 
     def _new(self, consumer: Consumer, slots: Collection[Slot]) -> set[Slot]:
@@ -640,6 +643,22 @@ class Member:
             for number in numbers
             if (slot := Slot(topic, number)) in self._ours
         ]
+
+
+def raising(callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
+    """Let the client call this, and hand on what it raises.
+
+    What C code has raised, as this client does itself, is an exception only once Python has caught it; before, the
+    client makes another of it (confluent-kafka 2.16 on Python 3.11).
+    """
+
+    def called(consumer: Consumer, places: list[TopicPartition]) -> None:
+        try:
+            callback(consumer, places)
+        except Exception:  # noqa: TRY203 - see above
+            raise
+
+    return called
 
 
 def other_records(topic: str, partition: int, why: str) -> Halt:

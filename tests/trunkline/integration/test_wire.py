@@ -16,7 +16,7 @@ import fastavro
 import httpx
 import pytest
 from aiokafka.partitioner import DefaultPartitioner as AiokafkaPartitioner  # type: ignore[import-untyped]  # has none
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka import KafkaProducer
 from kafka.partitioner import DefaultPartitioner as KafkaPythonPartitioner
 
@@ -26,7 +26,7 @@ from trunkline.errors import Poison, Unavailable
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of, schemas_of
 from trunkline.kafka.cluster import Cluster
-from trunkline.kafka.events import PRODUCER
+from trunkline.kafka.events import PRODUCER, Member
 from trunkline.kafka.registry import Registry, answer
 from trunkline.settings import Secret
 from trunkline.sources import StandardWebhooks
@@ -262,3 +262,21 @@ def test_what_stands_on_the_registrys_topic_and_is_no_schema_is_poison(stage: St
         assert known not in {place.offset for place in places}
     finally:
         registry.close()
+
+
+def test_what_the_clients_own_code_raises_in_a_callback_comes_out_as_what_it_is(stage: Stage) -> None:
+    bus = stage.make(deliver_bus(stage.prefix, 1))
+
+    def assigned(*_: object) -> None:
+        TopicPartition("t", 0).metadata = "which it lets nobody set"
+
+    with closing(Member(stage.cluster, f"{stage.prefix}.callback", bus.topics[0], assigned=assigned)) as member:
+
+        def fetched() -> bool:
+            try:
+                member.fetch(1, 0.1)
+            except AttributeError as error:
+                return "readonly" in str(error)
+            return False
+
+        wait_for(fetched)

@@ -50,7 +50,7 @@ def test_a_right_that_is_missing_is_told_while_offsets_are_offered(
     monkeypatch.setattr(transactions, "Producer", Busy)
     held = Transactions(Cluster("127.0.0.1:1"), "shop.sales.0")
     held.write([Write(topic, None, b"", []) for topic in topics])
-    offering = threading.Thread(target=held.offer, args=({Slot("sales", 0): 8}, Membership(None, {})))
+    offering = threading.Thread(target=held.offer, args=({Slot("sales", 0): 8}, Membership(None, {}, {})))
     offering.start()
     with pytest.raises(Unavailable, match=f"the ACL Write on the topic {told} is missing"):
         held.flush()
