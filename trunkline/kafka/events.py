@@ -546,11 +546,10 @@ class Member:
         self._read = {**self._read, **self._continuity.ids({place.topic for place in places})}
         found = self._committed(consumer, places)
         lost = self._continuity.cut_off([place for place in found if place.offset >= 0])
-        for place in found:
-            if (why := lost.get((place.topic, place.partition))) is not None:
-                if self._beside.get(place.topic, NOWHERE) == NOWHERE:
-                    raise other_records(place.topic, place.partition, why)
-                place.offset = NOWHERE
+        for where, why in lost.items():
+            if self._beside.get(where[0], NOWHERE) == NOWHERE:
+                raise other_records(*where, why)
+        found = [nowhere(place) if (place.topic, place.partition) in lost else place for place in found]
         self._added = self._new(consumer, [slot_of(place) for place in found if place.offset < 0])
         ends = []
         for place in found:
@@ -579,11 +578,10 @@ class Member:
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Give the offsets that the group has committed in the topics that there are now."""
-        found = consumer.committed(places, timeout=10)
-        for place in found:
-            if is_of_another(place.metadata or "", self._read.get(place.topic, "")):
-                place.offset = NOWHERE
-        return found
+        return [
+            nowhere(place) if is_of_another(place.metadata or "", self._read.get(place.topic, "")) else place
+            for place in consumer.committed(places, timeout=10)
+        ]
 
     def _new(self, consumer: Consumer, slots: Collection[Slot]) -> set[Slot]:
         """Find the partitions, of those without an offset, that the topic has been given while the flow ran."""
@@ -670,6 +668,11 @@ def other_records(topic: str, partition: int, why: str) -> Halt:
 def slot_of(place: TopicPartition) -> Slot:
     """Give the slot that librdkafka means."""
     return Slot(place.topic, place.partition)
+
+
+def nowhere(place: TopicPartition) -> TopicPartition:
+    """Give a place without the offset, and without what stands beside it: both are of something else."""
+    return TopicPartition(place.topic, place.partition, NOWHERE)
 
 
 def partitions(slots: Iterable[Slot]) -> list[TopicPartition]:

@@ -14,7 +14,7 @@ from trunkline.errors import Unavailable
 from trunkline.kafka import events
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.continuity import written
-from trunkline.kafka.events import Member, Sender, Slot, dated, is_of_another, time_in
+from trunkline.kafka.events import AT_END, Member, Sender, Slot, dated, is_of_another, time_in
 
 
 class Message:
@@ -110,3 +110,65 @@ def test_what_stands_beside_an_offset_says_when_and_of_which_topic() -> None:
     for older in (other.metadata or "", "", "at=2026-11-30T12:00:00.000+00:00 ;of=x", "of another client"):
         assert not is_of_another(older, ids["t"])
     assert time_in("of another client") == ""
+
+
+class MadeAnew(Rebalancing):
+    """A consumer whose group has an offset in each topic, of whatever was called so before."""
+
+    def poll(self, _: float) -> Any:
+        self.on["on_assign"](self, [TopicPartition("t", 0)])
+
+    def committed(self, places: list[TopicPartition], **_: Any) -> list[TopicPartition]:
+        return [TopicPartition(place.topic, place.partition, 9, f"{NOON};of=old its note", 4) for place in places]
+
+    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
+        return 0, 3
+
+    def commit(self, offsets: list[TopicPartition], **_: Any) -> None:
+        self.ends = offsets
+
+    def incremental_assign(self, places: list[TopicPartition]) -> None:
+        self.assigned = places
+
+
+class SomeIds:
+    """What a broker says of topics."""
+
+    def __init__(self, **ids: str) -> None:
+        self._ids = ids
+
+    def ids(self, _: Any) -> dict[str, str]:
+        return self._ids
+
+    def changed(self, _: Any) -> list[str]:
+        return []
+
+    def cut_off(self, _: Any) -> dict[tuple[str, int], str]:
+        return {}
+
+
+NOON = "at=2026-11-30T12:00:00.000+00:00"
+
+
+def test_of_a_topic_that_was_made_anew_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be of another at the next assignment too, and be read from its end again."""
+    monkeypatch.setattr(events, "Consumer", MadeAnew)
+    monkeypatch.setattr(events, "continuity", lambda _: SomeIds(t="old", r="new"))
+    worked: dict[Slot, int] = {}
+    member = Member(
+        Cluster("nobody:1"),
+        "g",
+        Topic("t", NoteWrittenV1),
+        beside={"r": AT_END},
+        assigned=lambda _, offsets: worked.update(offsets),
+    )
+    assert member.fetch(10, 1.0) == []
+    consumer: Any = member._consumer
+    assert worked == {Slot("t", 0): 9}
+    assert [(place.topic, place.offset, place.leader_epoch) for place in consumer.assigned] == [
+        ("t", 9, 4),
+        ("r", 3, None),
+    ]
+    assert [(place.topic, place.offset, place.metadata, place.leader_epoch) for place in consumer.ends] == [
+        ("r", 3, None, None)
+    ]
