@@ -32,6 +32,8 @@ def test_a_dead_letter_topic_out_of_order(case: Case, how: str) -> None:
         if how == "deleted":
             kept = read(case.stage.bootstrap, letters)
             admin.delete_topics([letters])
+            with Control(case.stage.cluster) as control:  # until it is gone the broker takes letters, and drops them
+                wait_for(lambda: letters not in control.topics([letters]))
         else:
             limit(admin, letters, 50)
         case.write(EVENTS - 200, refused=0.1)
