@@ -83,7 +83,7 @@ class Halt(TrunklineError):  # noqa: N818 - the engine halts; it is not the even
         super().__init__(message)
         self.run = run
 
-    def told(self, usual: str) -> str:
+    def told(self, usual: str = "When that is mended, start its workers again.") -> str:
         """Say why, and what to do about it, which is the usual unless the message says another."""
         return str(self) if self.run else f"{str(self).rstrip('.')}. {usual}"
 

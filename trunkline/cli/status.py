@@ -51,10 +51,10 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
             told.setdefault(line, []).append(one.flow)
     for line, flows in told.items():
         talk.print(f"{few(flows)}: {line}", markup=False)
-    free = None if db is None else reach(settings.ledger).free()
-    if free is not None and free < LITTLE:
+    ledger = None if db is None else reach(settings.ledger)
+    if ledger is not None and (free := ledger.free()) is not None and free < LITTLE:
         talk.print(
-            f"trunkline: the disk of {reach(settings.ledger).name} has {free / 2**20:,.0f} MiB left; when it is full, "
+            f"trunkline: the disk of {ledger.name} has {free / 2**20:,.0f} MiB left; when it is full, "
             "nothing is delivered. Make room.",
             markup=False,
         )

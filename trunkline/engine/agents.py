@@ -356,7 +356,7 @@ class Timekeeper:
         self._see("dead", event=event, detail=message, outcome=kind)
 
     def _halt(self, why: Halt) -> None:
-        self.halted = redact(why.told("When that is mended, start its workers again."))
+        self.halted = redact(why.told())
         self._see("halted", detail=self.halted)
 
     def _see(self, what: What, **more: Any) -> None:

@@ -185,5 +185,5 @@ class Processor:
         self.heart.joined = True
 
     def _halt(self, why: Halt) -> None:
-        self.halted = redact(why.told("When that is mended, start its workers again."))
+        self.halted = redact(why.told())
         self.see("halted", detail=self.halted)

@@ -25,7 +25,6 @@ PATIENCE = 10.0
 """Seconds for one question to the broker."""
 EVERY = 5.0
 """Seconds between two questions whether topics are still those that they were."""
-
 LITTLE = 1_024
 """Bytes of a partition that are fetched where nobody wants its records; a batch comes whole."""
 LOST = "log truncation"

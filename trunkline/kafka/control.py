@@ -370,15 +370,16 @@ class Control:
 
     def first(self, begin: Mapping[Slot, int]) -> dict[Slot, Record]:
         """Give the first record at or after each offset, where there is one."""
-        ends = self._offsets(list(begin), OffsetSpec.LATEST)
-        with contextlib.closing(self._read(begin, ends, once=True)) as records:
-            return {Slot(record.topic, record.partition): record for record in records}
+        return {Slot(record.topic, record.partition): record for record in self._firsts(begin)}
 
     def first_times(self, begin: Mapping[Slot, int]) -> dict[Slot, datetime]:
         """Give when the first record at or after each offset was written, where there is one."""
+        return {Slot(record.topic, record.partition): record.timestamp for record in self._firsts(begin)}
+
+    def _firsts(self, begin: Mapping[Slot, int]) -> Iterator[Record]:
         ends = self._offsets(list(begin), OffsetSpec.LATEST)
         with contextlib.closing(self._read(begin, ends, once=True)) as records:
-            return {Slot(record.topic, record.partition): record.timestamp for record in records}
+            yield from records
 
     def pick(self, topic: str, places: Collection[tuple[int, int]]) -> Generator[Record, None, None]:
         """Yield those records at these partitions and offsets that are there; between close ones it reads on."""

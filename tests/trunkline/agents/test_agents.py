@@ -1,6 +1,7 @@
 """An agent on a real broker; kafka-python says what came of it."""
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_what_was_still_due_at_a_restart_is_missed_after_it(stage: Stage) -> Non
         bus = stage.make(tally_bus(f"{stage.prefix}.{window}", partitions=1, window=window))
         stage.write(bus, [note(0, "a", "open"), note(1, "b", "open"), note(2, "b", "close")])
         with stage.running(bus) as running:
-            wait_for(lambda bus=bus: finished(stage, bus), why=running.worker.stopped)  # type: ignore[misc]
+            wait_for(partial(finished, stage, bus), why=running.worker.stopped)
         if not any(mark["text"] == "missed" for mark in marks(stage, bus)):
             break
     else:

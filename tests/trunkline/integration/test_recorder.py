@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -23,6 +24,20 @@ from trunkline.verdict import Delivered, Retry
 
 FAR = 4e9
 """A deadline, in epoch seconds, that no test lives to see."""
+
+
+def recorder_of(
+    flow: Deliver,
+    core: Dispatcher,
+    writer: Writer,
+    *,
+    keyed: bool = False,
+    begin: Callable[[], None] = lambda: None,
+    obeyed: Callable[[str], None] = lambda _: None,
+    see: Callable[..., None] = lambda *_, **__: None,
+) -> Recorder:
+    """Give a recorder that tells only what a test asks for."""
+    return Recorder(flow, core=core, writer=writer, keyed=keyed, begin=begin, obeyed=obeyed, act=lambda: None, see=see)
 
 
 def skipped(core: Dispatcher, one: Delivery) -> None:
@@ -48,16 +63,7 @@ def test_an_order_obeyed_while_another_worker_calls_is_kept(ledger: Ledger, afte
 
     async def work() -> None:
         writer = Writer(ledger)
-        recorder = Recorder(
-            flow,
-            core=core,
-            writer=writer,
-            keyed=False,
-            begin=lambda: None,
-            obeyed=told.append,
-            act=lambda: None,
-            see=lambda *_, **__: None,
-        )
+        recorder = recorder_of(flow, core, writer, obeyed=told.append)
         recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
         call = Intent(one.place, recorder.number, one.key, 0, 1, one.payload, "other", FAR, FAR / 2, keyed=False)
         assert (await writer.write(lambda db: intend(db, [call])))[one.place] is GO
@@ -110,16 +116,7 @@ def test_a_clock_that_was_put_back_holds_up_what_a_dead_worker_has_begun_no_long
 
     async def work() -> None:
         writer = Writer(ledger)
-        recorder = Recorder(
-            flow,
-            core=core,
-            writer=writer,
-            keyed=False,
-            begin=lambda: None,
-            obeyed=lambda _: None,
-            act=lambda: None,
-            see=lambda *_, **__: None,
-        )
+        recorder = recorder_of(flow, core, writer)
         recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
         before = time.time() + 3600
         died = Intent(one.place, recorder.number, one.key, 0, 1, one.payload, "dead", before + 22, before, keyed=False)
@@ -172,16 +169,7 @@ def test_a_call_that_a_ledger_without_its_last_commits_is_asked_for_halts_the_fl
     core.arrive(core.looking(), [one], {}, ())
 
     async def work() -> None:
-        recorder = Recorder(
-            flow,
-            core=core,
-            writer=cast("Writer", Fallen()),
-            keyed=False,
-            begin=lambda: None,
-            obeyed=lambda _: None,
-            act=lambda: None,
-            see=lambda *_, **__: None,
-        )
+        recorder = recorder_of(flow, core, cast("Writer", Fallen()))
         core.turn(0.0)
         core.take()
         assert core.begin(one, 0.0)
@@ -208,14 +196,12 @@ def test_outcomes_share_a_commit_until_something_waits_for_one_of_them(
     async def work() -> None:
         writer = Writer(ledger)
         tasks: list[asyncio.Task[None]] = []
-        recorder = Recorder(
+        recorder = recorder_of(
             flow,
-            core=core,
-            writer=writer,
+            core,
+            writer,
             keyed=True,
             begin=lambda: tasks.append(asyncio.create_task(recorder.commit())),
-            obeyed=lambda _: None,
-            act=lambda: None,
             see=lambda what, **more: groups.append(more["count"]) if what == "recorded" else None,
         )
         recorder.number = await writer.write(lambda db: deliveries.number_of(db, "shelf"))
