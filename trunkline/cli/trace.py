@@ -89,7 +89,8 @@ def heading(node: Node, bus: Bus) -> Iterator[str]:
     if node.claim is not None:
         yield f"  received: {'published' if node.claim.published else 'being published'}"
     if node.event is None or node.record is None:
-        yield f"  on {node.topic}, where its record is not found any more"
+        yet = node.claim is not None and not node.claim.published
+        yield f"  on {node.topic}, where its record is not found {'yet' if yet else 'any more'}"
         return
     record, key = node.record, curtain_of(bus, node.topic).key_of(node.record.key)
     place = f"{record.topic} partition {record.partition} offset {record.offset}"

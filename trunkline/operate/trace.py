@@ -236,11 +236,13 @@ class Tracer:
         return history.claimed(self._db, [id_]).get(id_)
 
     def _posted(self, source: str, event_id: str, topic: str, claim: Claim) -> Node:
-        """Find the record of a claim, which was written right after the claim was taken, by the same clock."""
-        if claim.published:
-            start = claim.until - timedelta(seconds=claims.PATIENCE + 0.1)
-            for record in self._search(topic, start, named(event_id, source), first=True).records:
-                return self._of(record)
+        """Find the record of a claim, which was written right after the claim was taken, by the same clock.
+
+        It is there before the claim says "published", and stays where a worker was killed between the two.
+        """
+        start = claim.until - timedelta(seconds=claims.PATIENCE + 0.1)
+        for record in self._search(topic, start, named(event_id, source), first=True).records:
+            return self._of(record)
         return Node(source, event_id, topic, claim=claim)
 
     def _under_way(self, event_id: str) -> Iterator[Node]:

@@ -1,6 +1,7 @@
 """What `trunkline trace` tells of events on a whole bus, each with another fate."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Command, current, running
 from trunkline.kafka.topics import control_of
+from trunkline.ledger import claims
 from trunkline.ledger.deliveries import State
 from trunkline.ledger.sqlite import File
 from trunkline.operate import control as operators
@@ -231,6 +233,31 @@ def test_what_is_under_way_says_where_it_waits(case: Case) -> None:
     assert (step.stands, step.before >= 0) == ("waiting", True)
 
 
+def test_what_was_published_is_found_before_its_claim_says_so(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is written after the answer; a worker that is killed between the two leaves it as it was."""
+    stage = case.stage
+    event, source = case.post(number=1), f"{stage.prefix}/desk"
+    wait_for(lambda: stage.rows() == {State.DONE: 1}, why=stage.rows)
+    case.worker.kill()
+    with closing(File(stage.ledger).connect()) as db:
+        db.run("UPDATE claims SET state = 1")
+        claims.take(db, claims.id_of(source, "early"), b"x", "somebody", time.time())
+    node = case.trace(event).node
+    assert node.record is not None
+    assert node.claim is not None
+    assert not node.claim.published
+    monkeypatch.setattr(cli, "load_bus", lambda: case.bus)
+    monkeypatch.setattr(cli, "load", stage.settings)
+    cli.trace(event, as_json=False)
+    told = capsys.readouterr().out
+    assert "received: being published" in told
+    assert ": delivered" in told
+    cli.trace("early", as_json=False)
+    assert f"on {stage.prefix}.notes, where its record is not found yet" in capsys.readouterr().out
+
+
 def test_it_is_told_in_lines_and_in_json(
     case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +294,7 @@ def test_it_is_told_in_lines_and_in_json(
         command = Command("c", "ann@desk", datetime.now(UTC), "a look")
         assert operators.Desk(case.bus, stage.cluster, control, sender, 20).pause("shelf", command).complete
     waits = case.post(number=1, box="b")
-    wait_for(lambda: sum(stage.ends(f"{stage.prefix}.marks").values()) >= 2)
+    wait_for(lambda: [made.deliveries for step in case.trace(waits).node.steps for made in step.made])
     cli.trace(waits, as_json=False)
     assert f"\n{stage.prefix}.marks.shelf: its sink is paused by ann@desk (a look)\n" in capsys.readouterr().out
     case.worker.kill()
