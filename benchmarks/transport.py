@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -40,8 +40,10 @@ from pyreqwest.client import Client, ClientBuilder
 from benchmarks import results
 from benchmarks.topology import sales
 from trunkline import ApiKey, Bus, Deliver, Event, Limit, Secret, Target
+from trunkline.cli.worker import settle
 from trunkline.engine import spans
-from trunkline.engine.targets import Targets
+from trunkline.engine.affinity import Affinity, keep_affinity
+from trunkline.engine.targets import Begun, Gate, Targets
 from trunkline.flow.declare import Tls
 from trunkline.kafka import events
 from trunkline.requests import Idempotency, Request
@@ -58,7 +60,7 @@ WARM = 1.0
 """Seconds of a turn before all others, which opens the connections and counts for nothing."""
 PATIENCE = 10.0
 """Seconds after a turn in which what is in flight must have ended: one that stalls must not stop all."""
-TURNS = 12
+TURNS = 24
 LIMIT = Limit(1_000_000, burst=1_000_000)
 """It is counted, and never reached."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -109,16 +111,34 @@ class Collector(HttpSink):
 EVENT = Event("0123456789abcdef", datetime(2026, 1, 1, tzinfo=UTC), BODY, traceparent=TRACEPARENT)
 
 
+class Dispatch:
+    """Begins calls as `Delivering._act` does: room is asked for once in a turn of the loop."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._now = 0.0
+
+    def begin(self) -> Begun:
+        """Begin a call."""
+        if not self._now:
+            self._now = events.clock()
+            assert self._gate.room(self._now) > 0
+            asyncio.get_running_loop().call_soon(self._turned)
+        return self._gate.begin(self._now)
+
+    def _turned(self) -> None:
+        self._now = 0.0
+
+
 @asynccontextmanager
 async def direct(place: Place) -> AsyncIterator[Call]:
     """Call as the bus does for a declared sink: `Delivering._attempt` without ledger and dead letters."""
     async with targets(place) as (sink, opened):
         gate = opened.gate("bench", sink.target)
+        dispatch = Dispatch(gate)
 
         async def call() -> int:
-            now = events.clock()
-            assert gate.room(now) > 0
-            begun = gate.begin(now)
+            begun = dispatch.begin()
             request = sink.request(EVENT)
             span = spans.calling(sink.name, "bench", sink.target.name, [EVENT], replayed=False)
             response = await opened.send(sink.target, request, KEY, sink.idempotency, again=False)
@@ -311,7 +331,7 @@ class Figure(NamedTuple):
 
 
 async def turn(call: Call, in_flight: int, seconds: float = TURN) -> Figure:
-    """Make calls for a while."""
+    """Make calls for a while, after one of each that opens again what was closed since the last turn."""
     took_each: list[float] = []
     failed = 0
 
@@ -324,6 +344,7 @@ async def turn(call: Call, in_flight: int, seconds: float = TURN) -> Figure:
             except Exception:  # noqa: BLE001 - some contenders break connections when they have many at once
                 failed += 1
 
+    await asyncio.wait([asyncio.create_task(open_again(call)) for _ in range(in_flight)], timeout=PATIENCE)
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
     ends = began + seconds
@@ -337,9 +358,16 @@ async def turn(call: Call, in_flight: int, seconds: float = TURN) -> Figure:
     return Figure(count / took, work / max(1, count) * 1e6, 1000 * shares[49], 1000 * shares[98], failed)
 
 
+async def open_again(call: Call) -> None:
+    """Make a call that counts for nothing."""
+    with suppress(Exception):
+        await call()
+
+
 async def compare(place: Place, turns: int) -> list[Result]:
     """Let all contenders take turns at one target."""
     rows = []
+    bound = asyncio.create_task(keep_affinity(Affinity(0, tuple)))
     async with AsyncExitStack() as stack:
         calls = {name: await stack.enter_async_context(opened(place)) for name, opened in CONTENDERS.items()}
         for in_flight in IN_FLIGHT:
@@ -357,6 +385,7 @@ async def compare(place: Place, turns: int) -> list[Result]:
                 pairs = zip(all_of_it, figures[BARE], strict=True)
                 over = statistics.median(one.cpu_us_per_call / bare.cpu_us_per_call for one, bare in pairs)
                 rows.append(Result(case, name, pace, cpu, over, p50, p99, None, "none", failed))
+    bound.cancel()
     return rows
 
 
@@ -423,6 +452,7 @@ def main() -> int:
     if asked.serve is not None:
         uvloop.run(serve(asked.serve))
     rows: list[Result] = []
+    settle()
     for tls in (False, True):
         with served(tls=tls) as place:
             rows += uvloop.run(compare(place, asked.turns))
@@ -455,12 +485,13 @@ def introduction() -> list[str]:
 
 INTRODUCTION = f"""\
 A small JSON POST under a key whose answer is read and judged; the target, a process on the same machine, answers at
-once. Contenders take turns of {TURN:g} s in one process, to and fro; figures are medians of them, and a multiple of
-*pyreqwest, sinks* is the median of the rounds', each of which has both within half a second. *trunkline* has limit,
-breaker, guard, traceparent and deadline, each asked about for every call; *spans* makes a span of every call as well;
-*trunkline, httpx* is the client that hand-written sinks get. *pyreqwest, sinks* sends what the same sink asks for with
-the bare client, and lets it judge the answer: what a bus costs at the least. *pyreqwest*, *httpx* and *aiohttp* are
-those clients alone."""
+once. Contenders take turns of {TURN:g} s, to and fro, in one process that has the interpreter and the processors as a
+worker has them, and each opens its connections before its turn; figures are medians, and a multiple of *pyreqwest,
+sinks* is the median of the rounds', each of which has both within half a second. *trunkline* has limit, breaker, guard,
+traceparent and deadline, each counted for every call, and asked for room once in a turn of the loop, as a worker asks;
+*spans* makes a span of every call as well; *trunkline, httpx* is the client that hand-written sinks get. *pyreqwest,
+sinks* sends what the same sink asks for with the bare client, and lets it judge the answer: what a bus costs at the
+least. *pyreqwest*, *httpx* and *aiohttp* are those clients alone."""
 
 
 if __name__ == "__main__":

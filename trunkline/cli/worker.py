@@ -109,10 +109,15 @@ def work(
         talk.print(f"running {', '.join(names)}; port {url}; broker {cluster.bootstrap}{own}", markup=False)
         ready(url)
 
+    settle()
+    return uvloop.run(serve(bus, config, cluster, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
+
+
+def settle() -> None:
+    """Set the interpreter for thousands of events that wait at a time, once everything is loaded."""
     sys.setswitchinterval(SWITCH)
     gc.freeze()
     gc.set_threshold(*COLLECT)
-    return uvloop.run(serve(bus, config, cluster, flows=flows, observe=Every(Log(), observe), ready=say, ports=ports))
 
 
 def note(bus: Bus, cluster: Cluster, gaps: Sequence[Passed]) -> None:

@@ -57,7 +57,8 @@ class Circuit:
         self.until = 0.0
         """When the next trial begins, while it is open."""
         self._declared = declared
-        self._epoch = 0
+        self.epoch = 0
+        """How often the state has changed."""
         self._last: deque[Slice] = deque()
         self._calls = self._failures = 0
         """Of all these slices."""
@@ -77,15 +78,15 @@ class Circuit:
     def begin(self, now: float) -> int:
         """Take note that a call begins and give what `ended` asks for."""
         if self.state is CLOSED:
-            return self._epoch
+            return self.epoch
         if self.room(now) <= 0:
             return -1
         self._flying += 1
-        return self._epoch
+        return self.epoch
 
     def ended(self, begun: int, now: float, *, failed: bool | None) -> None:
         """Take the end of a call; `failed` is None when it says nothing of the target, or was not made."""
-        if begun != self._epoch:
+        if begun != self.epoch:
             return
         if self.state is PROBING:
             self._flying -= 1
@@ -126,7 +127,7 @@ class Circuit:
 
     def _become(self, state: State) -> None:
         self.state = state
-        self._epoch += 1
+        self.epoch += 1
         self._flying = self._succeeded = self._calls = self._failures = 0
         self._last.clear()
         if state is CLOSED:

@@ -103,8 +103,10 @@ class Throttle:
         self.why = ""
         self.share = 0.0
         """Of what the target allows, what is this process's."""
-        self._stop = 0.0
-        self._flying = 0
+        self.stopped = 0.0
+        """Seconds for which it was stopped last without having said how long; none since a call has succeeded."""
+        self.flying = 0
+        """Calls that have begun and not ended."""
         self._left: float | None = None
         self._reset = 0.0
         self._quota: Limit | None = None
@@ -146,7 +148,7 @@ class Throttle:
 
     def begin(self, now: float) -> None:
         """Make a call."""
-        self._flying += 1
+        self.flying += 1
         if self._left is not None:
             self._left -= 1
         if self._learnt is not None:
@@ -154,7 +156,7 @@ class Throttle:
 
     def unmade(self, now: float) -> None:
         """Take a call back that was not made."""
-        self._flying -= 1
+        self.flying -= 1
         if self._left is not None:
             self._left += 1
         if self._learnt is not None:
@@ -164,7 +166,7 @@ class Throttle:
         self, began: float, status: int | None, headers: Mapping[str, str], now: float, wall: Callable[[], datetime]
     ) -> None:
         """Take the end of a call that began at some time; `status` is None when there was no answer."""
-        self._flying -= 1
+        self.flying -= 1
         if status is None:
             return
         if not SAYING.isdisjoint(headers) and (said := told(headers, wall())) is not None:
@@ -172,19 +174,13 @@ class Throttle:
         if status == 429:
             new = now >= self.until
             if new:
-                self._stop = min(LONGEST_STOP, max(FIRST_STOP, 2 * self._stop))
-            self.stop(now, max(self._stop if new else 0.0, wished(headers, wall()) or 0.0), "it answered 429")
+                self.stopped = min(LONGEST_STOP, max(FIRST_STOP, 2 * self.stopped))
+            self.stop(now, max(self.stopped if new else 0.0, wished(headers, wall()) or 0.0), "it answered 429")
         elif status >= 500 or status == 403:
             if (wish := wished(headers, wall())) is not None:
                 self.stop(now, wish, f"it answered {status} with Retry-After")
         elif status < 400 and began >= self.until:
-            self._stop = 0.0
-
-    def succeeded(self, began: float) -> None:
-        """Take the end of a call that succeeded, and whose answer says nothing of a limit."""
-        self._flying -= 1
-        if began >= self.until:
-            self._stop = 0.0
+            self.stopped = 0.0
 
     def stop(self, now: float, seconds: float, why: str) -> None:
         """Let nothing begin for so long, an hour at most."""
@@ -195,7 +191,7 @@ class Throttle:
     def go_on(self, now: float) -> None:
         """End every stop: a person says so."""
         self.until = min(self.until, now)
-        self._left, self._stop = None, 0.0
+        self._left, self.stopped = None, 0.0
 
     def _learn(self, said: Told, now: float) -> None:
         if said.remaining is not None and said.reset is not None:
@@ -203,7 +199,7 @@ class Throttle:
             if said.remaining <= 0:
                 self.stop(now, reset, "it allows no more calls until then")
             # Whether what is in flight is counted already, nobody tells.
-            self._left, self._reset = said.remaining * self.share - self._flying, now + reset
+            self._left, self._reset = said.remaining * self.share - self.flying, now + reset
         elif said.quota is not None and said.quota != self._quota:
             self._quota, self._learnt = said.quota, Limiter(said.quota)
             self._learnt.divide(self.share, now)

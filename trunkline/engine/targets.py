@@ -115,8 +115,12 @@ class Access:
 
     def begin(self, now: float) -> Begun:
         """Make a call."""
+        circuit = self.circuit
+        if self.calm:
+            self.throttle.flying += 1
+            return now, 0 if circuit is None else circuit.epoch
         self.throttle.begin(now)
-        return now, 0 if self.circuit is None else self.circuit.begin(now)
+        return now, 0 if circuit is None else circuit.begin(now)
 
     def unmade(self, call: Begun, now: float) -> None:
         """Take a call back that was not made."""
@@ -130,7 +134,7 @@ class Access:
         """Take the end of a call: what became of it, and the answer if there was one; `wall` gives the time of day."""
         throttle, circuit = self.throttle, self.circuit
         if self.calm and response is not None and response.status < 400 and SAYING.isdisjoint(response.headers):
-            throttle.succeeded(call[0])
+            throttle.flying -= 1
             if circuit is not None:
                 circuit.ended(call[1], now, failed=False)
                 self._well = now - self._stood
@@ -379,7 +383,7 @@ class Targets:
             return
         if access.name in self._told or not access.is_plain(now):
             self._changed(access, now)
-        else:
+        elif not access.throttle.stopped:
             access.calm = True
 
     def unmade(self, gate: Gate, call: Begun) -> None:

@@ -195,12 +195,15 @@ class Transport:
         ends = now + self._deadline
         tried, renewed = 0, False
         while True:
-            client = self._pool.ready(now) or await self._client(ends)
+            if (client := self._pool.ready(now)) is None:
+                client = await self._client(ends)
+                now = self._clock()
             sent, signature = headers, NO_SIGNATURE
             if self._proof.signs:
                 signature = self._proof.ready() or await self._sign(ends, method, path, headers, content or b"")
                 sent = {**headers, **signature.headers}
-            call = self._build(client, ends, method, path, sent, content, careful=careful)
+                now = self._clock()
+            call = self._build(client, ends - now, method, path, sent, content, careful=careful)
             try:
                 answer = await answered(call, method, kept, careful=careful)
             except PyreqwestError as error:
@@ -255,7 +258,7 @@ class Transport:
     def _build(
         self,
         client: Client,
-        ends: float,
+        left: float,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -263,8 +266,8 @@ class Transport:
         *,
         careful: bool,
     ) -> StreamRequest:
-        """Write a request."""
-        if (left := ends - self._clock()) <= 0:
+        """Write a request that has so many seconds left."""
+        if left <= 0:
             raise Retryable("no time was left to call the target")
         try:
             builder = client.request(method, self._url + path)

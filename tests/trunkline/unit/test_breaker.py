@@ -171,7 +171,7 @@ def test_whatever_happens_few_calls_are_trials_and_none_is_made_while_it_is_open
         elif flying:
             epoch, _ = flying.pop(number % len(flying))
             circuit.ended(epoch, now, failed={"failed": True, "succeeded": False, "unmade": None}[what])
-        trials = [one for one in flying if one[1] is PROBING and one[0] == circuit._epoch]
+        trials = [one for one in flying if one[1] is PROBING and one[0] == circuit.epoch]
         assert len(trials) <= declared.probes
         assert circuit.room(now) >= 0
         if circuit.state is OPEN:

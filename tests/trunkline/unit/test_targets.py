@@ -203,6 +203,31 @@ def test_each_flow_has_its_share_of_the_limit() -> None:
     assert (one.room(9.0), other.room(1.0)) == (0, 25)
 
 
+def test_what_a_target_that_says_429_again_is_given_grows_until_it_has_answered_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer that says nothing of it, as 404, is neither."""
+    now = 100.0
+    monkeypatch.setattr(events, "clock", lambda: now)
+    monkeypatch.setenv("DEPOT_URL", "http://127.0.0.1")
+    monkeypatch.setenv("DEPOT_KEY", SECRET)
+
+    async def run() -> list[float]:
+        nonlocal now
+        stops = []
+        async with Targets(BUS, list(BUS.delivering), allow=(), connections=1) as opened:
+            gate = opened.gate("left.shelf", DEPOT)
+            for status in (429, 429, 404, 404, 429, 404, 404, 200, 200, 429):
+                opened.ended(gate, gate.begin(now), Permanent("no", status=status), Response(status))
+                if status == 429:
+                    stops.append(gate.wait(now))
+                now += 10
+                assert gate.room(now) == ANY
+        return stops
+
+    assert asyncio.run(run()) == [1.0, 2.0, 4.0, 1.0]
+
+
 def test_time_in_which_a_target_stands_still_is_counted_once() -> None:
     access = Access(DEPOT)
     assert access.stood(100.0) == 0.0
