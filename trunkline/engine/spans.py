@@ -38,6 +38,9 @@ KINDS: Mapping[What, SpanKind] = {
 }
 FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 """Of a traceparent; nothing else may become a header of a record or a call."""
+FOLLOWS = "remoteParentSampled:AlwaysOnSampler"
+"""What a sampler says of itself that takes whatever the beginner of a trace has taken, as all that OTEL_TRACES_SAMPLER
+names by `parentbased_…` do, of which one is the default."""
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 UNSET, FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 LEAVING = 2.0
@@ -91,19 +94,19 @@ class Recorder:
         self.ids = provider.id_generator
         self.give = give
         self._sampler = provider.sampler
+        self._follows = FOLLOWS in provider.sampler.get_description()
 
     def begin(
         self, name: str, kind: SpanKind, above: SpanContext | None, links: Sequence[Link], attributes: Attributes
     ) -> Span:
-        """Begin a span."""
-        if above is None:
-            number, context = self.ids.generate_trace_id(), Context()
-        else:
-            number, context = above.trace_id, trace.set_span_in_context(NonRecordingSpan(above), Context())
-        if not self._sampler.should_sample(context, number, name, kind, attributes, links).decision.is_sampled():
-            return Span(self, None, number, attributes)
-        here = SpanContext(number, self.ids.generate_span_id(), is_remote=False, trace_flags=SAMPLED)
-        return Span(self, About(name, kind, here, above, links), number, attributes)
+        """Begin a span; what is `above` it is sampled."""
+        number = self.ids.generate_trace_id() if above is None else above.trace_id
+        if above is None or not self._follows:  # to ask takes as long as all the rest
+            here = Context() if above is None else trace.set_span_in_context(NonRecordingSpan(above), Context())
+            if not self._sampler.should_sample(here, number, name, kind, attributes, links).decision.is_sampled():
+                return Span(self, None, number, attributes)
+        place = SpanContext(number, self.ids.generate_span_id(), is_remote=False, trace_flags=SAMPLED)
+        return Span(self, About(name, kind, place, above, links), number, attributes)
 
 
 class Exporting:
@@ -120,8 +123,10 @@ def begin(
         return None
     links = [Link(where, {}) for one in old if (where := place_of(one)) is not None]
     above = place_of(parent)
-    known = [link.context for link in links] if above is None else [above]
-    if known and not any(where.trace_flags.sampled for where in known):
+    if above is not None:
+        if not above.trace_flags.sampled:
+            return None
+    elif links and not any(link.context.trace_flags.sampled for link in links):
         return None
     return recorder.begin(f"{what} {about}", KINDS[what], above, links, attributes)
 

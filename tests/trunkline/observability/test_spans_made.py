@@ -106,7 +106,7 @@ def test_a_trace_that_the_sampler_does_not_want_goes_on_so(made: Made) -> None:
     assert made.told() == []
 
 
-@pytest.mark.parametrize("made", [ALWAYS_OFF], indirect=True)
+@pytest.mark.parametrize("made", [ALWAYS_OFF, ParentBased(ALWAYS_ON, remote_parent_sampled=ALWAYS_OFF)], indirect=True)
 def test_a_sampler_that_wants_nothing_is_heeded_below_a_parent_too(made: Made) -> None:
     span = spans.calling("shelf", "marks.shelf", "store", [EVENT], replayed=False)
     assert span is not None
