@@ -52,7 +52,7 @@ def main() -> None:
         worker=Worker(slot=asked["slot"], drain_seconds=asked["drain_seconds"]),
     )
     try:
-        ended = work(bus, settings, asked["flows"], observe=observe, ready=tell)
+        ended = work(bus, settings, asked["flows"], start=asked["start"] or None, observe=observe, ready=tell)
     except TrunklineError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(0 if ended else 1)

@@ -427,6 +427,7 @@ class Stage:
         ledger: str = "",
         registry: str = "",
         clock: float = 0.0,
+        start: str = "",
     ) -> Child:
         """Run a worker of `bus` (a function of this module, or MODULE:FUNCTION) as a process.
 
@@ -434,8 +435,8 @@ class Stage:
         `constants` gives constants of Trunkline, by MODULE.NAME, other values: what takes minutes in earnest takes
         seconds in a test.
         `bootstrap` is another way to the same broker, `ledger` the address of a ledger that is not the stage's own
-        file, `registry` that of one that is not embedded, and `clock` the seconds by which the wall clock of the worker
-        is fast.
+        file, `registry` that of one that is not embedded, `clock` the seconds by which the wall clock of the worker
+        is fast, and `start` where a person has said that it begins.
         """
         asked = {
             "bus": bus,
@@ -447,6 +448,7 @@ class Stage:
             "registry": registry,
             "state": str(self.folder / "state"),
             "clock": clock,
+            "start": start,
             "flows": flows,
             "slot": slot,
             "drain_seconds": drain_seconds,

@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from types import TracebackType
@@ -22,7 +23,7 @@ from trunkline import settings
 from trunkline.cli.project import cluster_of, load_bus, looking, talk
 from trunkline.cli.run import moment
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus
+from trunkline.flow.declare import Bus, Deliver, sink_identity
 from trunkline.gateway.server import serve
 from trunkline.kafka import orders
 from trunkline.kafka.clientlog import Once
@@ -31,7 +32,8 @@ from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
 from trunkline.kafka.orders import Passed
 from trunkline.kafka.topics import control_of
-from trunkline.ledger import identity, reach
+from trunkline.ledger import identity, progress, reach
+from trunkline.ledger.database import Connection
 from trunkline.observe import NOBODY, Every, Log, Observer
 from trunkline.operate.leaving import left
 from trunkline.redact import redact_data
@@ -102,7 +104,8 @@ def work(
             identity.belong(db, bus.identity, reach(config.ledger).name)  # another's sinks would seem to have left
             if gone := left(bus, control, db):
                 raise UsageError(" ".join(map(str, gone)))
-        control.start_offsets(bus, names, None if start is None else moment(start), partial(note, bus, cluster))
+        begin = None if start is None else moment(start)
+        control.start_offsets(bus, names, begin, partial(note, bus, cluster), partial(reached, bus, db))
 
     def say(url: str) -> None:
         own = f"; its own port http://{config.gateway.host}:{ports[-1].getsockname()[1]}" if len(ports) > 1 else ""
@@ -124,6 +127,17 @@ def note(bus: Bus, cluster: Cluster, gaps: Sequence[Passed]) -> None:
     """Keep on the control topic what flows never read: `status` counts it, and no rebuild takes it for delivered."""
     with closing(Sender(cluster)) as sender:
         orders.send(sender, control_of(bus), [change for gap in gaps for change in orders.passing(gap)])
+    lost = Counter[str]()
+    for gap in gaps:
+        lost[gap.flow] += gap.end - gap.begin if gap.expired else 0
+    for flow, records in (+lost).items():
+        structlog.get_logger("trunkline").error("deleted unread", flow=flow, records=records)
+
+
+def reached(bus: Bus, db: Connection | None, name: str) -> Mapping[tuple[str, int], int]:
+    """Give where the ledger knows that a flow was."""
+    flow = dict(bus.named())[name]
+    return progress.read(db, sink_identity(flow.to)) if db is not None and isinstance(flow, Deliver) else {}
 
 
 def set_up_logging() -> None:

@@ -136,7 +136,7 @@ class Survey(Collector):
         yield from self._constants(seen)
         yield from self._by_partition(seen, now)
         yield from self._by_flow(orders, now)
-        yield from self._dead(seen, orders)
+        yield from self._dead(seen, orders, now)
         yield from self._tables()
 
     def _constants(self, seen: Seen) -> Iterator[Metric]:
@@ -220,11 +220,14 @@ class Survey(Collector):
         counts = {one.labels["outcome"]: one.value for one in samples if one.labels["flow"] == flow}
         return round(counts.pop("read", 0) - sum(counts.values()))
 
-    def _dead(self, seen: Seen, orders: Orders) -> Iterator[Metric]:
+    def _dead(self, seen: Seen, orders: Orders, now: float) -> Iterator[Metric]:
         many = family("deadletter_open", "Dead letters that wait for a person.")
         oldest = family("deadletter_oldest_timestamp_seconds", "When the oldest of them was written.")
         kept = family("deadletter_retention_seconds", "For how long dead letters are kept.")
         gone = family("flow_expired_records", "Offsets that a topic deleted before the flow had read them.")
+        lately = family(
+            "flow_expired_timestamp_seconds", "When somebody decided about the last of them; until then now; 0: none."
+        )
         for name, letters in seen.letters.items():
             many.add(letters.open, flow=name)
             if letters.oldest is not None:
@@ -234,10 +237,12 @@ class Survey(Collector):
                 kept.add(seen.retention[topic], flow=name)
         for flow in self._reading:
             unread = (seen.starts.get(slot, 0) - position.offset for slot, position in flow.positions().items())
-            passed = orders.never_read(identity_of(self._flows[flow.name]))
-            decided = sum(gap.end - gap.begin for gap in passed if gap.expired)
-            gone.add(decided + sum(count for count in unread if count > 0), flow=flow.name)
-        yield from (many, oldest, kept, gone)
+            undecided = sum(count for count in unread if count > 0)
+            passed = [gap for gap in orders.never_read(identity_of(self._flows[flow.name])) if gap.expired]
+            gone.add(undecided + sum(gap.end - gap.begin for gap in passed), flow=flow.name)
+            at = now if undecided else max((gap.at.timestamp() for gap in passed), default=0)
+            lately.add(at, flow=flow.name)
+        yield from (many, oldest, kept, gone, lately)
 
     def _tables(self) -> Iterator[Metric]:
         rows = family("table_rows", "Rows of a table that the worker holds.")

@@ -274,12 +274,14 @@ class Control:
         flows: Collection[str],
         start: Start | None,
         note: Callable[[Sequence[Passed]], None] = lambda _: None,
+        reached: Callable[[str], Mapping[tuple[str, int], int]] = lambda _: {},
     ) -> None:
         """Commit where reading flows begin, for every partition that has no committed offset, or one that is gone (I1).
 
         A partition with nothing to read begins at its end. On any other the person who starts the flow decides with
         `start`: a rename, a new flow on an old topic, or expired records never deliver or skip anything silently.
-        `note` is told what flows will never read (L6), before anything is committed.
+        `note` is told what flows will never read (L6), before anything is committed. `reached` gives what the ledger
+        knows of where a flow was: Kafka forgets it of a group that has no member for a week.
 
         Raises:
             UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
@@ -305,6 +307,8 @@ class Control:
             if flow.topic.key is None:  # members begin by themselves where it was given more, also beside running ones
                 numbers = {slot.partition for slot in known if slot.topic == flow.topic.name}
                 low = {slot: at for slot, at in low.items() if not is_added(slot.partition, numbers)}
+            forgotten = {slot: at for slot, at in reached(name).items() if slot not in known}
+            known |= {slot: forgotten[slot] for slot in low if forgotten.get(slot, low[slot]) < low[slot]}
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 here = {slot: at for slot, at in committed.items() if slot in low and slot not in cut}
@@ -314,11 +318,11 @@ class Control:
                 records = sum(high[slot] - low[slot] for slot in open_)
                 unread = " and ".join(sorted({slot.topic for slot in open_}))
                 undecided.append(f"{name} has not read {unread} yet, where up to {records} records wait")
+            elif lost := [slot for slot in cut if known[slot] < low[slot]]:
+                records = sum(low[slot] - known[slot] for slot in lost)
+                undecided.append(f"{records} records of {places(lost)} were deleted before {name} had read them")
             elif cut:
-                where = ", ".join(f"{slot.topic} partition {slot.partition}" for slot in cut)
-                undecided.append(
-                    f"what {name} was to read next is gone from {where}: deleted unread, or the topic was made anew"
-                )
+                undecided.append(f"what {name} was to read next is not in {places(cut)}: records of it are lost")
             if begin:
                 commits[group] = begin
         if undecided:
@@ -552,6 +556,11 @@ def beginning(
     new = [slot for slot in low if slot not in committed]
     cut = [slot for slot in low if slot in committed and not low[slot] <= committed[slot] <= high[slot]]
     return {slot: low[slot] for slot in new if low[slot] == high[slot]}, [s for s in new if low[s] < high[s]], cut
+
+
+def places(slots: Iterable[Slot]) -> str:
+    """Name partitions."""
+    return ", ".join(f"{slot.topic} partition {slot.partition}" for slot in slots)
 
 
 def passed(

@@ -515,6 +515,8 @@ class Member:
                 return
             if LOST in error.str():
                 raise other_records(*slot, error.str())
+            if gone := self._deleted(slot, message.offset()):
+                raise Halt(f"{gone} records of {where} were deleted before they were read. {CHOOSE}", run=START)
             raise Halt(
                 f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
                 f"offsets have expired. {CHOOSE}",
@@ -525,6 +527,13 @@ class Member:
             raise Halt(f"{where} cannot be read: {error.str()}. Run `{run}`.", run=run)
         if error.fatal():
             raise Halt(f"{where} cannot be read: {error.str()}")
+
+    def _deleted(self, slot: Slot, wanted: int | None) -> int:
+        """Say how many offsets are missing between what was to be read and what there is."""
+        with contextlib.suppress(KafkaException):
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(*slot), timeout=10)
+            return max(0, low - wanted) if wanted is not None and wanted >= 0 else 0
+        return 0
 
     def _words(self, error: KafkaError, topic: str = "") -> str:
         return words(error, "Read", topic or self._topic, group=self._group)

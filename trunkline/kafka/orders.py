@@ -106,6 +106,8 @@ class Passed:
     end: int
     """The first one that is not of them."""
     expired: bool
+    at: datetime = NEVER
+    """When it was noted, by the broker's clock; it stands beside the record."""
 
     def has(self, offset: int) -> bool:
         """Say whether an offset is one of them."""
@@ -186,13 +188,17 @@ def trusting(ledger: Trusted) -> list[Change]:
 
 def passing(gap: Passed) -> list[Change]:
     """Note that a flow never reads these."""
-    return [(f"passed/{gap.flow}/{gap.partition}/{gap.begin}", orjson.dumps(gap))]
+    return [(f"passed/{gap.flow}/{gap.partition}/{gap.begin}", undated(gap))]
 
 
 def announcing(said: Announcement) -> list[Change]:
     """Say how a worker stands; the broker adds the time."""
-    content = {name: value for name, value in asdict(said).items() if name != "at"}
-    return [(f"worker/{said.worker.id}", orjson.dumps(content))]
+    return [(f"worker/{said.worker.id}", undated(said))]
+
+
+def undated(said: Announcement | Passed) -> bytes:
+    """Write what stands in a record, beside which the time stands."""
+    return orjson.dumps({name: value for name, value in asdict(said).items() if name != "at"})
 
 
 def leaving(worker: str) -> list[Change]:
@@ -209,6 +215,7 @@ def applied(orders: Orders, records: Iterable[Record]) -> Orders:
         position = record.offset + 1
         what, _, about = (record.key or b"").decode(errors="replace").partition("/")
         try:
+            at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
             match what:
                 case "pause":
                     put(paused, about, read(record.value, COMMAND))
@@ -218,13 +225,13 @@ def applied(orders: Orders, records: Iterable[Record]) -> Orders:
                     sink, _, event = about.partition("/")
                     put(skips, (sink, event), read(record.value, COMMAND))
                 case "worker":
-                    at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
                     said = read(record.value, ANNOUNCEMENT)
                     put(workers, about, said and replace(said, at=at))
                 case "ledger":
                     ledger = read(record.value, LEDGER)
                 case "passed":
-                    put(passed, about, read(record.value, PASSED))
+                    gap = read(record.value, PASSED)
+                    put(passed, about, gap and replace(gap, at=at))
                 case _:
                     pass
         except (ValueError, OverflowError):

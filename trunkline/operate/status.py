@@ -26,7 +26,7 @@ from trunkline.kafka.orders import Announcement, Full, Orders, running
 from trunkline.kafka.retention import ALARMING, kept_for, unread
 from trunkline.kafka.topics import reading as reading_flows
 from trunkline.kafka.topics import used
-from trunkline.ledger import deliveries
+from trunkline.ledger import deliveries, progress
 from trunkline.ledger.database import Connection
 from trunkline.ledger.deliveries import State
 from trunkline.operate import reprocess, targets
@@ -109,10 +109,11 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 found.append(Standing(name, "publish", flow.to.name, progress=newest, waits=waits))
             case Process() | Agent():
                 dead = reprocess.waiting(control, bus, flow)
-                standing = reading(bus, name, flow, control, seen, held, now)
+                standing = reading(bus, name, flow, control, seen, held, now, {})
                 found.append(replace(standing, dead=dead, crowded=dead is None))
             case Deliver():
-                standing = reading(bus, name, flow, control, seen, held, now)
+                reached = {} if db is None else progress.read(db, sink_identity(flow.to))
+                standing = reading(bus, name, flow, control, seen, held, now, reached)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
     found = [replace(one, unused=unused.get(one.flow, ()), targets=troubled.get(one.flow, ())) for one in found]
@@ -193,12 +194,22 @@ def next_records(control: Control, waiting: Mapping[str, Mapping[Slot, int]]) ->
     return found
 
 
-def reading(bus: Bus, name: str, flow: Reading, control: Control, seen: Seen, held: Orders, now: datetime) -> Standing:
-    """Say how one reading flow stands."""
+def reading(
+    bus: Bus,
+    name: str,
+    flow: Reading,
+    control: Control,
+    seen: Seen,
+    held: Orders,
+    now: datetime,
+    reached: Mapping[tuple[str, int], int],
+) -> Standing:
+    """Say how one reading flow stands; `reached` is what the ledger knows of where it was."""
     topic, group = flow.topic.name, group_of(bus, identity_of(flow))
     committed, at, written, high = seen.committed[name], seen.at[name], seen.written[name], seen.high
     offsets = {slot: offset for slot, (offset, _) in committed.items()}
     low = {slot: seen.low[slot] for slot in at}
+    offsets = {**{slot: reached[slot] for slot in low if reached.get(slot, low[slot]) < low[slot]}, **offsets}
     risk = unread(offsets, low, high, written, seen.kept.get(topic), now)  # none when it has been deleted meanwhile
     workers = running(held, [name], now)
     return Standing(

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions
 
 from tests.shared import free_port
@@ -635,6 +636,22 @@ def test_a_topic_of_replays_that_was_made_anew_is_read_from_its_beginning(stage:
         replay("live")
         wait_for(
             lambda: stage.rows() == {State.DONE: 1}, why=lambda: (running.details("halted"), running.details("stuck"))
+        )
+
+
+def test_what_is_deleted_before_it_was_read_halts_the_flow_which_says_how_much(stage: Stage) -> None:
+    """(L6) Also when that happens between the check at the start and the first fetch."""
+    bus = stage.make(deliver_bus(stage.prefix, 1))
+    topic = bus.topics[0].name
+    stage.write(bus, [note(number) for number in range(5)])
+    with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+        admin.delete_records({TopicPartition(topic, 0): 3})
+    with stage.running(bus) as running:
+        wait_for(lambda: running.details("halted"))
+        [why] = running.details("halted")
+        assert why == (
+            f"3 records of {topic} partition 0 were deleted before they were read. Choose where to go on with "
+            "`trunkline run --start earliest|latest|TIME`."
         )
 
 

@@ -1,8 +1,10 @@
 """What a running worker shows at /metrics besides what it counts, against what was done to it."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -13,6 +15,11 @@ from tests.trunkline.observability.figures import Figures, figures
 from tests.trunkline.support import Stage, deliver_bus, note, process_bus, stamped, wait_for, whole_bus
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.event import to_headers
+from trunkline.flow.declare import group_of
+from trunkline.kafka.orders import Orders
+from trunkline.ledger import reach
+from trunkline.operate.status import standings
+from trunkline.settings import Ledger
 
 
 def until(url: str, holds: Callable[[Figures], object]) -> Figures:
@@ -152,6 +159,45 @@ def test_what_was_written_days_ago_is_as_old_as_that_and_what_is_deleted_unread_
             admin.delete_records({TopicPartition(topic, 0): 3})
         found = until(child.url, lambda now: now.total("flow_expired_records"))
         assert found.total("flow_expired_records") == 3
+        assert time.time() - 30 < (found.total("flow_expired_timestamp_seconds") or 0) <= time.time()
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["", "and the group with its offsets"])
+def test_what_is_deleted_while_nobody_runs_the_flow_is_told_before_it_starts_and_when_somebody_has_decided(
+    stage: Stage, *, forgotten: bool
+) -> None:
+    """(L6) Kafka forgets the offsets of a group after a week without members; a topic is deleted no sooner."""
+    bus = stage.make(deliver_bus(stage.prefix, partitions=1))
+    [flow], topic = bus.delivering, bus.topics[0].name
+    stage.write(bus, [note(0)])
+    options = {"partitions": 1}
+    with stage.child("deliver_bus", options=options) as child:
+        until(child.url, lambda now: now.total("sink_events_total", outcome="delivered") == 1)
+        assert child.terminate() == 0
+    stage.write(bus, [note(number) for number in range(1, 5)])
+    with closing(KafkaAdminClient(bootstrap_servers=stage.bootstrap)) as admin:
+        admin.delete_records({TopicPartition(topic, 0): 5})
+        if forgotten:
+            admin.delete_groups([group_of(bus, flow)])
+    refused = stage.child("deliver_bus", options=options, name="refused")
+    try:
+        assert not refused.url, "it began by itself"
+    finally:
+        refused.__exit__()
+    said = f"4 records of {topic} partition 0 were deleted before {flow} had read them. Say where to begin: --start"
+    assert said in refused.log
+    with stage.control() as control, reach(Ledger(path=stage.ledger)).connect() as db:
+        [standing] = standings(bus, control, db, Orders(), datetime.now(UTC))
+    assert (standing.gone, standing.expired, standing.started) == (4, 4, True)
+    began = time.time()
+    with stage.child("deliver_bus", options=options, name="told", start="earliest") as child:
+        found = until(child.url, lambda now: now.total("survey_timestamp_seconds"))
+        assert found.total("flow_expired_records") == 4, "from the first look on"
+        assert began - 5 < (found.total("flow_expired_timestamp_seconds") or 0) < time.time() + 5
+        [told] = [json.loads(line) for line in child.log.splitlines() if '"deleted unread"' in line]
+        assert (told["flow"], told["records"], told["level"]) == (flow, 4, "error")
+        stage.write(bus, [note(5)])
+        until(child.url, lambda now: now.total("sink_events_total", outcome="delivered") == 1)
 
 
 def test_dead_letters_are_counted_by_class_and_their_age_is_known(stage: Stage) -> None:

@@ -136,8 +136,8 @@ def test_every_command_is_read_back() -> None:
     assert applied(held, records([*resuming("shelf", command()), *skipped("shelf", "a/b")], start=5)).paused == {}
 
 
-def test_what_a_flow_never_reads_is_known_for_good() -> None:
-    lost, left = Passed("f", 2, 5, 9, expired=True), Passed("f", 2, 9, 12, expired=False)
+def test_what_a_flow_never_reads_is_known_for_good_and_when_that_was_noted() -> None:
+    lost, left = Passed("f", 2, 5, 9, expired=True, at=THEN), Passed("f", 2, 9, 12, expired=False, at=THEN)
     there = applied(
         Orders(), records([*passing(lost), *passing(left), *passing(lost), *passing(replace(lost, flow="g"))])
     )
