@@ -21,6 +21,8 @@ FIRST_STOP, LONGEST_STOP = 1.0, 60.0
 """Seconds that a 429 stops a target which does not say how long; each that follows it without a success doubles it."""
 PACING = 60.0
 """Seconds of a policy's window up to which its quota is a pace; a day's quota is not to be spread over the day."""
+SHORTEST_WINDOW = 1.0
+"""Seconds of a window at least: resets are told in whole ones, and 0 when it is over in less."""
 LONGEST_FIELD = 1_000
 """Characters of a header that are read."""
 LATEST_EPOCH = 1_000_000_000
@@ -109,6 +111,8 @@ class Throttle:
         """Calls that have begun and not ended."""
         self._left: float | None = None
         self._reset = 0.0
+        self._most = self._window = 0.0
+        """The most calls that were ever left, and the longest time until a reset: what the next window is taken for."""
         self._quota: Limit | None = None
         self._learnt: Limiter | None = None
 
@@ -130,9 +134,8 @@ class Throttle:
         room = ANY
         if self._left is not None:
             if now >= self._reset:
-                self._left = None
-            else:
-                room = max(0, math.floor(self._left + ALMOST))
+                self._renew(now)
+            room = max(0, math.floor(self._left + ALMOST))
         if self._learnt is not None:
             room = min(room, self._learnt.room(now))
         return room
@@ -171,6 +174,8 @@ class Throttle:
             return
         if not SAYING.isdisjoint(headers) and (said := told(headers, wall())) is not None:
             self._learn(said, now)
+        elif status < 400:  # it tells no more
+            self._left = None
         if status == 429:
             new = now >= self.until
             if new:
@@ -198,11 +203,17 @@ class Throttle:
             reset = min(said.reset, LONGEST_WISH)
             if said.remaining <= 0:
                 self.stop(now, reset, "it allows no more calls until then")
+            self._most, self._window = max(self._most, said.remaining), max(self._window, reset, SHORTEST_WINDOW)
             # Whether what is in flight is counted already, nobody tells.
             self._left, self._reset = said.remaining * self.share - self.flying, now + reset
         elif said.quota is not None and said.quota != self._quota:
             self._quota, self._learnt = said.quota, Limiter(said.quota)
             self._learnt.divide(self.share, now)
+
+    def _renew(self, now: float) -> None:
+        """Begin another window as the last one was, until an answer tells of it: all that wait would begin at once."""
+        self._left = max(1.0, self._most * self.share)
+        self._reset += self._window * (1 + (now - self._reset) // self._window)
 
 
 POLICY, STATE, OLD = "ratelimit-policy", "ratelimit", "-remaining"

@@ -111,6 +111,25 @@ def test_without_partitions_nothing_begins() -> None:
 # What an answer tells.
 
 
+AS_EXPRESS = (
+    {
+        "ratelimit": '"3-in-1min"; r=2; t=60',
+        "ratelimit-policy": '"3-in-1min"; q=3; w=60; pk=:MTJjYTE3YjQ5YWYy:',
+    },
+    {"ratelimit": "limit=3, remaining=2, reset=60", "ratelimit-policy": "3;w=60"},
+    {
+        "ratelimit-limit": "3",
+        "ratelimit-policy": "3;w=60",
+        "ratelimit-remaining": "2",
+        "ratelimit-reset": "60",
+        "x-ratelimit-limit": "3",
+        "x-ratelimit-remaining": "2",
+        "x-ratelimit-reset": f"{WALL.timestamp() + 60:.0f}",
+    },
+)
+"""What express-rate-limit 8.x has answered as its drafts 8, 7 and 6, but for the time."""
+
+
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
@@ -127,6 +146,7 @@ def test_without_partitions_nothing_begins() -> None:
             },
             Told(50, 30),
         ),
+        *((headers, Told(2, 60)) for headers in AS_EXPRESS),
         ({"ratelimit-policy": '"burst";q=100;w=50, "daily";q=1000;w=86400'}, Told(quota=Limit(2.0))),
         ({"ratelimit-policy": '"daily";q=1000;w=86400'}, None),
         ({"ratelimit-policy": '"none";q=0;w=1'}, None),
@@ -255,7 +275,37 @@ def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
     assert throttle.room(0.0) == 7
     throttle.unmade(0.0)
     assert throttle.room(0.0) == 8
-    assert throttle.room(10.0) == ANY
+
+
+def test_a_window_that_nothing_is_told_of_yet_is_taken_for_one_as_before() -> None:
+    """All that wait would begin at its first moment, and most be refused."""
+    throttle = Throttle()
+    throttle.divide(0.5, 0.0)
+    answered(throttle, 200, 0.0, ratelimit='"d";r=20;t=10')
+    answered(throttle, 200, 8.0, ratelimit='"d";r=2;t=2')
+    assert [throttle.room(now) for now in (8.0, 10.0)] == [1, 10]
+    for _ in range(10):
+        throttle.begin(15.0)
+    assert (throttle.room(15.0), throttle.wait(15.0)) == (0, 5.0)
+    assert throttle.room(20.0) == 10
+    assert throttle.room(47.0) == 10, "however long nobody has called"
+    assert throttle.wait(47.0) == 0.0
+    throttle.divide(0.01, 47.0)
+    assert throttle.room(50.0) == 1, "one call however small the share is, or nothing would ever be told"
+    answered(throttle, 404, 51.0)
+    assert throttle.limited
+    answered(throttle, 200, 51.0)
+    assert (throttle.limited, throttle.room(51.0)) == (False, ANY), "it tells no more"
+
+
+def test_a_window_of_no_time_is_one_of_a_second() -> None:
+    throttle = Throttle()
+    throttle.divide(1.0, 0.0)
+    answered(throttle, 200, 7.0, x_ratelimit_remaining="3", x_ratelimit_reset="0")
+    assert throttle.room(7.0) == 3
+    for _ in range(3):
+        throttle.begin(7.0)
+    assert (throttle.room(7.5), throttle.room(8.0)) == (0, 3)
 
 
 def test_when_nothing_is_left_the_target_stops_until_the_reset() -> None:
