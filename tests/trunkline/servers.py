@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
-from tests.shared import free_port
+from tests.shared import free_port, locked
 from tests.trunkline.support import wait_for
 
 GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
@@ -85,11 +85,15 @@ def running(command: list[str], environment: Mapping[str, str], log: Path, ready
 
 @contextmanager
 def oauth(folder: Path, lives: Mapping[str, int]) -> Iterator[str]:
-    """Run mock-oauth2-server with an issuer for each name, whose tokens live for so many seconds; give its address."""
+    """Run mock-oauth2-server with an issuer for each name, whose tokens live for so many seconds; give its address.
+
+    With each answer to a refresh token comes a new one.
+    """
     port = free_port()
     mapping = {"requestParam": "scope", "match": ".*", "claims": {"sub": "trunkline", "aud": ["erp"]}}
     callbacks = [{"issuerId": name, "tokenExpiry": life, "requestMappings": [mapping]} for name, life in lives.items()]
-    settings = {"SERVER_PORT": str(port), "JSON_CONFIG": json.dumps({"tokenCallbacks": callbacks})}
+    config = {"rotateRefreshToken": True, "tokenCallbacks": callbacks}
+    settings = {"SERVER_PORT": str(port), "JSON_CONFIG": json.dumps(config)}
     main = "no.nav.security.mock.oauth2.StandaloneMockOAuth2ServerKt"
     command = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars(OAUTH)}/*", main]
     with running(command, settings, folder / "oauth.log", f"http://127.0.0.1:{port}/isalive"):
@@ -152,11 +156,12 @@ class Toxiproxy:
         httpx.post(self._proxy, json={"enabled": enabled}).raise_for_status()
 
 
-@contextmanager
-def toxiproxy(folder: Path, upstream: int) -> Iterator[Toxiproxy]:
-    """Run toxiproxy before a server on this machine; Go builds it when it is first wanted."""
+def toxiproxy_built() -> Path:
+    """Give toxiproxy's server, or skip the test; Go builds it when it is first wanted, for all who want it then."""
     built = cache_of_ours() / f"toxiproxy-{TOXIPROXY.rpartition('@')[2]}"
-    if not built.is_file():
+    with locked(built.with_name(f"{built.name}.lock")):
+        if built.is_file():
+            return built
         if not shutil.which("go"):
             not_here("toxiproxy cannot be had here: it needs Go to build it")
         with tempfile.TemporaryDirectory(dir=built.parent) as partial:
@@ -167,7 +172,13 @@ def toxiproxy(folder: Path, upstream: int) -> Iterator[Toxiproxy]:
             if done.returncode != 0:
                 not_here("toxiproxy cannot be had here: Go did not build it")
             Path(partial, "server").replace(built)
+    return built
+
+
+@contextmanager
+def toxiproxy(folder: Path, upstream: int) -> Iterator[Toxiproxy]:
+    """Run toxiproxy before a server on this machine."""
     port = free_port()
-    command = [str(built), "-host", "127.0.0.1", "-port", str(port)]
+    command = [str(toxiproxy_built()), "-host", "127.0.0.1", "-port", str(port)]
     with running(command, {}, folder / "toxiproxy.log", f"http://127.0.0.1:{port}/version"):
         yield Toxiproxy(f"http://127.0.0.1:{port}", upstream)

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from textwrap import shorten
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from tests.shared import running
 from tests.trunkline.servers import WireMock, oauth, wiremock
 from tests.trunkline.support import LOOPBACK
-from trunkline import ClientCredentials, Rotation, Secret, Target, env
+from trunkline import ClientCredentials, RefreshToken, Rotation, Secret, Target, env
 from trunkline.errors import Halt
 from trunkline.flow.credentials import Credentials
 from trunkline.http.opening import open_to
@@ -122,19 +124,54 @@ def test_a_server_of_others_gives_one_token_for_all_calls(erp: Erp, issuer: str,
     assert len(found) > 300
 
 
-def test_tokens_that_expire_under_way_are_renewed(erp: Erp, issuer: str) -> None:
-    erp.use(f"{issuer}/brief/token")
-    erp.accept("ey")
+def until_renewed(erp: Erp, auth: Credentials = AUTH) -> set[int]:
+    """Call until three tokens were used."""
 
     async def run() -> set[int]:
         found = set()
-        async with opened() as transport, asyncio.timeout(60):
+        async with opened(auth) as transport, asyncio.timeout(60):
             while len({call["headers"]["Authorization"] for call in erp.calls}) < 3:
                 found |= set(await asyncio.gather(*(order(transport) for _ in range(8))))
                 await asyncio.sleep(0.05)
         return found
 
-    assert asyncio.run(run()) == {201}
+    return asyncio.run(run())
+
+
+def test_tokens_that_expire_under_way_are_renewed(erp: Erp, issuer: str) -> None:
+    erp.use(f"{issuer}/brief/token")
+    erp.accept("ey")
+    assert until_renewed(erp) == {201}
+
+
+def let_us(issuer: str) -> str:
+    """Log a person in, and give the refresh token that they leave us."""
+    asked = {"client_id": "trunkline", "response_type": "code", "scope": "openid orders", "redirect_uri": "http://x/"}
+    came = httpx.get(f"{issuer}/authorize", params=asked)
+    form = {
+        "grant_type": "authorization_code",
+        "code": parse_qs(urlsplit(came.headers["location"]).query)["code"][0],
+        "redirect_uri": "http://x/",
+        "scope": "openid orders",
+    }
+    answer = httpx.post(f"{issuer}/token", data=form, auth=("trunkline", "any")).raise_for_status()
+    return str(answer.json()["refresh_token"])
+
+
+def test_each_refresh_token_of_a_server_that_gives_a_new_one_with_each_answer_is_used_once(
+    erp: Erp, issuer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erp.accept("ey")
+    erp.give({"proxyBaseUrl": f"{issuer}/brief", "proxyUrlPrefixToRemove": erp.path})
+    first = let_us(f"{issuer}/brief")
+    monkeypatch.setenv("ERP_REFRESH", first)
+    address, client = env("ERP_TOKEN_URL"), env("ERP_CLIENT")
+    auth = RefreshToken(address, client, Secret("ERP_REFRESH"), Secret("ERP_SECRET"), scope="orders")
+    assert until_renewed(erp, auth) == {201}
+    used = [parse_qs(fetch["body"])["refresh_token"][0] for fetch in erp.fetches]
+    assert used[0] == first
+    assert len(set(used)) == len(used) >= 3
+    assert claims(erp.calls[-1])["iss"].endswith("/brief")
 
 
 def test_a_storm_of_401_is_one_renewal(erp: Erp) -> None:

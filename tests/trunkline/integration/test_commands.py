@@ -271,6 +271,43 @@ def test_sinks_are_paused_and_resumed_from_the_command_line(project: Project) ->
     assert (stood["state"], stood["paused"], stood["skips"]) == ("no worker", None, ["k1"])
 
 
+def test_targets_are_paused_shown_and_resumed_from_the_command_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = f"trunkline.{project.prefix}.control"
+
+    def held() -> dict[bytes, bytes | None]:
+        return {one.key: one.value for one in read(project.bootstrap, topic) if b"target:" in one.key}
+
+    assert project("target", "pause", "shelves", "--why", "they move") == (
+        "shelves: paused as soon as a worker calls it; none does at present.\n"
+    )
+    order = held()[b"pause/target:shelves"]
+    assert order is not None
+    assert json.loads(order)["why"] == "they move"
+    [stood] = project.json("target", "ls")
+    assert stood == project.json("target", "show", "shelves")
+    assert (stood["target"], stood["address"], stood["limit"]) == ("shelves", "STORE_URL", None)
+    assert (stood["paused"]["why"], stood["shares"]) == ("they move", {project.flow: 1.0})
+    assert stood["state"].startswith("paused by ")
+    shown = project("target", "ls")
+    assert f"{project.flow} 100%" in shown
+    assert "they move" in shown
+    assert "\naddress: STORE_URL\n" in project("target", "show", "shelves")
+    assert project("target", "resume", "shelves").startswith("shelves: running as soon as")
+    assert (held()[b"pause/target:shelves"], b"resume/target:shelves" in held()) == (None, True)
+    assert project.json("target", "show", "shelves")["state"] == "called by no worker"
+
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
+    worker = Worker("w1", "host", 7, (project.flow,), "t")
+    said = orders.Announcement(worker, 0, {}, (), orders.NEVER, targets={"shelves": "down"})
+    orders.send(project.sender, topic, announcing(said))
+    assert "down at 1 of 1 worker" in project("target", "ls")
+    assert project.run("target", "pause", "shelves", "--wait", "0.5").code == 1, "it does not obey"
+    for command in ("pause", "resume", "show"):
+        assert "there is no target store. It is a sink" in project("target", command, "store", code=2)
+
+
 def test_skipping_says_when_there_may_be_nothing_to_skip(project: Project) -> None:
     project.fail("open", state=None)  # its record is on the topic, and no outcome known
     with closing(
