@@ -12,7 +12,10 @@ from tests.trunkline.servers import Toxiproxy, toxiproxy
 from tests.trunkline.support import HASTY, QUICK, Stage, say, wait_for
 from trunkline.flow.declare import Breaker
 
-pytestmark = pytest.mark.faults(group="targets")
+pytestmark = [
+    pytest.mark.faults(group="targets"),
+    pytest.mark.timeout(900),  # on a new machine the first of them wait for Go, which needs minutes of two busy cores
+]
 BRISK = Breaker(pause=timedelta(seconds=0.5))
 
 
