@@ -90,6 +90,13 @@ def test_a_smaller_share_holds_less_at_once() -> None:
     assert limiter.room(100.0) == 25
 
 
+def test_a_larger_share_begins_with_what_there_was() -> None:
+    limiter = Limiter(Limit(10, burst=10))
+    limiter.divide(0.1, 0.0)
+    limiter.divide(1.0, 5.0)
+    assert limiter.room(5.0) == 1, "of the five seconds before it had a tenth, and held no more than one call"
+
+
 def test_debt_is_paid_before_anything_begins() -> None:
     limiter = Limiter(Limit(10))
     limiter.divide(1.0, 0.0)
@@ -98,6 +105,13 @@ def test_debt_is_paid_before_anything_begins() -> None:
     assert limiter.room(0.39) == 0
     assert limiter.wait(0.0) == pytest.approx(0.4)
     assert limiter.room(0.4) == 1
+
+
+def test_a_call_that_did_not_ask_for_room_counts_like_one_that_did() -> None:
+    limiter = Limiter(Limit(10))
+    limiter.divide(1.0, 0.0)
+    limiter.take(5.0)
+    assert limiter.room(5.0) == 0
 
 
 def test_without_partitions_nothing_begins() -> None:
@@ -261,6 +275,8 @@ def test_refusals_without_a_wish_stop_for_longer_and_longer_until_a_call_succeed
     now = throttle.until
     answered(throttle, 200, now)
     assert answered(throttle, 429, now) == 1
+    throttle.go_on(now)
+    assert answered(throttle, 429, now) == 1, "whoever says so begins anew"
 
 
 def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
@@ -275,6 +291,9 @@ def test_what_is_left_is_shared_and_counted_down_until_the_reset() -> None:
     assert throttle.room(0.0) == 7
     throttle.unmade(0.0)
     assert throttle.room(0.0) == 8
+    throttle.begin(0.0)
+    throttle.ended(0.0, 200, {"ratelimit": '"d";r=10;t=10'}, 0.0, lambda: WALL)
+    assert throttle.room(0.0) == 10 * 0.5 - 2, "what was not made is not in flight"
 
 
 def test_a_window_that_nothing_is_told_of_yet_is_taken_for_one_as_before() -> None:
@@ -308,6 +327,14 @@ def test_a_window_of_no_time_is_one_of_a_second() -> None:
     assert (throttle.room(7.5), throttle.room(8.0)) == (0, 3)
 
 
+def test_the_last_call_that_is_left_is_made() -> None:
+    throttle = Throttle()
+    throttle.divide(1.0, 0.0)
+    throttle.begin(0.0)
+    throttle.ended(0.0, 200, {"ratelimit": '"d";r=1;t=10'}, 0.0, lambda: WALL)
+    assert (throttle.room(0.0), throttle.wait(0.0)) == (1, 0.0)
+
+
 def test_when_nothing_is_left_the_target_stops_until_the_reset() -> None:
     throttle = Throttle()
     assert answered(throttle, 200, 5.0, x_ratelimit_remaining="0", x_ratelimit_reset="30") == 30
@@ -325,3 +352,5 @@ def test_a_policy_alone_is_a_pace() -> None:
     throttle.begin(0.2)
     throttle.divide(1.0, 0.2)
     assert throttle.wait(0.2) == pytest.approx(0.1)
+    throttle.ended(0.2, 200, {"ratelimit-policy": '"d";q=100;w=10'}, 0.25, lambda: WALL)
+    assert throttle.wait(0.25) == pytest.approx(0.05), "what has filled stays, however often it is told"

@@ -266,6 +266,28 @@ def test_failures_are_the_targets_until_it_has_answered_well_since() -> None:
     assert not unbroken.is_down(began)
 
 
+def test_an_order_to_go_on_lets_a_breaker_that_is_open_try_at_once() -> None:
+    access = Access(DEPOT)
+    fail(access, 100.0)
+    assert access.room(101.0) == 0
+    access.go_on(101.0)
+    assert access.room(101.0) == 1
+
+
+def test_answers_of_a_target_that_is_well_count_too() -> None:
+    access = Access(DEPOT)
+    access.stop(100.0, 10.0, "asked")
+    access.stood(120.0)
+    access.calm = True
+    for _ in range(100):
+        access.ended(access.begin(120.0), Delivered(200), Response(200), 120.0, lambda: WALL)
+    assert access.calm
+    assert not access.is_down(110.0)
+    assert access.is_down(111.0), "by the clock that rested for ten seconds it has answered well at 110"
+    fail(access, 121.0, 20)
+    assert access.closed, "of six calls one has failed"
+
+
 def test_a_target_says_how_it_stands() -> None:
     access = Access(DEPOT)
     assert access.says(100.0) == ("running", 0.0)
