@@ -432,7 +432,7 @@ class Tokens:
         """Wait for a good token: one that has come meanwhile, or the one that is asked for now."""
         if self._token is not None and self._clock() < self._token.ends:
             return self._signature
-        if self._asking is not None or self._next <= self._clock():
+        if self._next <= self._clock():
             await asyncio.shield(self._ask())
         match self._trouble:
             case Refused(reason):

@@ -191,6 +191,7 @@ class Endpoint:
         self.forms: list[Any] = []
         self.addresses: list[str] = []
         self.closed = False
+        self.asked = 0
         self.open = asyncio.Event()
         self.open.set()
 
@@ -199,13 +200,18 @@ class Endpoint:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        assert not self.asked, "it is closed under a call"
         self.closed = True
 
     async def send(self, request: Request, _key: str, _under: Idempotency | None, *, again: bool = False) -> Response:
         assert not again
         self.addresses.append(request.path)
         self.forms.append(request.form)
-        await self.open.wait()
+        self.asked += 1
+        try:
+            await self.open.wait()
+        finally:
+            self.asked -= 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

@@ -29,8 +29,10 @@ from trunkline.kafka.topics import outcomes_of
 from trunkline.ledger import deliveries
 from trunkline.ledger.database import Connection, Ledger
 from trunkline.ledger.deliveries import State
+from trunkline.ledger.intents import GO, Intent, intend
 from trunkline.ledger.parks import parked_keys
 from trunkline.ledger.sqlite import File
+from trunkline.operate.browse import STANDING
 from trunkline.operate.discard import Plan, discard, survey
 from trunkline.operate.rebuild import Rebuild, outcome_of
 from trunkline.operate.replay import plan
@@ -107,9 +109,13 @@ class Case:
         origin, key = Origin(self.bus.topics[0].name, 0, offset), deliveries.key_of((event.key or "").encode()).hex()
         payload, source = deliveries.payload_of(b"").hex(), event.source
         entry = Entry(NOW, self.name, "shelf", source, event.id, event.time, origin, key, payload, state.name, 2)
-        self.sender.send(*audit.record_of(outcomes_of(self.bus), entry)).result(20)
+        self.note(entry)
         with self.db.transaction():
             deliveries.record(self.db, [outcome_of(entry, self.flow, self.number)])
+
+    def note(self, entry: Entry) -> None:
+        """Write it to the audit trail alone."""
+        self.sender.send(*audit.record_of(outcomes_of(self.bus), entry)).result(20)
 
     def survey(self, *events: str, **keys: str) -> Plan:
         with Control(self.stage.cluster) as control:
@@ -146,6 +152,28 @@ def test_what_is_given_up_is_final_and_the_last_of_a_key_frees_it(stage: Stage, 
             assert ids(case.survey(a="a")) == []
             with pytest.raises(UsageError, match="nothing of event a-9, key z was ever dead"):
                 case.survey("a-9", "a-0", z="z")
+
+
+def test_what_is_being_sent_again_and_what_is_of_another_sink_is_not_given_up(stage: Stage, ledger: Ledger) -> None:
+    with closing(ledger.connect()) as db:
+        case = Case(stage, db)
+        with closing(case.sender):
+            [dead] = case.survey("a-0").give_up
+            with db.transaction():
+                asked = outcome_of(dead.entry, case.flow, case.number)
+                call = Intent(*asked[:2], asked.key, 0, 0, asked.payload, "w:1", 22.0, 0.0, run="r", keyed=False)
+                assert intend(db, [call]) == {asked.place: GO}
+            planned = case.survey(a="a")
+            assert (ids(planned), [(one.entry.event, one.stands) for one in planned.rest]) == (
+                ["a-1"],
+                [("a-0", STANDING[State.INTENT])],
+            )
+            assert (planned.freed, planned.held) == (0, 1)
+            case.note(replace(dead.entry, sink="other", event="a-7"))
+            case.note(replace(dead.entry, flow="other", event="a-8"))
+            with pytest.raises(UsageError, match="nothing of event a-7, event a-8 was ever dead"):
+                case.survey("a-7", "a-8")
+            assert ids(case.survey(a="a")) == ["a-1"]
 
 
 def test_an_operator_plans_it_does_it_and_sees_it(project: Project) -> None:
