@@ -1,6 +1,5 @@
 """`trunkline dlq discard`: the plan first, then what came of it."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from trunkline.cli.command import Why, person
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, talk
 from trunkline.cli.replay import told as whose
 from trunkline.cli.replay import whom
-from trunkline.cli.show import ROWS, many, moment, print_table
+from trunkline.cli.show import ROWS, many, moment, print_table, typed
 from trunkline.errors import UsageError
 from trunkline.flow.declare import Deliver, Reading
 from trunkline.kafka.control import Control
@@ -62,8 +61,8 @@ def discard(
             if run:
                 with closing(Sender(cluster)) as sender:
                     late = operate.discard(planned, bus, flow, sender, db, who=person(), why=why, now=now)
-    chose = [*events, *(part for one in keys for part in ("--key", one)), *(["--why", why] if why else [])]
-    command = shlex.join(["trunkline", "dlq", "discard", sink, *chose, "--run"])
+    chose = [*(part for one in keys for part in ("--key", one)), *(["--why", why] if why else [])]
+    command = typed("dlq", "discard", sink, ids=events, options=[*chose, "--run"])
     given = [one for one in planned.give_up if one not in late]
     if as_json:
         groups = {"discarded" if run else "discard": given, "nothing": [*planned.rest, *late]}

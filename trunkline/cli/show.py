@@ -1,6 +1,7 @@
 """How data are shown: tables, times, and the values of records, exact and harmless to a terminal."""
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,13 @@ SHOWN = 32
 def many(count: int, noun: str) -> str:
     """Count things."""
     return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def typed(*words: str, ids: Sequence[str], options: Sequence[str] = ()) -> str:
+    """Write a command as a shell takes it. An id may be anything: one that begins with a dash would be an option."""
+    if any(one.startswith("-") for one in ids):
+        return shlex.join(["trunkline", *words, *options, "--", *ids])
+    return shlex.join(["trunkline", *words, *ids, *options])
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,8 +1,8 @@
 """Sinks: pause one, let it go on, skip one of its events, and see how all of them stand."""
 
-import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from trunkline.cli import contract
 from trunkline.cli.command import Wait, Why, give
 from trunkline.cli.project import Json, cluster_of, load_bus, looking, print_json, talk
-from trunkline.cli.show import many, moment, print_table
+from trunkline.cli.show import curtain_of, many, moment, print_table, typed
 from trunkline.errors import Unavailable, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka import orders
@@ -65,10 +65,12 @@ def skip(
 
     bus = load_bus()
     identity = sink_of(bus, sink)
+    known = None
+    with suppress(UsageError, Unavailable):  # the command is given, whatever is known of the event
+        known = told_of(bus, identity, event)  # not afterwards: it may be skipped by then
     give(bus, "sink", identity, f"skipping {event}", order, why=why, wait=wait, as_json=as_json)
-    with suppress(UsageError, Unavailable):  # the command stands, whatever is known of the event
-        if (known := told_of(bus, identity, event)) is not None:
-            talk.print(f"trunkline: {known}", markup=False)
+    if known is not None:
+        talk.print(f"trunkline: {known}", markup=False)
 
 
 def told_of(bus: Bus, sink: str, event: str) -> str | None:
@@ -94,7 +96,7 @@ def hint(found: Sequence[Trace], flows: Collection[str], sink: str, event: str) 
     made = [(one, at) for trace in found for one in below(trace.node) for at in one.deliveries if at.flow in flows]
     if waiting := [one.id for one, at in made if at.stands not in ENDED]:
         more = f", one of {len(waiting)}" if len(waiting) > 1 else ""
-        command = shlex.join(["trunkline", "sink", "skip", sink, waiting[0]])
+        command = typed("sink", "skip", sink, ids=waiting[:1])
         return f"{said} What came of it and waits there is {waiting[0]}{more}: {command}"
     if made:
         return f"{said} What came of it there, {made[0][0].id}, is {made[0][1].stands} already."
@@ -115,7 +117,7 @@ def list_sinks(*, as_json: Json = False) -> None:
     bus, cluster = load_bus(), cluster_of(load())
     with Control(cluster) as control:
         held = orders.current(cluster, topic_of(bus, control))
-    found = standings(bus, held, datetime.now(UTC))
+    found = [replace(one, full=veiled(one.full, bus)) for one in standings(bus, held, datetime.now(UTC))]
     if as_json:
         print_json([data_of(one) for one in found])
     else:
@@ -145,6 +147,14 @@ def row(one: Standing) -> tuple[str, ...]:
     )
 
 
+def veiled(found: Iterable[Full], bus: Bus) -> tuple[Full, ...]:
+    """Give what holds partitions up with keys as they may be shown."""
+    return tuple(
+        replace(full, key=curtain_of(bus, full.topic).key_of(None if full.key is None else full.key.encode()))
+        for full in found
+    )
+
+
 def holder(full: Full) -> str:
     """Name what holds a partition up."""
     return "events without a key" if full.key is None else f"key {full.key}"
@@ -169,9 +179,7 @@ def data_of(one: Standing) -> dict[str, Any]:
         "state": "paused" if paused else "halted" if one.halted else "running" if one.workers else "no worker",
         "paused": paused and {"who": paused.who, "at": moment(paused.at), "why": paused.why},
         "halted": [{"worker": worker, "reason": reason} for worker, reason in one.halted],
-        "full": [
-            {"flow": full.flow, "topic": full.topic, "partition": full.partition, "key": full.key} for full in one.full
-        ],
+        "full": [asdict(full) for full in one.full],
         "skips": one.skips,
         "workers": [
             {

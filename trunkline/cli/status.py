@@ -1,15 +1,15 @@
 """How every flow stands, at one glance."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, print_json, talk
-from trunkline.cli.show import many, moment, print_table, span
-from trunkline.cli.sink import holder, tell_mixed
+from trunkline.cli.show import many, moment, print_table, span, typed
+from trunkline.cli.sink import holder, tell_mixed, veiled
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Orders
@@ -36,7 +36,10 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
     with Control(cluster) as control, looking(settings) as db:
         topic = control_of(bus)
         held = orders.current(cluster, topic) if topic in control.topics([topic]) else Orders()
-        found = standings(bus, control, db, held, datetime.now(UTC))
+        found = [
+            replace(one, held_up=veiled(one.held_up, bus))
+            for one in standings(bus, control, db, held, datetime.now(UTC))
+        ]
         gone = [] if db is None else left(bus, control, db)
         blind = db is None and any(one.kind == "deliver" and one.progress for one in found)
     if as_json:
@@ -126,7 +129,11 @@ def alarms(one: Standing, *, idle: bool = False) -> Iterator[str]:
         what = "trunkline run" if idle else f"trunkline run {one.flow}"
         yield f"nobody runs it: {what}; why its last worker ended is in that one's log."
     for full in one.held_up:
-        yield f"{full.topic} partition {full.partition} is held up by {holder(full)}."
+        fails = ""
+        if full.event is not None:
+            skip = typed("sink", "skip", one.flow, ids=[full.event])
+            fails = f": event {full.event} fails again and again. Make it a dead letter: {skip}"
+        yield f"{full.topic} partition {full.partition} is held up by {holder(full)}{fails}."
 
 
 def state(one: Standing) -> str:

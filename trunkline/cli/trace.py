@@ -1,6 +1,5 @@
 """`trunkline trace`: what happened to one event, from its source to every target."""
 
-import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, out, print_json, safe
-from trunkline.cli.show import curtain_of, many, moment
+from trunkline.cli.show import curtain_of, many, moment, typed
 from trunkline.errors import TrunklineError, UsageError
 from trunkline.flow.declare import Bus
 from trunkline.kafka import orders
@@ -115,7 +114,7 @@ def told_step(step: Step, event: str, bus: Bus) -> Iterator[str]:
     yield from (f"  {line}" for letter in step.letters for line in told_letter(letter))
     yield from (f"  {moment(entry.at)}  {said_of_outcome(entry)}" for entry in step.outcomes)
     if step.letters and (not step.outcomes or step.outcomes[-1].state == State.DEAD.name):
-        yield f"  What to do: {shlex.join(['trunkline', 'dlq', 'show', step.flow, event])}"
+        yield f"  What to do: {typed('dlq', 'show', step.flow, ids=[event])}"
     for node in step.made:
         yield from (f"  {line}" for line in told(node, bus))
     if not step.settled:
@@ -160,7 +159,7 @@ def standing(delivery: Delivery, event: str) -> str:
     if delivery.replaying:
         return f"{said}; a replay is under way"
     if delivery.stands in ("dead", "ambiguous", "parked"):
-        return f"{said}. What to do: {shlex.join(['trunkline', 'dlq', 'show', delivery.sink, event])}"
+        return f"{said}. What to do: {typed('dlq', 'show', delivery.sink, ids=[event])}"
     return said
 
 

@@ -211,12 +211,12 @@ class Deliverer:
         self._act()
 
     def filled(self) -> list[Full]:
-        """Name the partitions that a key fills up, with the key."""
+        """Name the partitions that a key fills up, with the key, and its event that fails."""
         found = ((slot, self.core.filled(slot)) for slot in self.core.slots)
         return [
-            Full(self.name, slot.topic, slot.partition, delivery.event.key)
-            for slot, delivery in found
-            if delivery is not None
+            Full(self.name, slot.topic, slot.partition, one.event.key, one.event.id if one.attempts > 1 else None)
+            for slot, one in found
+            if one is not None
         ]
 
     def positions(self) -> dict[Slot, Position]:

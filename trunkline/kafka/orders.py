@@ -93,6 +93,8 @@ class Full:
     topic: str
     partition: int
     key: str | None
+    event: str | None = None
+    """The first of them where it has failed, and is called again."""
 
 
 @dataclass(frozen=True, slots=True)

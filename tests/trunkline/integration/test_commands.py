@@ -187,7 +187,7 @@ def test_workers_come_and_go_with_a_word(office: Office) -> None:
         wait_for(lambda: office.said()[f"worker/{one.worker.id}"]["applied"] > 0)
         said = office.said()[f"worker/{one.worker.id}"]
         assert said["halted"] == {flow: "bad secret"}
-        assert said["full"] == [{"flow": flow, "topic": "t", "partition": 2, "key": "a"}]
+        assert said["full"] == [{"flow": flow, "topic": "t", "partition": 2, "key": "a", "event": None}]
         assert [found.full for found in current(office.cluster, office.topic).workers.values()] == [
             (Full(flow, "t", 2, "a"),)
         ]

@@ -191,6 +191,28 @@ def test_a_full_partition_holds_up_no_other(stage: Stage, monkeypatch: pytest.Mo
     assert first_calls(stage.attempts())["a"] == list(range(200))
 
 
+def test_who_fills_a_partition_up_is_named_and_its_event_once_it_fails(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "CAPS", Caps(lane_events=5))
+    bus = stage.make(deliver_bus(stage.prefix))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="*", hang=True))
+    stage.write(bus, [note(number) for number in range(9)])
+    first = header(stage.read(bus.topics[0].name)[0], "ce_id")
+
+    def named(running: Running) -> list[tuple[str | None, str | None]]:
+        return [(full.key, full.event) for each in running.worker._deliverers for full in each.filled()]
+
+    with stage.running(bus) as running:
+        wait_for(lambda: named(running) == [("a", None)])  # it is slow, and nobody knows better
+        stage.target.control.heal(stage.prefix)
+        stage.target.control.break_(Behaviour(name=stage.prefix, match="*", status=503))
+        wait_for(lambda: named(running) == [("a", first)])
+        stage.target.control.heal(stage.prefix)
+        wait_for(finished(stage, bus))
+    assert len(stage.effects()) == 9
+
+
 def test_a_full_partition_that_went_to_another_worker_and_came_back_is_read_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

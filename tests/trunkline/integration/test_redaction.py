@@ -5,7 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,7 +18,10 @@ from tests.trunkline.support import Stage, header, wait_for
 from trunkline import ApiKey, Bus, Deliver, Event, Process, Publish, Secret, Target, Topic, env, redact
 from trunkline.event import to_headers
 from trunkline.flow.declare import dead_letters_of
+from trunkline.kafka import orders
 from trunkline.kafka.events import BY_KEY
+from trunkline.kafka.orders import Announcement, Full, Worker
+from trunkline.kafka.topics import control_of
 from trunkline.observe import Log
 from trunkline.sinks import HttpSink, Request
 from trunkline.sources import StandardWebhooks, Webhook, WebhookRequest
@@ -165,3 +168,20 @@ def test_what_is_secret_or_sensitive_is_nowhere_to_be_found(stage: Stage, comman
         clean(said)
     assert '"town": "Hull"' in shown[0]
     assert '"person": "[sensitive]"' in shown[0]
+
+
+@pytest.mark.usefixtures("office")
+def test_a_sensitive_key_that_holds_a_partition_up_is_shown_as_everywhere(
+    stage: Stage, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
+    bus = stage.make(people_bus(stage.prefix))
+    [flow] = bus.delivering
+    full = Full(flow, bus.delivering[flow].topic.name, 0, PERSON, "m-1")
+    said = Announcement(Worker("w", "host", 7, (flow,), "t"), 0, {}, (full,))
+    [(name, value)] = orders.announcing(said)
+    stage.send([(control_of(bus), name.encode(), value, (), BY_KEY)])
+    for arguments in (["status"], ["status", "--json"], ["sink", "ls"], ["sink", "ls", "--json"]):
+        told = command(*arguments)
+        clean(told)
+        assert f"#{redact.hashed(PERSON.encode())}" in told

@@ -1,7 +1,7 @@
 """How flows stand: what was deleted unread or soon will be, what waits for a person, who stands still and why."""
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -100,7 +100,7 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
     topic = f"trunkline.{project.prefix}.control"
     worker = Worker("w", "host", 7, (project.flow,), "t")
-    full = Full(project.flow, project.good, 1, "k1")
+    full = Full(project.flow, project.good, 1, "k1", "-7")
     said = Announcement(
         worker, 0, {project.flow: "bad secret"}, (full,), orders.NEVER, {"shelves": ("its API ends on 2030-01-01",)}
     )
@@ -108,12 +108,14 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     [worst, *_] = project.json("status")
     assert (worst["flow"], worst["halted"], worst["paused"]) == (project.flow, ["bad secret"], "")
     assert worst["notices"] == ["shelves: its API ends on 2030-01-01"]
-    assert worst["held_up"] == [{"flow": project.flow, "topic": project.good, "partition": 1, "key": "k1"}]
+    assert worst["held_up"] == [asdict(full)]
     told = project.run("status")
     assert "halted" in told.stdout.splitlines()[1]
     assert f"{project.flow}: halted: bad secret\n" in told.stderr
     assert f"{project.flow}: the target shelves: its API ends on 2030-01-01.\n" in told.stderr
-    assert f"{project.flow}: {project.good} partition 1 is held up by key k1.\n" in told.stderr
+    skip = f"trunkline sink skip {project.flow} -- -7"
+    held_up = f"{project.good} partition 1 is held up by key k1: event -7 fails again and again"
+    assert f"{project.flow}: {held_up}. Make it a dead letter: {skip}.\n" in told.stderr
 
     why = "the ledger fails: the disk is full"
     both = replace(said, worker=replace(worker, flows=(project.flow, "till")), waits={project.flow: why, "till": why})

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 
 from topology import bus
-from trunkline.cli import loading, send, show
+from trunkline.cli import loading, send, show, sink
 from trunkline.cli.main import COMMANDS, app, command_at, loaded
 from trunkline.cli.project import print_json
 from trunkline.cli.sink import hint
@@ -266,6 +267,33 @@ def test_skipping_an_event_by_its_sources_id_names_what_came_of_it() -> None:
     waits = f"{nothing}What came of it and waits there is b"
     assert told(made("a", "delivered"), made("b", "being retried")) == f"{waits}: trunkline sink skip store b"
     assert told(made("b", "being retried"), made("c", "waiting")) == f"{waits}, one of 2: trunkline sink skip store b"
+
+
+def test_what_is_known_of_an_event_is_asked_before_it_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(sink, "give", lambda *_, **__: given.append("skip"))
+    monkeypatch.setattr(sink, "told_of", lambda *_: "event e1 is dead already." if given else None)
+    sink.skip("warehouse", "e1")
+    assert given == ["skip"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("event", ["-5", "--run", "it's here", "#7", ""])
+def test_a_command_that_is_printed_is_understood_as_it_is_meant(event: str) -> None:
+    printed: list[tuple[str, dict[str, Any]]] = [
+        (show.typed("dlq", "show", "crm", ids=[event]), {"sink": "crm", "event": event}),
+        (show.typed("sink", "skip", "crm", ids=[event]), {"sink": "crm", "event": event}),
+        (
+            show.typed("dlq", "discard", "crm", ids=["a", event], options=["--key", "-k", "--run"]),
+            {"sink": "crm", "event": ["a", event], "key": ["-k"], "run": True},
+        ),
+    ]
+    for line, meant in printed:
+        _, group, name, *arguments = shlex.split(line)
+        read = loaded(group).commands[name].make_context(name, arguments).params
+        assert meant.items() <= read.items(), line
 
 
 @pytest.mark.parametrize("command", [["dlq", "show"], ["dlq", "ls"], ["walk"]], ids=" ".join)
