@@ -127,7 +127,7 @@ class Desk:
                 if held.position > offset:
                     members = sum(len(self.control.members(group)) for group in groups)
                     found = answer(held, flows, offset, members, datetime.now(UTC) + off)
-                elif time.monotonic() > until:
+                elif time.monotonic() > until + orders.PATIENCE:
                     raise Unavailable(f"{topic} cannot be read, so it is not known who obeys. The command stands.")
         return found
 

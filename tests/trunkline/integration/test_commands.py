@@ -20,7 +20,7 @@ from trunkline.flow.declare import group_of
 from trunkline.kafka import orders
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
-from trunkline.kafka.events import Sender
+from trunkline.kafka.events import Follower, Record, Sender
 from trunkline.kafka.orders import Command, ControlReader, Full, Orders, Trusted, Worker, announcing, current
 from trunkline.kafka.topics import control_of, outcomes_of
 from trunkline.ledger.deliveries import State
@@ -147,8 +147,11 @@ def test_a_worker_obeys_what_held_before_it_began(office: Office) -> None:
 
 def test_a_worker_that_does_not_obey_is_named_and_the_command_stands(office: Office) -> None:
     with office.worker() as one, office.worker(hesitant=True) as two:
-        with office.desk(patience=2) as desk:
-            answer = desk.pause("shelf", command())
+        with office.desk(patience=0) as desk:
+            desk.pause("shelf", command())
+            [given] = [one.offset for one in read(office.cluster.bootstrap, office.topic) if one.key == b"pause/shelf"]
+            wait_for(lambda: office.said()[f"worker/{one.worker.id}"]["applied"] > given)
+            answer = desk.wait(office.topic, office.bus.delivering, given)
         assert ids(answer) == {one.worker.id}
         assert [said.worker.id for said in answer.silent] == [two.worker.id]
         assert not answer.complete
@@ -163,8 +166,8 @@ def test_a_worker_that_ended_without_a_word_is_not_waited_for_long(
     with office.worker() as one, office.desk() as desk:
         ghost = orders.this_worker(office.bus, office.bus.delivering)
         orders.send(office.sender, office.topic, announcing(orders.Announcement(ghost, 0, {}, (), orders.NEVER)))
-        monkeypatch.setattr(orders, "LIVE", orders.LIVE / 5)
-        monkeypatch.setattr(orders, "EVERY", 0.5)
+        monkeypatch.setattr(orders, "LIVE", orders.LIVE / 3)
+        monkeypatch.setattr(orders, "EVERY", 0.2)
         answer = desk.pause("shelf", command())
         assert (ids(answer), answer.complete) == ({one.worker.id}, True)
 
@@ -177,6 +180,20 @@ def test_a_member_of_the_group_that_never_said_a_word_is_counted(office: Office)
         consumer.poll(0.1)
     with closing(consumer), office.desk(patience=0) as desk:
         assert desk.resume("shelf", command()).unknown == 1
+
+
+def test_who_waits_for_no_worker_still_waits_for_the_broker(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy one hands out what was written a moment later, and nobody would hear who obeys."""
+    real, fetched = Follower.fetch, 0
+
+    def fetch(follower: Follower, seconds: float) -> list[Record]:
+        nonlocal fetched
+        fetched += 1
+        return real(follower, seconds) if fetched > 3 else []
+
+    with office.desk(patience=0) as desk:
+        monkeypatch.setattr(Follower, "fetch", fetch)
+        assert desk.pause("shelf", command()) == Answer((), ())
 
 
 def test_workers_come_and_go_with_a_word(office: Office) -> None:
