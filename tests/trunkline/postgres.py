@@ -26,8 +26,15 @@ MakeUrl = Callable[[], SecretStr]
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeUrl]:
-    """Give a function that makes an empty place for a ledger, on a server of TEST_POSTGRES, of Docker or of our own."""
-    with running(tmp_path_factory, "postgres", a_server) as address:
+    """Give a function that makes an empty place for a ledger, on a server of TEST_POSTGRES, of Docker or of our own.
+
+    All are in a database of this process: who makes tables locks out others who make some in the same database.
+    """
+    with running(tmp_path_factory, "postgres", a_server) as server:
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(server, autocommit=True) as db:
+            db.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        address = make_conninfo(server, dbname=name)
 
         def make() -> SecretStr:
             schema = f"t{uuid.uuid4().hex[:12]}"

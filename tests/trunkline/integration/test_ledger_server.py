@@ -116,15 +116,20 @@ def test_a_new_day_begins_while_others_write_and_read(url: SecretStr) -> None:
         assert deliveries.look_up(other, [done(2, 20_001).place]).keys() == {done(2, 20_001).place}
 
 
+def cut(admin: psycopg.Connection, pid: int) -> None:
+    """End a connection; it has ended when this returns."""
+    assert admin.execute("SELECT pg_terminate_backend(%s, 60000)", [pid]).fetchone() == (True,)
+
+
 def test_a_connection_that_was_cut_while_idle_is_made_again_unnoticed(url: SecretStr) -> None:
     server = Server(url)
     with server.connect() as db, psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
         [(pid,)] = db.run("SELECT pg_backend_pid()")
-        admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        cut(admin, pid)
         with db.transaction():
             deliveries.record(db, [done(1)])
         [(pid,)] = db.run("SELECT pg_backend_pid()")
-        admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        cut(admin, pid)
         with pytest.raises(Failure, match="fails"):
             deliveries.look_up(db, [done(1).place])
         assert deliveries.look_up(db, [done(1).place]).keys() == {done(1).place}
@@ -133,11 +138,11 @@ def test_a_connection_that_was_cut_while_idle_is_made_again_unnoticed(url: Secre
 def test_a_connection_that_is_cut_in_a_transaction_takes_all_of_it_along(url: SecretStr) -> None:
     server = Server(url)
 
-    def cut() -> None:
+    def write_around_the_cut() -> None:
         with db.transaction():
             deliveries.record(db, [done(1)])
             [(pid,)] = db.run("SELECT pg_backend_pid()")
-            admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+            cut(admin, pid)
             try:
                 deliveries.record(db, [done(2)])
             except Failure:  # a write that swallows it must not go on in another transaction
@@ -145,7 +150,7 @@ def test_a_connection_that_is_cut_in_a_transaction_takes_all_of_it_along(url: Se
 
     with server.connect() as db, psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
         with pytest.raises(Failure, match="lost in a transaction"):
-            cut()
+            write_around_the_cut()
         assert deliveries.look_up(db, (done(number).place for number in range(4))) == {}
 
 
