@@ -3,10 +3,9 @@
 import os
 import signal
 
-import httpx
 import pytest
 
-from tests.trunkline.support import Stage, counts, deliver_bus, header, load, note, overlaps, say, wait_for
+from tests.trunkline.support import Stage, ask, counts, deliver_bus, header, load, note, overlaps, say, wait_for
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.flow.declare import Bus
 from trunkline.ledger.deliveries import State
@@ -171,5 +170,5 @@ def test_a_worker_that_was_frozen_past_its_session_does_no_harm_and_works_on(sta
         stage.write(bus, [note(15, f"k{key}") for key in range(80)])
         wait_for(lambda: finished(stage, bus), why=lambda: frozen.log)
         assert len(stage.effects()) == 1280
-        assert httpx.get(f"{frozen.url}/readyz").status_code == 200
+        assert ask(f"{frozen.url}/readyz").status_code == 200
         assert frozen.terminate() == 0, frozen.log

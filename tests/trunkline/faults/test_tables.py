@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-import httpx
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from tests.trunkline.integration.test_tables import bus_of, flow_of, following, put, texts
-from tests.trunkline.support import Stage, counts, note, read, say, wait_for
+from tests.trunkline.support import Stage, ask, counts, note, read, say, wait_for
 from trunkline import Bus, wait
 from trunkline.avro.codec import HEAD, Codec
 from trunkline.engine.tables import TableReader
@@ -61,7 +60,7 @@ def test_workers_that_die_while_keys_wait_write_every_event_once_and_in_order(st
         wait_for(lambda: counts(first, "routed"), why=lambda: first.log)
         wait_for(lambda: len(written(stage, bus)) == ready, why=lambda: first.log)
         with stage.child(make, slot=1, name="joins") as second:
-            wait_for(lambda: httpx.get(f"{second.url}/readyz").is_success, why=lambda: second.log)
+            wait_for(lambda: ask(f"{second.url}/readyz").is_success, why=lambda: second.log)
             write(stage, bus, range(3, 5))
             wait_for(lambda: counts(second, "routed"), why=lambda: second.log)
             second.kill()

@@ -88,7 +88,7 @@ class Case:
         body = json.dumps(data, default=str).encode()
         [source] = self.bus.sources
         headers = source.verify.sign(data["note_id"], body)
-        assert httpx.post(f"{self.worker.url}/in/desk", content=body, headers=headers).is_success
+        assert httpx.post(f"{self.worker.url}/in/desk", content=body, headers=headers, timeout=60).is_success
         return data["note_id"]
 
     def trace(self, event: str) -> Trace:

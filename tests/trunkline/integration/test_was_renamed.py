@@ -89,7 +89,8 @@ def unsaid(prefix: str) -> Bus:
 def post(url: str, source: Any, data: Any) -> str:
     """Post a note to the gateway and give what became of it."""
     body = json.dumps(data, default=str).encode()
-    answer = httpx.post(f"{url}/in/{source.name}", content=body, headers=source.verify.sign(data["note_id"], body))
+    headers = source.verify.sign(data["note_id"], body)
+    answer = httpx.post(f"{url}/in/{source.name}", content=body, headers=headers, timeout=60)
     outcome: str = answer.json()["events"][0]["outcome"]
     return outcome
 

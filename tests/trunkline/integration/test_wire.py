@@ -54,14 +54,14 @@ def test_every_topic_is_read_with_other_clients_and_the_registrys_address_alone(
     with (
         pytest.MonkeyPatch.context() as patch,
         stage.child("whole_bus") as child,
-        httpx.Client(base_url=child.url, trust_env=False) as client,
+        httpx.Client(base_url=child.url, timeout=60, trust_env=False) as client,
     ):
         patch.setenv("X", SECRET)
         for body in bodies:
             content = json.dumps(body).encode()
             headers = StandardWebhooks(Secret("X")).sign("m", content)
             assert client.post("/in/desk", content=content, headers=headers).status_code == 202
-        wait_for(lambda: sum(stage.rows().values()) == 6)
+        wait_for(lambda: sum(stage.rows().values()) == 6 and len(stage.letters(process)) == 3)
         found = {
             topic: [(decode(client, record.value), record) for record in stage.read(topic)]
             for topic in [*(topic.name for topic in bus.topics), dead_letters_of(process), dead_letters_of(deliver)]
@@ -206,9 +206,9 @@ def test_new_schemas_are_registered_at_once(stage: Stage) -> None:
     with closing(Registry(stage.cluster, schemas_of(bus))) as registry:
         registry.id_of(schema(0))
         began = time.monotonic()
-        for number in range(1, 11):
+        for number in range(1, 41):
             registry.id_of(schema(number))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 12, "one that waits for more to write, or to read, takes half a second each"
 
 
 def test_a_registry_that_knows_everything_asks_for_nothing_more(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

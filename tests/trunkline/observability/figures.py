@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.trunkline.support import ask
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,5 @@ class Figures:
 
 def figures(url: str) -> Figures:
     """Read the figures of the worker at an address."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").raise_for_status().text)
+    families = text_string_to_metric_families(ask(f"{url}/metrics").raise_for_status().text)
     return Figures([(one.name, one.labels, one.value) for found in families for one in found.samples])

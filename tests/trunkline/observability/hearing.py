@@ -25,7 +25,9 @@ class Witness:
     file: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        """Give what it has written; the last line may be under way."""
+        written, _, _ = self.file.read_text().rpartition("\n") if self.file.exists() else ("", "", "")
+        return [json.loads(line) for line in written.splitlines()]
 
     def calls(self) -> list[dict[str, Any]]:
         return [line for line in self.lines() if "call" in line]
@@ -40,7 +42,7 @@ class Witness:
 def post(url: str, data: Any, **headers: str) -> httpx.Response:
     content = json.dumps(data, default=str).encode()
     signature = StandardWebhooks(Secret("DESK_SECRET")).sign(data["note_id"], content)
-    return httpx.post(f"{url}/in/desk", content=content, headers={**signature, **headers})
+    return httpx.post(f"{url}/in/desk", content=content, headers={**signature, **headers}, timeout=60)
 
 
 def replay(stage: Stage, flow: str, key: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import pytest
 from kafka.errors import KafkaError
 
@@ -31,7 +30,7 @@ from tests.trunkline.faults.account import (
 )
 from tests.trunkline.faults.cluster import Cluster
 from tests.trunkline.schemas import NoteWrittenV1
-from tests.trunkline.support import Child, Stage, note, read, say, wait_for
+from tests.trunkline.support import Child, Stage, ask, note, read, say, wait_for
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import Unavailable
 from trunkline.flow.declare import Bus, dead_letters_of
@@ -168,7 +167,7 @@ class Case:
     def end(self, child: Child) -> None:
         """Let a worker end well, after it was asked for everything that it shows."""
         for page in ("metrics", "readyz", "healthz"):
-            self._said[f"/{page} of {child.pid}"] = httpx.get(f"{child.url}/{page}").content
+            self._said[f"/{page} of {child.pid}"] = ask(f"{child.url}/{page}").content
         code = child.terminate()
         assert code == 0, f"a worker ended with {code}: {child.log[-3000:]}"
 

@@ -11,13 +11,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import httpx
 import pytest
 
 from tests.trunkline.faults.deliver.conftest import EVENTS, KEYS, MARKS, Case, conclusive
 from tests.trunkline.faults.relay import Silence
 from tests.trunkline.faults.test_ledger_faults import caught_up
-from tests.trunkline.support import ROOT, wait_for
+from tests.trunkline.support import ROOT, ask, wait_for
 from trunkline.dev.postgres import LocalPostgres
 
 pytestmark = MARKS
@@ -103,7 +102,7 @@ def test_a_ledger_that_is_deleted(case: Case) -> None:
     with case.worker("next") as child:
         wait_for(lambda: '"halted"' in child.log, why=lambda: child.log[-2000:])
         assert "trunkline ledger rebuild" in child.log, "invariant told: the halt names what to do"
-        assert case.flow in httpx.get(f"{child.url}/readyz").json()["stopped"]
+        assert case.flow in ask(f"{child.url}/readyz").json()["stopped"]
         case.end(child)
     assert case.target.attempts == had, "invariant halt: nothing is sent without a ledger that can be trusted"
     effects = case.target.effects
@@ -202,7 +201,7 @@ def test_a_standby_without_the_last_commits_halts(
                 child = until.enter_context(case.worker("again", ledger=both))
             wait_for(lambda: '"halted"' in child.log, why=lambda: child.log[-2000:])
             assert "trunkline ledger rebuild" in child.log, "invariant told: the halt names what to do"
-            assert case.flow in httpx.get(f"{child.url}/readyz").json()["stopped"]
+            assert case.flow in ask(f"{child.url}/readyz").json()["stopped"]
             case.end(child)
         called = case.target.attempts - had
         most = KEYS if (when, bus) == ("running", "keyed") else 0
