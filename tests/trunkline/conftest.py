@@ -8,6 +8,7 @@ import pytest
 from tests.trunkline import postgres as database
 from tests.trunkline.support import Reader, Stage
 from trunkline.dev.target.running import RunningTarget, start
+from trunkline.engine.limits import Limiter
 from trunkline.kafka.cluster import Cluster
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
@@ -67,3 +68,17 @@ def stage(
         monkeypatch.setenv(name, value)
     yield stage
     running.control.heal(stage.prefix)
+
+
+@pytest.fixture
+def let_go(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give when limits let calls go: what comes of it on a busy machine is held up together."""
+    at: list[float] = []
+    real = Limiter.take
+
+    def take(limiter: Limiter, now: float, calls: int = 1) -> None:
+        at.extend([now] * calls)
+        real(limiter, now, calls)
+
+    monkeypatch.setattr(Limiter, "take", take)
+    return at

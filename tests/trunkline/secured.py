@@ -34,7 +34,7 @@ from kafka.admin import (
 from kafka.admin import ACLResourcePatternType as PatternType
 
 from tests.shared import free_port
-from tests.trunkline.support import ROOT
+from tests.trunkline.support import ROOT, wait_for
 from trunkline.dev import broker
 from trunkline.dev.broker import LocalKafka
 from trunkline.kafka.cluster import Cluster
@@ -88,24 +88,33 @@ class Secured:
             yield admin
 
     def user(self, *names: str) -> None:
-        """Let them log in."""
+        """Let them log in; the broker knows them when this returns."""
         with self.admin() as admin:
             admin.alter_user_scram_credentials(
                 [UserScramCredentialUpsertion(name, ScramMechanism.SCRAM_SHA_512, PASSWORD) for name in names]
             )
+            wait_for(lambda: {*names} <= {*admin.describe_user_scram_credentials()})
 
     def allow(self, username: str, *rules: tuple[str, str, str]) -> None:
-        """Let somebody do operations on resources: ("topic", "orders.*", "Read,Write")."""
+        """Let somebody do operations on resources: ("topic", "orders.*", "Read,Write"); it holds from now on."""
         with self.admin() as admin:
-            admin.create_acls(list(acls(username, rules)))
+            wanted = list(acls(username, rules))
+            admin.create_acls(wanted)
+            wait_for(lambda: all(admin.describe_acls(only(one))[0] for one in wanted))
 
     def forbid(self, username: str, *rules: tuple[str, str, str]) -> None:
-        """Take it back."""
+        """Take it back; it holds no more when this returns."""
         with self.admin() as admin:
-            for one in acls(username, rules):
-                where = one.resource_pattern
-                pattern = ResourcePatternFilter(where.resource_type, where.resource_name, where.pattern_type)
-                admin.delete_acls([ACLFilter(one.principal, "*", one.operation, one.permission_type, pattern)])
+            unwanted = [only(one) for one in acls(username, rules)]
+            admin.delete_acls(unwanted)
+            wait_for(lambda: not any(admin.describe_acls(one)[0] for one in unwanted))
+
+
+def only(acl: ACL) -> ACLFilter:
+    """Give what finds this rule and no other."""
+    where = acl.resource_pattern
+    pattern = ResourcePatternFilter(where.resource_type, where.resource_name, where.pattern_type)
+    return ACLFilter(acl.principal, "*", acl.operation, acl.permission_type, pattern)
 
 
 def acls(username: str, rules: Any) -> Iterator[ACL]:

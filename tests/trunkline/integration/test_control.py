@@ -178,6 +178,7 @@ def test_only_committed_records_are_read_and_marks_are_no_records(bootstrap: str
         producer.produce(topic, value, partition=0)
         producer.flush(20)
         (producer.commit_transaction if wanted else producer.abort_transaction)(20)
+    control.settle(topic)
     assert [record.value for record in control.read(topic)] == [b"kept"]
     assert control.ends([topic]) == {Slot(topic, 0): 4, Slot(topic, 1): 0}
     assert control.first({Slot(topic, 0): 0})[Slot(topic, 0)].value == b"kept"

@@ -5,7 +5,6 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from time import sleep
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from tests.trunkline.integration.test_parking import AfterDead, held, parked
 from tests.trunkline.support import Stage, note, read, stamped, wait_for
 from trunkline.cli.trace import said_of_outcome
 from trunkline.deadletter import Origin
-from trunkline.engine.intake import COMMIT_EVERY
 from trunkline.errors import UsageError
 from trunkline.event import Event
 from trunkline.flow.declare import Bus, dead_letters_of
@@ -71,7 +69,9 @@ def test_a_key_whose_letters_are_gone_is_freed_and_the_running_worker_goes_on(
             assert discard(planned, case.bus, case.flow, sender, db, who="eva", why="no use", now=NOW) == []
             assert deliveries.letters(db) == {}, "nobody waits for a person"
         assert case.held() == set()
-        sleep(2 * COMMIT_EVERY)
+        assert case.running is not None
+        [deliverer] = case.running.worker._deliverers
+        wait_for(lambda: not deliverer.core._barred)
         stage.write(case.bus, [note(5)])
         given_up = {State.DISCARDED: len(planned.give_up)}
         wait_for(lambda: stage.rows() == given_up | {State.DONE: 4 if after_dead == "park_key" else 6}, why=stage.rows)

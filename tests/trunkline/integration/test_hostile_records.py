@@ -55,7 +55,7 @@ def test_no_record_halts_a_flow_whatever_it_holds(stage: Stage, make: Callable[[
             producer.send(topic, good, b"a", headers=list(headers), timestamp_ms=-(10**17), partition=0),
         ]
         for one in sent:
-            one.get(10)
+            one.get(60)
     write(stage, bus, [third("b", 2)])
     with stage.running(bus) as running:
         wait_for(

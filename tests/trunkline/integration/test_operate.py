@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_tail_finds_the_newest_records_behind_the_marks_of_transactions(project:
         producer.begin_transaction()
         producer.produce(project.good, str(number).encode(), partition=0)
         producer.commit_transaction(20)
+    with Control(project.cluster) as control:
+        control.settle(project.good)
     lines = [json.loads(line) for line in project("tail", project.good, "-n4", "--json").splitlines()]
     assert [bytes.fromhex(line["hex"]) for line in lines] == [b"2", b"3", b"4", b"5"]
 
@@ -420,7 +423,8 @@ def test_without_a_worker_a_replay_says_so_and_ends(project: Project) -> None:
     assert live(project) == set()
 
 
-def test_a_replay_says_what_keeps_its_sink_from_being_called(project: Project) -> None:
+def test_a_replay_says_what_keeps_its_sink_from_being_called(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
     project.fail("one")
     project("sink", "pause", "store", "--why", "stocktaking")
     worker = orders.Worker("w1", "host", 7, (project.flow,), "t")

@@ -6,12 +6,11 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import sleep
 from typing import Any, Literal
 
 import pytest
 
-from tests.trunkline.support import Shelf, Stage, header, note, notes, wait_for
+from tests.trunkline.support import Running, Shelf, Stage, header, note, notes, wait_for
 from trunkline import Bus, Deliver, Event, Retry, Target, env
 from trunkline.dev.target.behaviour import Behaviour
 from trunkline.errors import UsageError
@@ -62,6 +61,7 @@ class Case:
 
     stage: Stage
     bus: Bus
+    running: Running | None = None
 
     @property
     def flow(self) -> Flow:
@@ -122,7 +122,7 @@ def parked(stage: Stage, after_dead: AfterDead, last: int) -> Iterator[Case]:
     case.refuse()
     stage.write(case.bus, [note(number) for number in range(1, last + 1)])
     stage.write(case.bus, [note(1, "b"), note(2, "b")])
-    with stage.running(case.bus):
+    with stage.running(case.bus) as case.running:
         behind = {State.PARKED: last - 2} if after_dead == "park_key" else {}
         wait_for(lambda: stage.rows() == {State.DONE: 3, State.DEAD: 1} | behind, why=stage.rows)
         case.heal()
@@ -294,7 +294,7 @@ def test_what_an_interrupted_replay_has_sent_is_not_called_when_the_sink_goes_on
             assert case.replay(plan(case.survey()), ended_before_it_was_called).trouble == "interrupted"
             stage.write(case.bus, [note(2)])
             wait_for(lambda: sum(one.core.stages()["queued"] for one in deliverers) == 2)
-            sleep(1.5)  # it looks twice a second which replays are over
+            wait_for(lambda: not any(one.live for of in deliverers for one in of.core._open.values() if one.run))
             assert desk.resume("shelf", Command("two", "ann@desk", NOW)).complete
         wait_for(lambda: stage.rows() == {State.DEAD: 1, State.DONE: 1}, why=stage.rows)
         assert case.applied() == [2], "who has interrupted a replay had a reason"

@@ -132,12 +132,12 @@ def test_nobody_to_publish_to_is_one_line(cluster: Cluster, bus: Bus) -> None:
 
 def test_a_publisher_that_is_closed_or_anothers_says_so(cluster: Cluster, bus: Bus, control: Control) -> None:
     [topic] = bus.topics
-    with Publisher(cluster, bus, topic, service="tills", patience=5) as publisher:
+    with Publisher(cluster, bus, topic, service="tills") as publisher:
         list(publisher.publish([move(1)]))
         begun = publisher.publish([move(4)])
         child = multiprocessing.get_context("fork").Process(target=publish_elsewhere, args=(publisher,))
         child.start()
-        child.join(20)
+        child.join(60)
         assert child.exitcode == 7
         list(publisher.publish([move(2)]))
     for late in (publisher.publish([move(3)]), begun):

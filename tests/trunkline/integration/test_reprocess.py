@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,9 @@ def test_a_letter_is_dead_until_what_was_wrong_is_mended_and_then_has_its_effect
         done = case.replay()
         assert case.open() == 1
         assert (ids(done.delivered), ids(done.dead)) == (["a-1", "b-1"], [f"1@{garbage.offset}"])
-        counted = running.counted(name)
-        assert {what: counted[what] for what in ("read", "dead", "replayed")} == {"read": 5, "dead": 3, "replayed": 4}
+        counted = partial(running.counted, name)  # after its transaction, of which the operator hears as soon
+        wait_for(lambda: counted()["replayed"] == 4 and took(running, case) == 2, why=counted)
+        assert {what: counted()[what] for what in ("read", "dead", "replayed")} == {"read": 5, "dead": 3, "replayed": 4}
         assert took(running, case) == 2
         again = plan(case.survey())
         assert (ids(again.finished), ids(again.send)) == (["a-1", "b-1"], [f"1@{garbage.offset}"])
@@ -204,7 +206,7 @@ def test_who_begins_a_replay_ends_another_and_goes_on_with_what_is_left(case: Ca
     with case.stage.running(case.bus) as running, Control(case.stage.cluster) as control:
         wait_for(case.finished, why=running.worker.stopped)
         case.mended.touch()
-        first = Reprocess(case.bus, case.flow, control, case.stage.cluster, rate=1, wait=30)
+        first = Reprocess(case.bus, case.flow, control, case.stage.cluster, rate=0.1, wait=30)
         planned = plan(survey(control, case.bus, case.flow))
         second: list[Progress] = []
 

@@ -142,7 +142,7 @@ class Office:
         """Let `trunkline run` run from when it answers."""
         with self.start("run", *arguments, role=role) as process:
             try:
-                wait_for(lambda: "; port http" in self.log, why=lambda: self.log)
+                wait_for(lambda: "; port http" in self.log, seconds=120, why=lambda: self.log)
                 yield
             finally:
                 process.send_signal(signal.SIGTERM)
@@ -230,7 +230,7 @@ def test_a_gateway_alone_needs_less(office: Office) -> None:
     with office.working("desk", role="gateway only"):
         office.post(1)
         assert len(office.records(f"{office.name}.notes")) == 1
-        wait_for(lambda: figures(f"http://127.0.0.1:{office.port}").surveyed, seconds=30)
+        wait_for(lambda: figures(f"http://127.0.0.1:{office.port}").surveyed)
         found = figures(f"http://127.0.0.1:{office.port}")
         assert (found.total("certificate_end_timestamp_seconds", setting="TRUNKLINE_KAFKA__CA") or 0) > time.time()
 
@@ -354,7 +354,7 @@ def test_a_wrong_setting_is_told_at_once(office: Office, other: dict[str, str], 
     for command in ("topics apply", "status", "dlq ls shelf", "broker up"):
         began = time.monotonic()
         done = office.run(*command.split(), **variables)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20, "who asks again waits for half a minute"
         assert done.code == 1, done
         [line] = done.stderr.splitlines()
         assert said in line

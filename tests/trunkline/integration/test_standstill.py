@@ -1,6 +1,5 @@
 """Targets that are down, refuse because of too many calls, or are called at a limit: with a broker and a ledger."""
 
-import time
 from datetime import timedelta
 
 import pytest
@@ -9,7 +8,6 @@ from tests.trunkline.integration.test_delivering import finished, flow_of
 from tests.trunkline.support import HASTY, Stage, deliver_bus, first_calls, note, wait_for
 from trunkline import Breaker
 from trunkline.dev.target.behaviour import Behaviour
-from trunkline.observe import Observed
 
 SOON = Breaker(failures=5, pause=timedelta(seconds=0.3), probes=2)
 
@@ -54,17 +52,11 @@ def test_a_wish_to_wait_stops_every_key_and_no_other_call_is_made(stage: Stage) 
     assert stage.letters(flow_of(bus)) == []
 
 
-def test_a_limit_is_kept(stage: Stage) -> None:
+def test_a_limit_is_kept(stage: Stage, let_go: list[float]) -> None:
     bus = stage.make(deliver_bus(stage.prefix, limit=40))
     stage.write(bus, [note(number, f"k{number % 30}") for number in range(120)])
-    at: list[float] = []  # when the worker calls: what arrives may have been held up together
-
-    def note_call(seen: Observed) -> None:
-        if seen.what == "calling":
-            at.append(time.monotonic())
-
-    with stage.running(bus, observe=note_call) as running:
+    with stage.running(bus) as running:
         wait_for(finished(stage, bus), why=running.worker.stopped)
-    assert len(at) == len(stage.attempts()) == 120
-    for first in range(len(at) - 41):
-        assert at[first + 41] - at[first] > 0.95, "41 calls after one in less than a second"
+    assert len(let_go) == len(stage.attempts()) == 120
+    for first in range(len(let_go) - 41):
+        assert let_go[first + 41] - let_go[first] > 0.95, "41 calls after one in less than a second"

@@ -67,8 +67,8 @@ def test_what_is_refused_leaves_the_rest(stage: Stage) -> None:
 
 @pytest.mark.parametrize("on_failure", ["continue", "compensate"])
 def test_what_is_late(stage: Stage, on_failure: str) -> None:
-    bus = stage.make(trips(stage.prefix, on_failure=on_failure, deadline=1.5))  # type: ignore[arg-type]  # one of them
-    stage.target.control.break_(Behaviour(name=stage.prefix, match="/hotel/*", hang=2.5, deaf=True))
+    bus = stage.make(trips(stage.prefix, on_failure=on_failure, deadline=3.0))  # type: ignore[arg-type]  # one of them
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/hotel/*", hang=5.0, deaf=True))
     stage.write(bus, [note(1)])
     with stage.running(bus):
         wait_for(lambda: sum(stage.rows().values()) == 1, why=stage.rows)
@@ -84,7 +84,7 @@ def test_what_is_late(stage: Stage, on_failure: str) -> None:
         }  # fmt: skip
 
 
-def test_the_limit_of_every_target_holds(stage: Stage) -> None:
+def test_the_limit_of_every_target_holds(stage: Stage, let_go: list[float]) -> None:
     """Where only a later call goes there too: each event waits for its turn before its first call."""
     base = trips(stage.prefix)
     [flow] = base.delivering.values()
@@ -94,7 +94,6 @@ def test_the_limit_of_every_target_holds(stage: Stage) -> None:
     stage.write(bus, [note(1, str(number)) for number in range(20)])
     with stage.running(bus):
         wait_for(lambda: stage.rows()[State.DONE] == 20, why=stage.rows)
-    times = sorted(attempt.at for attempt in stage.attempts() if attempt.path.startswith("/hotel/"))
-    assert len(times) == 20
-    assert max(after - before for before, after in pairwise(times)) < 1.0
-    assert times[-1] - times[0] > 1.7, "twenty calls, ten a second"
+    assert len(let_go) == sum(attempt.path.startswith("/hotel/") for attempt in stage.attempts()) == 20
+    assert max(after - before for before, after in pairwise(let_go)) < 5.0
+    assert let_go[-1] - let_go[0] > 1.7, "twenty calls, ten a second"
