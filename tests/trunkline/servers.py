@@ -69,7 +69,7 @@ def running(command: list[str], environment: Mapping[str, str], log: Path, ready
     def answers() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
-            return httpx.get(ready, timeout=2).is_success
+            return httpx.get(ready, timeout=10).is_success
         except httpx.TransportError:
             return False
 
@@ -110,11 +110,15 @@ class WireMock:
     def answer(self, request: Mapping[str, Any], response: Mapping[str, Any], **more: Any) -> None:
         """Answer requests like this one so, before what was said earlier."""
         stub = {"request": request, "response": response, **more}
-        httpx.post(f"{self._admin}/mappings", json=stub).raise_for_status()
+        httpx.post(f"{self._admin}/mappings", json=stub, timeout=60).raise_for_status()
 
     def asked(self, path: str) -> list[dict[str, Any]]:
         """Give the requests to a path, in the order in which they came."""
-        found = httpx.post(f"{self._admin}/requests/find", json={"url": path}).raise_for_status().json()["requests"]
+        found = (
+            httpx.post(f"{self._admin}/requests/find", json={"url": path}, timeout=60)
+            .raise_for_status()
+            .json()["requests"]
+        )
         return list(found)
 
 
@@ -137,23 +141,23 @@ class Toxiproxy:
         self.port = port
         self._proxy = f"{api}/proxies/target"
         listen = {"name": "target", "listen": f"127.0.0.1:{port}", "upstream": f"127.0.0.1:{upstream}"}
-        httpx.post(f"{api}/proxies", json=listen).raise_for_status()
+        httpx.post(f"{api}/proxies", json=listen, timeout=60).raise_for_status()
 
     def poison(self, kind: str, *, toxicity: float = 1.0, stream: str = "downstream", **attributes: int) -> None:
         """Harm a share of the connections that are made from now on, in this way."""
         toxic = {"type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
-        httpx.post(f"{self._proxy}/toxics", json=toxic).raise_for_status()
+        httpx.post(f"{self._proxy}/toxics", json=toxic, timeout=60).raise_for_status()
 
     def heal(self) -> None:
         """Harm nothing any more; connections that were harmed are closed."""
-        for toxic in httpx.get(f"{self._proxy}/toxics").raise_for_status().json():
-            httpx.delete(f"{self._proxy}/toxics/{toxic['name']}").raise_for_status()
+        for toxic in httpx.get(f"{self._proxy}/toxics", timeout=60).raise_for_status().json():
+            httpx.delete(f"{self._proxy}/toxics/{toxic['name']}", timeout=60).raise_for_status()
         self.enable(enabled=False)
         self.enable(enabled=True)
 
     def enable(self, *, enabled: bool) -> None:
         """Listen, or close every connection and do not."""
-        httpx.post(self._proxy, json={"enabled": enabled}).raise_for_status()
+        httpx.post(self._proxy, json={"enabled": enabled}, timeout=60).raise_for_status()
 
 
 def toxiproxy_built() -> Path:

@@ -73,7 +73,7 @@ def test_an_endless_body_ends_with_its_client_or_by_healing(
 def test_a_limit_refuses_what_is_above_it_and_says_when_to_come_again(
     api: httpx.Client, control: TargetControl, name: str
 ) -> None:
-    control.break_(Behaviour(name, status=429, per_second=5, retry_after=2))
+    control.break_(Behaviour(name, status=429, per_second=1, retry_after=2))
     answers = [api.post("/a/1") for _ in range(30)]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert answers[0].status_code == 200

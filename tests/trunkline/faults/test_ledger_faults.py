@@ -60,7 +60,7 @@ async def until_told(writer: Writer, number: int) -> None:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> None:
-    asyncio.run(asyncio.wait_for(work, 90))
+    asyncio.run(asyncio.wait_for(work, 110))
 
 
 @pytest.mark.timeout(180)

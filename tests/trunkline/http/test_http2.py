@@ -167,7 +167,7 @@ def test_of_calls_under_way_those_after_the_last_one_that_a_server_names_are_mad
 
 def test_a_connection_that_shows_no_life_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be used for ever: a call without an answer in time ends its stream, not the connection."""
-    monkeypatch.setattr(module, "SILENCE", 0.1)
+    monkeypatch.setattr(module, "SILENCE", 0.5)
 
     def freeze(one: Two, stream: int) -> None:
         if one is Two.all[0] and stream > 1:

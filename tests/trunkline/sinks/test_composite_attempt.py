@@ -73,8 +73,8 @@ def attempt(desk: Desk, seconds: float = 1.0, sink: type[CompositeSink] = Pair) 
 
 
 def test_no_call_begins_in_the_second_half_of_an_attempt() -> None:
-    desk = Desk({"a": 0.6})
-    found = attempt(desk, seconds=1.0)
+    desk = Desk({"a": 1.5})
+    found = attempt(desk, seconds=2.5)
     assert isinstance(found, Retryable)
     assert "stopped between two calls" in str(found)
     assert desk.sent == ["a"]
@@ -84,7 +84,7 @@ def test_no_call_begins_in_the_second_half_of_an_attempt() -> None:
 
 def test_a_call_is_cut_at_the_end_of_the_attempt_and_made_again_under_its_key() -> None:
     desk = Desk({"a": 30.0})
-    assert isinstance(attempt(desk, seconds=0.1), Unknown)
+    assert isinstance(attempt(desk, seconds=1.0), Unknown)
     desk.target = {}
     desk.publish = lambda *_: asyncio.sleep(0)  # type: ignore[method-assign]  # says nothing
     assert attempt(desk) == Delivered(200)

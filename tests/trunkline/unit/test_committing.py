@@ -36,7 +36,7 @@ class Scripted:
         self._end("write")
 
     def flush(self) -> None:
-        assert self.offered.wait(10), "the offsets waited for the records"
+        assert self.offered.wait(60), "the offsets waited for the records"
         self._end("flush")
 
     def offer(self, *_: Any) -> None:
@@ -60,7 +60,7 @@ def ended(transactions: Scripted, opened: list[bool] | None = None) -> BaseExcep
 
     maker = SimpleNamespace(accepted=lambda: None)
     committer = Committer(maker, open_, lambda *_, **__: None)  # type: ignore[arg-type]
-    return committer.begin([ENTRY], {SLOT: (8, "")}, Membership(None, {}, {})).written.exception(10)
+    return committer.begin([ENTRY], {SLOT: (8, "")}, Membership(None, {}, {})).written.exception(60)
 
 
 def test_offsets_are_offered_while_records_are_on_their_way() -> None:

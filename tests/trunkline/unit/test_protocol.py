@@ -275,9 +275,9 @@ def test_who_reads_no_answer_loses_the_connection(
     once: bool,  # noqa: FBT001
 ) -> None:
     wait_for(lambda: not desk.server.server_state.connections)
-    monkeypatch.setattr(protocol, "READ_SECONDS", 0.3)
     ask = b"GET /much HTTP/1.1\r\nhost: gateway\r\n\r\n"
-    with desk.connected() as connection:
+    with monkeypatch.context() as hurried, desk.connected() as connection:
+        hurried.setattr(protocol, "READ_SECONDS", 0.3)
         connection.sendall(ask if once else 3 * ask)
         wait_for(lambda: desk.server.server_state.connections)
         wait_for(lambda: not desk.server.server_state.connections)
@@ -287,12 +287,12 @@ def test_who_reads_no_answer_loses_the_connection(
 
 
 def test_a_request_behind_a_slow_one_is_not_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.6)
-    ahead = HEAD + b"content-length: 20\r\n\r\n" + 5 * b"slow"
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 1.5)
+    ahead = HEAD + b"content-length: 40\r\n\r\n" + 10 * b"slow"
     with desk.connected() as connection:
         connection.sendall(ahead + HEAD + b"content-length: 3\r\n\r\n")
         answer = connection.makefile("rb")
-        assert heard(answer) == (200, b"20")
+        assert heard(answer) == (200, b"40")
         connection.sendall(b"abc")
         assert heard(answer) == (200, b"3")
 

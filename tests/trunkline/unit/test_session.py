@@ -34,7 +34,7 @@ class Clock:
         monkeypatch.setattr(session, "settled", self.settled)
 
     def settled(self, future: Any, seconds: float) -> bool:
-        assert self.hangs.wait(10)
+        assert self.hangs.wait(60)
         if not future.done():
             self.now += seconds + 0.001
         return bool(future.done())

@@ -73,7 +73,7 @@ class Supervised:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def alive(pid: int) -> bool:
@@ -154,7 +154,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_processes_once(tmp_path: Path) -> None
     with supervised(tmp_path, "up(); until_told(); sys.exit(0)", count=2) as run:
         wait_for(lambda: run.pids(1), why=lambda: run.said)
         os.killpg(run.process.pid, signal.SIGINT)  # what a terminal does
-        assert run.process.wait(30) == 0, run.said
+        assert run.process.wait(60) == 0, run.said
 
 
 def test_one_that_had_not_drained_shows_in_the_exit_code(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_second_signal_kills_at_once(tmp_path: Path) -> None:
 
 def test_wrong_use_ends_the_whole_run_with_its_own_line(tmp_path: Path) -> None:
     with supervised(tmp_path, "print('trunkline: no.', flush=True); sys.exit(2)", count=3) as run:
-        assert run.process.wait(30) == 2
+        assert run.process.wait(60) == 2
         assert run.said == "trunkline: no.\n"
         assert (len(run.pids(0)), run.pids(1), run.pids(2)) == (1, [], [])
 

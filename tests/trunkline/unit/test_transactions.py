@@ -32,7 +32,7 @@ class Busy:
         raise KafkaException(KafkaError(KafkaError._CONFLICT if busy else KafkaError.TOPIC_AUTHORIZATION_FAILED))
 
     def flush(self, _: float) -> int:
-        assert self.offering.wait(10)
+        assert self.offering.wait(60)
         for topic in self.topics:  # of all that it had not sent, whichever was refused
             self.report(KafkaError(KafkaError._PURGE_QUEUE), SimpleNamespace(topic=lambda topic=topic: topic))
         threading.Timer(0.2, self.over.set).start()
@@ -40,7 +40,7 @@ class Busy:
 
     def send_offsets_to_transaction(self, *_: Any) -> None:
         self.offering.set()
-        assert self.over.wait(10)
+        assert self.over.wait(60)
 
 
 @pytest.mark.parametrize(("topics", "told"), [(["marks"], "marks"), (["signs", "marks", "signs"], "marks or signs")])

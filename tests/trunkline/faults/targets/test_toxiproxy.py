@@ -48,7 +48,8 @@ HARMLESS = ("closed late", "in pieces of a few bytes", "a kilobyte a second")
 def test_a_network_that_is(name: str, case: Case, proxy: Toxiproxy) -> None:
     toxic = dict(TOXICS[name])
     # Where some connections are well the target is no target that is down, and an event may lose its patience by right.
-    case.make(proxy.port, breaker=BRISK, retry=QUICK if "toxicity" in toxic else HASTY)
+    down = "toxicity" not in toxic and name not in HARMLESS
+    case.make(proxy.port, breaker=BRISK, retry=HASTY if down else QUICK)
     proxy.poison(**toxic)  # type: ignore[arg-type]  # values of several kinds
     case.write(5, 60)
     with case.stage.running(case.bus) as running:
