@@ -150,6 +150,8 @@ class Dispatcher:
         self._skips: set[str] = set()
         self._skipped: set[str] = set()
         self._guard = Guard()
+        self._unwritten: dict[Place, Slot] = {}
+        """Events that were refused, and whose partition went before their letters were written."""
         self._effects: list[Effect] = []
 
     # Partitions.
@@ -159,6 +161,7 @@ class Dispatcher:
         self.epoch += 1
         for slot in slots:
             self._watermarks[slot] = Watermark()
+        self._unwritten = {place: slot for place, slot in self._unwritten.items() if slot in self._watermarks}
         self.bars(self.looking(), barred)
 
     def bars(self, number: int, keys: Iterable[Key]) -> None:
@@ -435,7 +438,9 @@ class Dispatcher:
     ) -> None:
         """Take the end of a call. While its target is `down` no failure brings an event nearer to being given up."""
         self._lanes.answered()
-        verdict = self._guard.consider(verdict, delivery.key)
+        counted = self._unwritten.pop(delivery.place, None) is not None
+        if not (counted and isinstance(verdict, Permanent)):
+            verdict = self._guard.consider(verdict, delivery.key)
         action = decide(
             verdict,
             attempt=delivery.attempts,
@@ -493,7 +498,13 @@ class Dispatcher:
             self._record(delivery, delivery.outcome, park=True)
 
     def unburied(self, delivery: Delivery) -> None:
-        """Give up writing a dead letter: its partition has gone."""
+        """Give up writing a dead letter: its partition has gone.
+
+        When that comes back the event is called again, in a row with others of its kind, as what was delivered between
+        them is not; a refusal then says of the target nothing that was not counted the first time.
+        """
+        if delivery.kind == "permanent":
+            self._unwritten[delivery.place] = delivery.record.slot
         self._drop(delivery)
 
     def recorded(

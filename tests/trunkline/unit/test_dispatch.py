@@ -546,6 +546,50 @@ def test_a_bad_release_halts_after_twenty_refusals_alike() -> None:
     assert "20 events in a row" in str(desk.core.halted)
 
 
+def lose_unwritten(desk: Desk, refused: Sequence[Delivery]) -> None:
+    """Lose the partition to an outage in which no dead letter can be written, and have it again."""
+    desk.core.forget([MAIN])
+    for one in refused:
+        desk.core.unburied(one)
+    desk.core.assign([MAIN], ())
+
+
+@pytest.mark.parametrize("status", [422, 403])
+def test_refusals_whose_letters_an_outage_has_held_up_count_once(status: int) -> None:
+    """Between them other events were delivered; called again they stand in a row."""
+    desk, verdict = Desk(), Permanent(f"answered {status}", status=status)
+    for n in range(25):
+        bad, good = delivery(f"k{n}", 2 * n + 1), delivery(f"g{n}", 2 * n + 2)
+        desk.arrive(bad, good)
+        desk.answer(bad, verdict)
+        desk.deliver(good)
+    for _ in range(3):
+        again = [delivery(f"k{n}", 2 * n + 1) for n in range(25)]
+        lose_unwritten(desk, [*desk.core._open.values()])
+        assert len(desk.arrive(*again)) == 25
+        for one in again:
+            desk.answer(one, verdict)
+        assert not desk.core.halted
+    for one in again:
+        desk.bury(one)
+
+
+def test_a_bad_release_halts_after_twenty_refusals_alike_though_an_outage_lies_between() -> None:
+    desk = Desk()
+    first = [delivery(f"k{n}", n) for n in range(15)]
+    desk.arrive(*first)
+    for one in first:
+        desk.answer(one, REFUSED)
+    lose_unwritten(desk, first)
+    again = [delivery(f"k{n}", n) for n in range(30)]
+    desk.arrive(*again)
+    for one in again[:20]:
+        desk.answer(one, REFUSED)
+    assert not desk.core.halted
+    desk.answer(again[20], REFUSED)
+    assert "20 events in a row" in str(desk.core.halted), "no more of them are buried than without the outage"
+
+
 @pytest.mark.parametrize("still", ["paused", "stopping"])
 def test_paused_or_stopping_nothing_begins(still: str) -> None:
     desk, one = Desk(), delivery("a", 1)

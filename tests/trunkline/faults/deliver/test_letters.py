@@ -9,10 +9,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from tests.trunkline.faults.account import Place
 from tests.trunkline.faults.deliver.conftest import EVENTS, MARKS, Case, conclusive
-from tests.trunkline.support import header, note, read, stamped, wait_for
+from tests.trunkline.observability.figures import figures
+from tests.trunkline.support import Child, header, note, read, stamped, wait_for
 from trunkline.errors import Permanent
 from trunkline.event import Headers, to_headers
-from trunkline.flow.declare import dead_letters_of
+from trunkline.flow.declare import dead_letters_of, group_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import BY_KEY
 from trunkline.kafka.topics import LETTER_BYTES, plan
@@ -57,6 +58,39 @@ def test_a_dead_letter_topic_out_of_order(case: Case, how: str) -> None:
     assert found.states == {"done": EVENTS - case.refused, "dead": case.refused}
     conclusive(case.refused > before, "no letter was due")
     assert found.attempts == EVENTS, "invariant repeats: only the letter is written again, the call is not made again"
+
+
+def test_letters_that_are_held_up_while_the_partitions_are_lost(case: Case) -> None:
+    """Called again in a row, without the deliveries between them, they are no more alike than they were."""
+    case.make()
+    case.refuse()
+    letters = dead_letters_of(case.flow)
+    with case.worker() as child, closing(KafkaAdminClient(bootstrap_servers=case.stage.bootstrap)) as admin:
+        limit(admin, letters, 50)
+        case.write(600, keys=80, refused=0.5)
+        wait_for(lambda: held_up(child) > 40, seconds=60, why=lambda: child.log[-2000:])
+        before = case.target.attempts
+        case.stage.freeze(child)
+        with Control(case.stage.cluster) as control:
+            wait_for(lambda: not control.members(group_of(case.bus, case.flow)), seconds=60)
+        case.thaw(child)
+        wait_for(lambda: case.target.attempts > before + 40, seconds=60, why=lambda: child.log[-2000:])
+        limit(admin, letters, LETTER_BYTES)
+        wait_for(lambda: case.finished() or halted(child), seconds=90, why=lambda: child.log[-2000:])
+        assert not halted(child), "invariant halted: a refusal that was counted is not counted again"
+        case.end(child)
+    found = case.settle()
+    assert found.states == {"done": 600 - case.refused, "dead": case.refused}
+
+
+def held_up(child: Child) -> float:
+    """Count the events whose letters are not written yet."""
+    return figures(child.url).total("flow_deliveries", stage="burying") or 0
+
+
+def halted(child: Child) -> list[str]:
+    """Give what a worker has said about its halts."""
+    return [line for line in child.log.splitlines() if '"event": "halted"' in line]
 
 
 def limit(admin: KafkaAdminClient, topic: str, size: int) -> None:
