@@ -28,6 +28,7 @@ from trunkline.kafka import audit
 from trunkline.kafka.control import Control
 from trunkline.kafka.topics import replayed_of
 from trunkline.ledger.sqlite import File
+from trunkline.operate.discard import survey_made
 from trunkline.operate.replay import Known, Plan, Progress, plan
 from trunkline.operate.reprocess import Reprocess, survey
 from trunkline.operate.trace import Trace, Tracer
@@ -194,6 +195,10 @@ def test_what_no_worker_has_taken_yet_is_under_way_and_not_sent_again(case: Case
     assert (ids(waiting.open), waiting.complete) == (["a-1"], False)
     planned = plan(case.survey())
     assert (ids(planned.under_way), ids(planned.send)) == (["a-1"], ["b-1"])
+    with Control(case.stage.cluster) as control:
+        given_up = survey_made(case.bus, case.flow, control, ["a-1", "b-1"], [])
+    assert [one.entry.event for one in given_up.give_up] == ["b-1"]
+    assert [(one.entry.event, one.stands) for one in given_up.rest] == [("a-1", "under way")]
     with case.stage.running(case.bus) as running:
         assert ids(case.replay().delivered) == ["b-1"]
         wait_for(lambda: ids(plan(case.survey()).finished) == ["a-1", "b-1"], why=case.told)
@@ -355,6 +360,8 @@ def test_what_a_person_gives_up_waits_for_nobody_and_is_not_sent(
         assert ids(case.replay().delivered) == ["b-1"]
         assert case.open() == 0
         assert ids(case.survey().dead) == ["a-1", "b-1"], "their letters stay as long as their topic keeps them"
+        left = discarded("b-1", run=False)
+        assert (left["discard"], [one["state"] for one in left["nothing"]]) == ([], ["processed"])
     [entry] = [one for one in map(read_entry, case.stage.read(replayed_of(case.bus))) if one.state == "DISCARDED"]
     assert (entry.event, entry.flow, entry.why, entry.who.partition("@")[0]) == (
         *("a-1", case.name, "no use", getpass.getuser()),

@@ -221,6 +221,9 @@ def test_of_a_parked_key_nothing_follows_a_dead_event_before_that_is_delivered()
             progress.open.append(sent)
     progress.open.remove(first)
     assert next_of(progress, {first.key}) == second
+    progress.unsent.remove(second)
+    progress.open.append(second)
+    assert next_of(progress, {first.key}) == third, "what was parked is not waited for: the worker keeps its order"
 
 
 def test_a_parked_event_waits_behind_the_first_of_its_key_that_is_not_finished() -> None:
