@@ -128,11 +128,17 @@ def test_without_other_credentials_a_401_is_the_answer(way: Way) -> None:
 
 @each_way
 def test_without_a_token_nothing_is_sent(way: Way) -> None:
-    served = Served(answer(200))
+    served, told = Served(answer(200)), list[NoToken]()
+
+    async def listening(transport: Transport, request: Request) -> Response:
+        transport.lacking = told.append
+        return await way(transport, request)
+
     with pytest.raises(NoToken) as error:
-        call(served, Tokens(), way)
+        call(served, Tokens(), listening)
     assert error.value.after == 3.0
     assert served.heads == []
+    assert told == [error.value], "all who call the target stand still"
 
 
 @each_way
