@@ -82,6 +82,13 @@ def test_what_is_always_the_same(settings: pytest.MonkeyPatch, name: str, header
     assert served.sent[header] == value
 
 
+def test_a_key_in_the_query(settings: pytest.MonkeyPatch) -> None:
+    served = Served(answer(201))
+    assert call(declared("queried"), served, settings).status == 201
+    assert served.heads[0].startswith("POST /v1/orders?api_key=a-key HTTP/1.1\r\n")
+    assert "a-key" not in " ".join(served.sent.values())
+
+
 def given(token: str) -> bytes:
     return answer(200, body=json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 60}).encode())
 

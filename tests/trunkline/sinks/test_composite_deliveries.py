@@ -1,6 +1,7 @@
 """Composite deliveries with a real broker, ledger and target."""
 
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,11 @@ from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import Stage, header, note, wait_for
 from trunkline import Bus, Deliver, Limit, Target, env
 from trunkline.dev.target.behaviour import Behaviour
+from trunkline.kafka.control import Control
+from trunkline.kafka.events import Sender
 from trunkline.ledger.deliveries import State
+from trunkline.ledger.sqlite import File
+from trunkline.operate.replay import Replay, plan, survey
 from trunkline.sinks import CompositeSink
 
 
@@ -63,6 +68,26 @@ def test_what_is_refused_leaves_the_rest(stage: Stage) -> None:
     assert kinds(stage) == {"hotel": 1}
     [result] = told(stage)
     assert "partial car=skipped flight=failed hotel=done" in result
+
+
+def test_what_is_refused_stops_where_it_stands_and_a_replay_goes_on_there(stage: Stage) -> None:
+    bus = stage.make(trips(stage.prefix, on_failure="dead_letter"))
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="/car/*", status=422))
+    stage.write(bus, [note(1)])
+    [flow] = bus.delivering.values()
+    with stage.running(bus), Control(stage.cluster) as control, closing(Sender(stage.cluster)) as sender:
+        wait_for(lambda: stage.rows()[State.DEAD] == 1, why=stage.rows)
+        assert kinds(stage) == {"flight": 1, "hotel": 1}
+        assert told(stage) == []
+        stage.target.control.heal(stage.prefix)
+        with closing(File(stage.ledger).connect()) as db:
+            replay = Replay(flow, control, sender, db, rate=500, wait=30)
+            assert replay.run(plan(survey(flow, control, db)), lambda _: None).complete
+        wait_for(lambda: stage.rows() == {State.DONE: 1}, why=stage.rows)
+    assert kinds(stage) == {"flight": 1, "hotel": 1, "car": 1}
+    assert [attempt.path for attempt in stage.attempts()].count("/flight/a-1") == 1, "and is not asked for again"
+    [result] = told(stage)
+    assert "complete car=done flight=done hotel=done" in result
 
 
 @pytest.mark.parametrize("on_failure", ["continue", "compensate"])
