@@ -333,7 +333,10 @@ def test_a_hostile_key_is_one_segment_of_the_path_or_refused(key: str, way: Way)
     assert line == f"GET /things/{encoded}/end HTTP/1.1"
 
 
-@pytest.mark.parametrize("url", ["http://elsewhere.example/x", "https://127.0.0.1/x", "/../admin", "/../v1x/y"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://elsewhere.example/v1/x", "https://127.0.0.1/v1/x", "http://127.0.0.1:1/v1/x", "/../admin", "/../v1x/y"],
+)
 def test_httpx_calls_its_own_target_only(url: str) -> None:
     served = Served(answer(200))
     with pytest.raises(Permanent, match="its address is not the target's"):
