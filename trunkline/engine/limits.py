@@ -201,6 +201,9 @@ class Throttle:
     def _learn(self, said: Told, now: float) -> None:
         if said.remaining is not None and said.reset is not None:
             reset = min(said.reset, LONGEST_WISH)
+            if said.remaining <= 0 and reset <= 0:  # as of one who counts nothing, or whose clock is behind
+                self._left = None
+                return
             if said.remaining <= 0:
                 self.stop(now, reset, "it allows no more calls until then")
             self._most, self._window = max(self._most, said.remaining), max(self._window, reset, SHORTEST_WINDOW)

@@ -317,6 +317,13 @@ def test_a_window_that_nothing_is_told_of_yet_is_taken_for_one_as_before() -> No
     assert (throttle.limited, throttle.room(51.0)) == (False, ANY), "it tells no more"
 
 
+def test_nothing_left_for_no_time_is_no_limit() -> None:
+    throttle = Throttle()
+    throttle.divide(1.0, 0.0)
+    answered(throttle, 200, 7.0, x_ratelimit_remaining="0", x_ratelimit_reset="0")
+    assert (throttle.limited, throttle.room(7.0)) == (False, ANY)
+
+
 def test_a_window_of_no_time_is_one_of_a_second() -> None:
     throttle = Throttle()
     throttle.divide(1.0, 0.0)
