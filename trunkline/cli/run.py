@@ -79,5 +79,5 @@ def moment(text: str) -> Literal["earliest", "latest"] | datetime:
     except ValueError:
         raise UsageError(f"--start {text}: say earliest, latest, or a time such as 2026-01-31T08:00:00Z.") from None
     if time.tzinfo is None:
-        raise UsageError(f"--start {text}: add the time's offset, such as {text}Z.")
+        raise UsageError(f"--start {text}: add the time's offset, such as {time.isoformat()}Z.")
     return time

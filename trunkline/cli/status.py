@@ -10,12 +10,14 @@ import typer
 from trunkline.cli.project import cluster_of, load_bus, looking, no_ledger, print_json, talk
 from trunkline.cli.show import many, moment, print_table, span, typed
 from trunkline.cli.sink import holder, tell_mixed, veiled
+from trunkline.errors import Halt
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
 from trunkline.kafka.orders import Orders
 from trunkline.kafka.retention import ALARMING
 from trunkline.kafka.topics import control_of
-from trunkline.ledger import reach
+from trunkline.ledger import identity, reach
+from trunkline.ledger.trust import Fine, state_of_ledger
 from trunkline.operate.leaving import left
 from trunkline.operate.status import Standing, standings
 from trunkline.settings import load
@@ -42,6 +44,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         ]
         gone = [] if db is None else left(bus, control, db)
         blind = db is None and any(one.kind == "deliver" and one.progress for one in found)
+        lost = Fine() if db is None else state_of_ledger(identity.read(db), held.ledger, {}, {})
     if as_json:
         print_json([{**asdict(one), "progress": one.progress and one.progress.isoformat()} for one in found])
         return
@@ -61,6 +64,8 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
             "nothing is delivered. Make room.",
             markup=False,
         )
+    if isinstance(lost, Halt) and not any(one.halted for one in found):  # a worker that runs says it itself
+        talk.print(f"trunkline: what is delivered and what is dead is not known here: {lost}", markup=False)
     if blind:
         talk.print(f"trunkline: {no_ledger(settings, 'what is delivered and what is dead')}", markup=False)
     for each in gone:

@@ -7,6 +7,7 @@ ledger holds the key back no more; where one of the key dies again, nothing afte
 
 import math
 import secrets
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -146,7 +147,7 @@ def plan(
             count = sum(one.key == dead.key and known.states.get(one.who) not in FINAL for one in known.dead)
             raise UsageError(
                 f"event {later[0].id} would overtake event {dead.id}, the earliest of its key, which is "
-                f"held back. --key {name(dead)} replays all {count} of them in order."
+                f"held back. --key {shlex.quote(name(dead) or '')} replays all {count} of them in order."
             )
     kept = {dead.who for dead in refused}
     send = tuple(dead for dead in open_ if dead.who not in kept)

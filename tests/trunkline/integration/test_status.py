@@ -17,7 +17,9 @@ from trunkline.kafka.audit import Entry, record_of
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot
 from trunkline.kafka.orders import Announcement, Command, Full, Passed, Worker
+from trunkline.ledger import identity
 from trunkline.ledger.deliveries import State
+from trunkline.ledger.sqlite import File
 
 NOW = datetime.now(UTC)
 
@@ -132,3 +134,23 @@ def test_who_stands_still_and_which_key_holds_a_partition_up(project: Project, m
     assert "paused by ann@desk" in told.stdout.splitlines()[1]
     mend = f"trunkline sink resume {project.flow}"
     assert f"{project.flow}: paused by ann@desk (a look), and calls nobody until then: {mend}.\n" in told.stderr
+
+
+def test_a_ledger_that_is_not_the_buss_is_told_where_no_worker_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "LIVE", timedelta(minutes=10))  # nobody says again that this worker is there
+    with File(project.ledger).connect() as db:
+        assert identity.read(db) is None
+    assert "is not known here" not in project.run("status").stderr
+    topic = f"trunkline.{project.prefix}.control"
+    orders.send(project.sender, topic, orders.trusting(orders.Trusted("abcdefgh", 1)))
+    said = (
+        "trunkline: what is delivered and what is dead is not known here: the ledger is empty, but this bus has one: "
+    )
+    told = project.run("status").stderr
+    assert said in told
+    assert "`trunkline ledger rebuild`" in told
+    halted = Announcement(Worker("w", "host", 7, (project.flow,), "t"), 0, {project.flow: "the ledger is empty"}, ())
+    orders.send(project.sender, topic, orders.announcing(halted))
+    assert said not in project.run("status").stderr

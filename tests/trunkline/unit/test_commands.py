@@ -23,6 +23,7 @@ from topology import bus
 from trunkline.cli import loading, send, show, sink
 from trunkline.cli.main import COMMANDS, app, command_at, loaded
 from trunkline.cli.project import print_json
+from trunkline.cli.run import moment
 from trunkline.cli.sink import hint
 from trunkline.cli.target import state_of
 from trunkline.errors import UsageError
@@ -355,3 +356,12 @@ def test_a_source_without_examples_is_told_where_they_go(tmp_path: Path, monkeyp
         UsageError, match=r"producers/examples/carrier; put a request there as it arrives, <name>\.json"
     ):
         example(source)
+
+
+@pytest.mark.parametrize("given", ["2026-01-31", "2026-01-31T08", "20260131", "2026-01-31 08:00"])
+def test_a_time_without_an_offset_is_told_with_one_that_is_taken(given: str) -> None:
+    with pytest.raises(UsageError, match="add the time's offset") as refused:
+        moment(given)
+    assert moment(str(refused.value).rpartition(" ")[2].rstrip(".")) == datetime.fromisoformat(given).replace(
+        tzinfo=UTC
+    )

@@ -192,6 +192,8 @@ def test_single_events_of_a_parked_key_begin_with_its_earliest() -> None:
     for chosen in (["second"], ["first", "third"], ["free", "third"]):
         with pytest.raises(UsageError, match=r"event .* would overtake .* --key k replays all 3 of them in order"):
             plan(found, chosen)
+    with pytest.raises(UsageError, match=r"--key '#a b' replays"):  # what begins with # is none to a shell
+        plan(found, ["second"], name=lambda _: "#a b")
     assert ids(plan(found, ["second", "first"]).send) == ["first", "second"]
     assert plan(found, ["first"]).keys == frozenset(), "only that one was asked for"
     assert ids(plan(found, ["free"]).send) == ["free"]
