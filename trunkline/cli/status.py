@@ -107,8 +107,8 @@ def alarms(one: Standing, *, idle: bool = False) -> Iterator[str]:
     """Say what a person should do something about; `idle`: so many flows run nowhere that all are to be started."""
     if one.gone:
         yield (
-            f"{one.gone} records of {one.topic} were deleted before they were read; say where to go on: "
-            "trunkline run --start earliest|latest|TIME."
+            f"{one.gone} records of {one.topic} were deleted before they were read; start its workers again with "
+            "trunkline run --start earliest|latest|TIME, which says where to go on."
         )
     if one.unread > ALARMING:
         yield (

@@ -72,7 +72,7 @@ UNTOLD = -1
 AT, OF = "at=", ";of="
 """What stands beside an offset begins with when it was committed, and the id of the topic that it is of."""
 START = "trunkline run --start earliest|latest|TIME"
-CHOOSE = f"Choose where to go on with `{START}`."
+CHOOSE = f"Start its workers again with `{START}`, which says where to go on."
 
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -518,13 +518,14 @@ class Member:
             if gone := self._deleted(slot, message.offset()):
                 raise Halt(f"{gone} records of {where} were deleted before they were read. {CHOOSE}", run=START)
             raise Halt(
-                f"the next offset of {where} is not there any more: records were deleted unread, or the group's "
+                f"the next offset of {where} is not there any more: the topic was made anew, or the group's "
                 f"offsets have expired. {CHOOSE}",
                 run=START,
             )
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             run = "trunkline topics apply"
-            raise Halt(f"{where} cannot be read: {error.str()}. Run `{run}`.", run=run)
+            told = f"Run `{run}`, then start its workers again: no order does, as its offsets were the old topic's."
+            raise Halt(f"{where} cannot be read: {error.str()}. {told}", run=run)
         if error.fatal():
             raise Halt(f"{where} cannot be read: {error.str()}")
 

@@ -673,8 +673,8 @@ def test_what_is_deleted_before_it_was_read_halts_the_flow_which_says_how_much(s
         wait_for(lambda: running.details("halted"))
         [why] = running.details("halted")
         assert why == (
-            f"3 records of {topic} partition 0 were deleted before they were read. Choose where to go on with "
-            "`trunkline run --start earliest|latest|TIME`."
+            f"3 records of {topic} partition 0 were deleted before they were read. Start its workers again with "
+            "`trunkline run --start earliest|latest|TIME`, which says where to go on."
         )
 
 

@@ -48,7 +48,7 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
     told = project.run("status")
     assert told.stdout.splitlines()[0].split()[-1] == "expired"
     assert told.stdout.splitlines()[1].split()[-1] == "3"
-    assert f"{project.flow}: 3 records of {project.good} were deleted before they were read; say where" in told.stderr
+    assert f"{project.flow}: 3 records of {project.good} were deleted before they were read; start" in told.stderr
 
     lost = Passed(project.flow, 0, 1, 4, expired=True)
     orders.send(project.sender, f"trunkline.{project.prefix}.control", orders.passing(lost))
