@@ -134,7 +134,7 @@ def within(lookup: Lookup, name: str, value: Any) -> list[Any]:
     if not isinstance(value, Mapping) or name not in value:
         raise Permanent(f"the event has no {lookup.key}, which is the key of {lookup.name}")
     found = value[name]
-    return [*found] if isinstance(found, list) and not any(isinstance(item, Mapping) for item in found) else [found]
+    return found if isinstance(found, list) else [found]
 
 
 def no_text(name: str, key: object) -> Permanent:
