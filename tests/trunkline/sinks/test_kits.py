@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import TypedDict
 
 from tests.trunkline.schemas import MarkV1, NoteWrittenV1
 from trunkline import Bus, Deliver, Delivered, Event, Retry, Target, Topic, env
@@ -23,6 +24,14 @@ def ask(event: Event[NoteWrittenV1], answers: Answers) -> Request:
 
 def ask_mark(event: Event[MarkV1], _: Answers) -> Request:
     return Request.post("/{id}", path={"id": event.id})
+
+
+class Numbered(TypedDict):
+    number: int
+
+
+def ask_number(event: Event[Numbered], _: Answers) -> Request:
+    return Request.post("/{number}", path={"number": str(event.data["number"])})
 
 
 async def ask_later(event: Event[NoteWrittenV1], _: Answers) -> Request:
@@ -62,6 +71,7 @@ def told(sink: Any, retry: Retry = Retry()) -> list[str]:  # noqa: B008 - frozen
         (composite(calls=[Call("a", ask, needs=["a"])]), "a need each other"),
         (composite(calls=[Call("a", WRONG["later"])]), "the request of a cannot be called"),
         (composite(calls=[Call("a", ask, undo=WRONG["of one"])]), "the undo of a cannot be called"),
+        (composite(calls=[Call("a", ask_number)]), None),
         (composite(calls=[Call("a", ask_mark)]), "ask_mark of Good reads MarkV1; notes holds NoteWrittenV1"),
         (composite(on_failure="ignore"), 'the on_failure of Good is "ignore"'),
         (composite(deadline=timedelta(0)), "the deadline of Good is no duration above 0"),

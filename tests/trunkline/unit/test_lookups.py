@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from typing_extensions import TypedDict
 
-from trunkline import Event, Limit, Lookup, Retry, Target, env, minutes
+from trunkline import Enrich, Event, Limit, Lookup, Retry, Target, env, minutes
 from trunkline.engine import lookups
 from trunkline.engine.cache import MOST, Cache
 from trunkline.engine.lookups import Asker, Turns, read, request_of
 from trunkline.engine.targets import Access, Gate
 from trunkline.errors import Halt, Permanent, Retryable, Unknown
+from trunkline.flow.bodies import key_faults
 from trunkline.flow.rows import Answers, Known, keys_of
 from trunkline.kafka import events
 from trunkline.observe import Observed
@@ -78,6 +79,24 @@ def test_the_keys_of_an_event_are_the_values_of_a_field(key: str, data: Any, key
 def test_an_event_without_the_field_is_dead(data: Any) -> None:
     with pytest.raises(Permanent, match=r"^the event has no lines\.sku, which is the key of ratings$"):
         keys_of(lookup(key="lines.sku"), event(**data))
+
+
+class Shop(TypedDict):
+    id: str
+
+
+class Sale(TypedDict):
+    shop: Shop | None
+
+
+@pytest.mark.parametrize(("key", "told"), [("shop.id", []), ("shop.di", ['Shop has no "di"']), ("shop.id.x", [])])
+def test_a_key_of_a_record_within_is_checked(key: str, told: list[str]) -> None:
+    def rated(sale: Event[Sale], _: Mapping[str, Any]) -> Event[Sale]:
+        return sale
+
+    one = lookup(key=key)
+    found = [fault.message for fault in key_faults(one, Enrich(rated, one), Sale)]
+    assert [each.partition("; ")[2].partition(". ")[0] for each in found] == told
 
 
 def test_a_step_that_asks_for_another_key_than_declared_is_told() -> None:

@@ -249,6 +249,7 @@ def test_a_walk_says_why() -> None:
     [
         (lambda: {large: Where("pices > 10", parcels_of)}, "there is no field 'pices'"),
         (lambda: {large: Where("pieces > 10", wrong_record)}, "gives OrderPlacedV1; parcels.large holds ParcelV1"),
+        (lambda: {large: Where("pieces > 10", wrong_record)}, "reads ParcelV1; orders holds OrderPlacedV1"),
         (lambda: {large: Where("pieces > 10")}, "makes no record of its own; orders holds OrderPlacedV1"),
         (lambda: {large: Where(7, parcels_of)}, "what Where asks is of type int"),  # type: ignore[arg-type]  # wrong
         (

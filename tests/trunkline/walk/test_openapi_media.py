@@ -108,6 +108,7 @@ def test_xml_is_read_as_the_standard_writes_it(schema: Data, tree: Data) -> None
         ({"n": "a"}, [("body /id", "is required and not sent")]),
         ({"@id": 1, "name": "a"},
          [("body /name", "is required and not sent"), ("body /{}name", "is unknown to the document")]),
+        ({"id": 1, "n": "a"}, [("body /id", "is required and not sent"), ("body /{}id", "is unknown to the document")]),
         ({"@id": 1, "n": "a", "@by": "me"}, [("body /@by", "is unknown to the document")]),
         ({"@id": 1, "n": "a", "lines": {"line": [{"sku": "a", "count": 1}, {"count": "two"}]}},
          [("body /lines/1/sku", "is required and not sent"),
@@ -115,7 +116,7 @@ def test_xml_is_read_as_the_standard_writes_it(schema: Data, tree: Data) -> None
         ({"@id": 1, "n": "a", "lines": {"line": {"sku": "a"}}, "note": ["b", "c"]}, []),
         ({"@id": 1, "n": "a", "lines": {"row": {"sku": "a"}}}, [("body /lines/0/sku", "is required and not sent")]),
     ],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_xml_is_judged_by_its_schema(tree: Data, told: list[tuple[str, str]]) -> None:
     named = {("s:name" if name == "n" else name): value for name, value in tree.items()}
