@@ -96,7 +96,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/subjects").status_code == 200
+        return httpx.get(f"{url}/subjects", timeout=20).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -112,19 +112,19 @@ def test_ids_are_the_registrys_and_what_it_refuses_is_told(apicurio: str) -> Non
 
 
 def refused_and_known(apicurio: str, some: Confluent, other: Confluent, gone: Confluent) -> None:
-    httpx.put(f"{apicurio}/config", json={"compatibility": "BACKWARD"}).raise_for_status()
+    httpx.put(f"{apicurio}/config", json={"compatibility": "BACKWARD"}, timeout=60).raise_for_status()
     text = record("Priced", {"name": "n", "type": "long"})
     number = some.id_of(text)
     assert other.id_of(text) == number
     assert json.loads(str(other.text_of(number))) == json.loads(text)
     assert other.codec_of(number).name == "t.Priced"
-    assert "t.Priced" in httpx.get(f"{apicurio}/subjects").json()
+    assert "t.Priced" in httpx.get(f"{apicurio}/subjects", timeout=60).json()
     with pytest.raises(UsageError, match=r"the registry refuses t\.Priced: .*Run `trunkline schema check`"):
         some.id_of(record("Priced", {"name": "n", "type": "long"}, {"name": "m", "type": "long"}))
     with pytest.raises(UnknownSchema, match="which nobody registered"):
         some.codec_of(987_654)
     recursive = record("Tree", {"name": "a", "type": {"type": "array", "items": "t.Tree"}})
-    answer = httpx.post(f"{apicurio}/subjects/t.Tree/versions", json={"schema": recursive})
+    answer = httpx.post(f"{apicurio}/subjects/t.Tree/versions", json={"schema": recursive}, timeout=60)
     with pytest.raises(Poison, match="recursive"):
         some.codec_of(answer.json()["id"])
     with pytest.raises(Unavailable, match="does not answer"):
@@ -195,7 +195,7 @@ def test_a_registry_that_is_away_holds_what_it_must_be_asked_for_and_nothing_is_
 def fastavro_of(url: str, value: bytes) -> Any:
     """Read a value by what the registry says of its schema."""
     number, body = split(value)
-    said = httpx.get(f"{url}/schemas/ids/{number}").json()["schema"]
+    said = httpx.get(f"{url}/schemas/ids/{number}", timeout=60).json()["schema"]
     return fastavro.schemaless_reader(io.BytesIO(body), json.loads(said), None)
 
 
@@ -223,10 +223,13 @@ def command(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_it_judges_compatibility_as_we_do(apicurio: str, number: int) -> None:
     newer, older, _ = PAIRS[number]
     subject = f"pair{number}"
-    httpx.put(f"{apicurio}/config/{subject}", json={"compatibility": "BACKWARD"})
-    httpx.post(f"{apicurio}/subjects/{subject}/versions", json={"schema": json.dumps(older)}).raise_for_status()
+    httpx.put(f"{apicurio}/config/{subject}", json={"compatibility": "BACKWARD"}, timeout=60)
+    registered = {"schema": json.dumps(older)}
+    httpx.post(f"{apicurio}/subjects/{subject}/versions", json=registered, timeout=60).raise_for_status()
     answer = httpx.post(
-        f"{apicurio}/compatibility/subjects/{subject}/versions/latest", json={"schema": json.dumps(newer)}
+        f"{apicurio}/compatibility/subjects/{subject}/versions/latest",
+        json={"schema": json.dumps(newer)},
+        timeout=60,
     )
     ours = {str(clash) for clash in clashes(Codec(json.dumps(newer)), Codec(json.dumps(older)))}
     assert answer.json()["is_compatible"] is (not ours - STRICTER), (ours, answer.text)
