@@ -53,5 +53,18 @@ def test_every_linked_file_is_there() -> None:
             assert (page.parent / link).exists(), f"{page} links to {link}"
 
 
+def test_every_linked_section_is_there() -> None:
+    pages = [README, Path("CONTRIBUTING.md"), *Path("docs").rglob("*.md")]
+    seen = 0
+    for page in pages:
+        for link, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+            linked = page.parent / link if link else page
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            named = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert section in named, f"{page} links to {link}#{section}"
+            seen += 1
+    assert seen > 10
+
+
 if __name__ == "__main__":
     README.write_text(recorded(included(README.read_text())))
