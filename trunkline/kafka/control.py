@@ -225,15 +225,27 @@ class Control:
 
         Those are left out that a worker has committed of a topic that was deleted and made anew since.
         """
-        return {slot: (at.offset, beside_of(at)) for slot, at in self._committed(group).items()}
+        return self.committed_by([group])[group]
 
-    def _committed(self, group: str) -> dict[Slot, OffsetAndMetadata]:
-        missing = lacking("Describe", f"group {group}")
-        answer = self._ask(lambda: self._admin.list_group_offsets({group: None}), missing=missing)[group]
-        found = {Slot(*place): at for place, at in answer.items() if at.offset >= 0}
-        topics = self._described({slot.topic for slot in found})
+    def committed_by(self, groups: Collection[str]) -> dict[str, dict[Slot, tuple[int, str]]]:
+        """Give what `committed` gives of each group: two questions, however many there are."""
+        return {
+            group: {slot: (at.offset, beside_of(at)) for slot, at in found.items()}
+            for group, found in self._committed(groups).items()
+        }
+
+    def _committed(self, groups: Collection[str]) -> dict[str, dict[Slot, OffsetAndMetadata]]:
+        if not groups:
+            return {}
+        missing = lacking("Describe", f"group {shorten(', '.join(groups), SAID, placeholder=' …')}")
+        answer = self._ask(lambda: self._admin.list_group_offsets(dict.fromkeys(groups)), missing=missing)
+        found = {group: {Slot(*place): at for place, at in answer[group].items() if at.offset >= 0} for group in groups}
+        topics = self._described({slot.topic for slots in found.values() for slot in slots})
         ids = {topic["name"]: written(UUID(topic["topic_id"])) for topic in topics}
-        return {slot: at for slot, at in found.items() if not is_of_another(beside_of(at), ids.get(slot.topic, ""))}
+        return {
+            group: {slot: at for slot, at in slots.items() if not is_of_another(beside_of(at), ids.get(slot.topic, ""))}
+            for group, slots in found.items()
+        }
 
     def commit(self, group: str, offsets: Mapping[Slot, int]) -> None:
         """Commit offsets for a group that has no members.
@@ -264,9 +276,21 @@ class Control:
 
     def members(self, group: str) -> list[Member]:
         """Give the live members of a group: none when it does not exist."""
-        missing = lacking("Describe", f"group {group}")
-        found = self._ask(lambda: self._admin.describe_groups([group]), missing=missing)[group]
-        return [Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one)) for one in found["members"]]
+        return self.members_of([group])[group]
+
+    def members_of(self, groups: Collection[str]) -> dict[str, list[Member]]:
+        """Give what `members` gives of each group: one question, however many there are."""
+        if not groups:
+            return {}
+        missing = lacking("Describe", f"group {shorten(', '.join(groups), SAID, placeholder=' …')}")
+        answer = self._ask(lambda: self._admin.describe_groups([*groups]), missing=missing)
+        return {
+            group: [
+                Member(one["client_id"], one["client_host"].lstrip("/"), assigned(one))
+                for one in answer[group]["members"]
+            ]
+            for group in groups
+        }
 
     def start_offsets(
         self,
@@ -300,7 +324,7 @@ class Control:
                 continue
             group = group_of(bus, identity_of(flow))
             # Asked before the ends: another worker's progress between the two must not look like an offset beyond them.
-            committed = self._committed(group)
+            committed = self._committed([group])[group]
             known = {slot: at.offset for slot, at in committed.items()}
             read = [topic.name for topic in inputs_of(flow)]
             low, high = self.beginnings(read), self.ends(read)

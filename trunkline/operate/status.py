@@ -109,11 +109,11 @@ def standings(bus: Bus, control: Control, db: Connection | None, held: Orders, n
                 found.append(Standing(name, "publish", flow.to.name, progress=newest, waits=waits))
             case Process() | Agent():
                 dead = reprocess.waiting(control, bus, flow)
-                standing = reading(bus, name, flow, control, seen, held, now, {})
+                standing = reading(name, flow, seen, held, now, {})
                 found.append(replace(standing, dead=dead, crowded=dead is None))
             case Deliver():
                 reached = {} if db is None else progress.read(db, sink_identity(flow.to))
-                standing = reading(bus, name, flow, control, seen, held, now, reached)
+                standing = reading(name, flow, seen, held, now, reached)
                 standing = replace(standing, notices=announced(flow, running(held, [name], now)))
                 found.append(delivering(standing, sink_identity(flow.to), db, held))
     found = [replace(one, unused=unused.get(one.flow, ()), targets=troubled.get(one.flow, ())) for one in found]
@@ -145,6 +145,8 @@ class Seen:
 
     committed: Mapping[str, Mapping[Slot, tuple[int, str]]]
     """By flow."""
+    workers: Mapping[str, int]
+    """How many live members the group of each flow has."""
     low: Mapping[Slot, int]
     high: Mapping[Slot, int]
     at: Mapping[str, Mapping[Slot, int]]
@@ -158,7 +160,9 @@ class Seen:
 def see(bus: Bus, flows: Mapping[str, Reading], control: Control) -> Seen:
     """Ask what is known of the topics and groups of flows."""
     # Before the ends: progress between the two must not look like an offset beyond them.
-    committed = {name: control.committed(group_of(bus, identity_of(flow))) for name, flow in flows.items()}
+    groups = {name: group_of(bus, identity_of(flow)) for name, flow in flows.items()}
+    by_group, members = control.committed_by(groups.values()), control.members_of(groups.values())
+    committed = {name: by_group[group] for name, group in groups.items()}
     read = sorted({topic.name for flow in flows.values() for topic in inputs_of(flow)})
     low, high = control.beginnings(read), control.ends(read)
     slots: dict[str, list[Slot]] = {}
@@ -173,7 +177,8 @@ def see(bus: Bus, flows: Mapping[str, Reading], control: Control) -> Seen:
         name: {slot: offset for slot, offset in places.items() if offset < high[slot]} for name, places in at.items()
     }
     kept = {topic: kept_for(told.config) for topic, told in control.existing(read).items()}
-    return Seen(committed, low, high, at, next_records(control, waiting), kept)
+    workers = {name: len(members[group]) for name, group in groups.items()}
+    return Seen(committed, workers, low, high, at, next_records(control, waiting), kept)
 
 
 def next_records(control: Control, waiting: Mapping[str, Mapping[Slot, int]]) -> dict[str, dict[Slot, datetime]]:
@@ -195,17 +200,15 @@ def next_records(control: Control, waiting: Mapping[str, Mapping[Slot, int]]) ->
 
 
 def reading(
-    bus: Bus,
     name: str,
     flow: Reading,
-    control: Control,
     seen: Seen,
     held: Orders,
     now: datetime,
     reached: Mapping[tuple[str, int], int],
 ) -> Standing:
     """Say how one reading flow stands; `reached` is what the ledger knows of where it was."""
-    topic, group = flow.topic.name, group_of(bus, identity_of(flow))
+    topic = flow.topic.name
     committed, at, written, high = seen.committed[name], seen.at[name], seen.written[name], seen.high
     offsets = {slot: offset for slot, (offset, _) in committed.items()}
     low = {slot: seen.low[slot] for slot in at}
@@ -216,7 +219,7 @@ def reading(
         name,
         kind_of(flow),
         topic,
-        workers=len(control.members(group)),
+        workers=seen.workers[name],
         started=all(slot in committed for slot in written),
         lag=sum(high[slot] - at[slot] for slot in written),
         behind=max(0.0, (now - min(written.values(), default=now)).total_seconds()),

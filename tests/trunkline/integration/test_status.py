@@ -1,8 +1,10 @@
 """How flows stand: what was deleted unread or soon will be, what waits for a person, who stands still and why."""
 
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -57,6 +59,26 @@ def test_what_was_deleted_unread_is_counted_and_what_soon_will_be_alarms(project
     [found] = [one for one in project.json("status") if one["flow"] == project.flow]
     assert (found["expired"], found["gone"], found["lag"]) == (3, 0, 0), "what was lost stays counted"
     assert "were deleted" not in project.run("status").stderr
+
+
+def test_groups_are_asked_about_together_however_many_flows_there_are(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    for name in ("list_group_offsets", "describe_groups"):
+        monkeypatch.setattr(KafkaAdminClient, name, counting(getattr(KafkaAdminClient, name), asked))
+    assert [one["workers"] for one in project.json("status") if one["workers"] is not None] == [0, 0]
+    assert asked == [2, 2]
+
+
+def counting(ask: Callable[..., Any], asked: list[int]) -> Callable[..., Any]:
+    """Note about how many groups somebody asks."""
+
+    def counted(client: KafkaAdminClient, groups: Collection[str]) -> Any:
+        asked.append(len(groups))
+        return ask(client, groups)
+
+    return counted
 
 
 def test_what_waits_for_a_person_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
