@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.trunkline.http.served import LOOPBACK, Served, answer
 from tests.trunkline.http.ways import Way, each_way
 from trunkline.errors import Halt
-from trunkline.http.guard import Address, Guard, networks
+from trunkline.http.guard import Address, Guard, networks, resolve
 from trunkline.http.proofs import OPEN
 from trunkline.http.transport import Transport
 from trunkline.requests import Request
@@ -89,6 +89,12 @@ def test_an_address_of_the_internet_is_reached_over_tls_alone(address: Address) 
     told = Guard().refusal(address, 443, encrypted=False)
     assert "called only by https, or if `allow` of the target or TRUNKLINE_TARGETS__ALLOW lists its network" in told
     assert Guard(networks(["0.0.0.0/0", "::/0"])).refusal(address, 443, encrypted=False) == ""
+
+
+@pytest.mark.parametrize("host", [f"{64 * 'a'}.example", "a..example"])
+def test_what_no_resolver_can_be_asked_has_no_address(host: str) -> None:
+    with pytest.raises(OSError, match="it is no name"):
+        asyncio.run(resolve(host))
 
 
 @pytest.mark.parametrize(("port", "reached"), [(443, True), (8443, True), (25, False), (80, False), (9200, False)])
