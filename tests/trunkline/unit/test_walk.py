@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from trunkline.adapters import Item
 from trunkline.errors import Halt, Retryable, UsageError
 from trunkline.flow.inputs import posted, walked
 from trunkline.flow.journey import Journey, Stepped
+from trunkline.flow.journeys import stepped
 from trunkline.flow.walk import walk
 from trunkline.requests import Request
 from trunkline.responses import Response
@@ -306,6 +308,13 @@ def test_rows_are_given_for_look_ups_too() -> None:
     told = walked(asking, job)
     assert told["notes"] == []
     assert "Bern" in json.dumps(told["journeys"])
+
+
+@pytest.mark.parametrize(("given", "became"), [({}, None), ({"key": "b"}, "b")])
+def test_a_step_that_makes_another_event_of_one_is_told(given: dict[str, Any], became: str | None) -> None:
+    before: Event[Any] = Event("1", AT, {}, source="bus/web", key="a")
+    told = stepped(Stepped("flow", "step", before, replace(before, **given)))
+    assert told.get("became", {"key": None})["key"] == became
 
 
 def test_a_step_that_looks_up_what_its_key_does_not_give_is_told() -> None:
