@@ -56,7 +56,7 @@ def sink_of(bus: Bus, name: str) -> str:
     if found is None:
         flow = browse.flow_of(bus, name)
         if flow not in bus.delivering:
-            raise UsageError(f"{flow} is a flow of steps; only a sink can be paused, resumed or told to skip an event.")
+            raise UsageError(f"{flow} calls no target; only a sink can be paused, resumed or told to skip an event.")
         found = bus.delivering[flow].to
     return sink_identity(found)
 

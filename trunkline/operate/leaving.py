@@ -32,8 +32,9 @@ class Left:
             *([f"parked keys: {self.parked}"] if self.parked else []),
         ]
         return (
-            f"the sink {self.sink} has left the topology; {', '.join(parts)}. Put it back until `trunkline status` "
-            "shows no lag and `trunkline dlq replay FLOW` or `discard` has ended its letters, or give that up: "
+            f"the sink {self.sink} has left the topology; {', '.join(parts)}. If it, or its flow, has another name "
+            "now, say the old one with `was`. Else put it back until `trunkline status` shows no lag and `trunkline dlq "
+            "replay FLOW` or `discard` has ended its letters, or give that up: "
             f'Bus(…, retired=["{self.sink}"]).'
         )
 

@@ -394,7 +394,7 @@ def test_who_does_not_obey_is_named_on_the_command_line(project: Project, monkey
             "shelves",
             "there is no sink or reading flow shelves. It is a target (`trunkline target show shelves`), called ",
         ),
-        ("PREFIX.orders.checked", "is a flow of steps; only a sink can be paused, resumed or told to skip an event."),
+        ("PREFIX.orders.checked", "calls no target; only a sink can be paused, resumed or told to skip an event."),
     ],
 )
 def test_a_name_that_is_no_sink_is_wrong_use(project: Project, name: str, said: str) -> None:

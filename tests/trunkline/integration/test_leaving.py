@@ -57,6 +57,7 @@ def test_what_is_left_for_a_sink_is_said_until_it_is_retired(stage: Stage) -> No
     assert found == Left("shelf", {topic: 3}, letters=2, parked=1)
     assert str(found).startswith(
         f"the sink shelf has left the topology; unread records of {topic}: 3, dead letters: 2, parked keys: 1. "
+        "If it, or its flow, has another name now, say the old one with `was`. Else put it back until "
     )
     with pytest.raises(UsageError, match=r'the sink shelf has left.*Bus\(…, retired=\["shelf"\]\)'):
         work(after(stage), stage.settings(), [], start="latest")
