@@ -33,8 +33,8 @@ class Left:
         ]
         return (
             f"the sink {self.sink} has left the topology; {', '.join(parts)}. If it, or its flow, has another name "
-            "now, say the old one with `was`. Else put it back until `trunkline status` shows no lag and `trunkline dlq "
-            "replay FLOW` or `discard` has ended its letters, or give that up: "
+            "now, say the old one with `was`. Else put it back until `trunkline status` shows no lag and `trunkline "
+            "dlq replay FLOW` or `discard` has ended its letters, or give that up: "
             f'Bus(…, retired=["{self.sink}"]).'
         )
 
