@@ -26,6 +26,8 @@ class Served:
         self.taken = 0
         self.connections = 0
         self.asked = asyncio.Event()
+        self.gone = asyncio.Event()
+        """Set when a client has gone that was waited for."""
         self._parts = parts
         self._endless = endless
         self._tls = tls
@@ -65,6 +67,7 @@ class Served:
             for part in self._parts:
                 if part is None:
                     await reader.read()
+                    self.gone.set()
                     return
                 writer.write(part)
                 await writer.drain()
