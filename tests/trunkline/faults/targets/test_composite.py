@@ -12,6 +12,7 @@ from tests.trunkline.schemas import NoteWrittenV1
 from tests.trunkline.sinks.trips import trips
 from tests.trunkline.support import Stage, counts, header, note, wait_for
 from trunkline.dev.target.behaviour import Behaviour
+from trunkline.flow.composite import OnFailure
 from trunkline.flow.declare import Bus
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Sender
@@ -82,6 +83,30 @@ def test_a_kill_in_the_middle_of_composite_deliveries(stage: Stage, moment: str)
         wait_for(lambda: finished(stage, bus), seconds=60, why=lambda: child.log[-3000:])
         assert child.terminate() == 0, child.log[-3000:]
     settle(stage, data)
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "dead_letter"])
+def test_a_kill_in_the_middle_where_nothing_is_taken_back(stage: Stage, on_failure: OnFailure) -> None:
+    options = {"on_failure": on_failure}
+    bus = stage.make(trips(stage.prefix, on_failure))
+    [flow] = bus.delivering
+    stage.target.control.break_(Behaviour(name=stage.prefix, match="text=refused", status=422))
+    stage.target.control.break_(Behaviour(name=stage.prefix, latency_ms=20))
+    data = journeys(refused=0.25)
+    stage.write(bus, data)
+    for moment in ("calling", "answered", "recorded"):
+        with stage.child(BUS, options=options, die=moment, after=20) as child:
+            assert child.wait() == -9, f"no kill while {moment}: {child.log[-3000:]}"
+        stage.forget_members(bus, flow)
+    assert not finished(stage, bus), "inconclusive: nothing was left to do"
+    with stage.child(BUS, options=options) as child:
+        wait_for(lambda: finished(stage, bus), seconds=60, why=lambda: child.log[-3000:])
+        assert child.terminate() == 0, child.log[-3000:]
+    steps = {"refused": {"flight": 1, "hotel": 1}, "": {"flight": 1, "hotel": 1, "car": 1}}
+    assert made(stage) == {one["note_id"]: steps[one["text"]] for one in data}
+    lost = 0 if on_failure == "continue" else sum(one["text"] == "refused" for one in data)
+    assert stage.rows() == Counter({State.DONE: EVENTS - lost, State.DEAD: lost})
+    assert len({header(record, "ce_id") for record in stage.read(f"{stage.prefix}.trips")}) == EVENTS - lost
 
 
 def test_a_worker_frozen_in_the_middle_of_composite_deliveries(stage: Stage) -> None:
