@@ -355,6 +355,12 @@ def test_a_claim_is_its_owners_until_its_deadline(db: Connection) -> None:
     assert claims.take(db, claim, b"0001x", "two", 1e9) == "published"
 
 
+def test_a_claim_is_found_again_by_later_versions() -> None:
+    """Under another id, or with another state, what was posted before an upgrade would be published a second time."""
+    assert claims.id_of("t/till", "a").hex() == "e8beaeffc356afb3639fee9fd72dc863"
+    assert {state.name: state.value for state in claims.State} == {"PENDING": 1, "PUBLISHED": 2}
+
+
 def test_a_sink_keeps_its_number(db: Connection) -> None:
     numbers = [deliveries.number_of(db, name) for name in ("store", "other", "store")]
     assert numbers[0] == numbers[2] != numbers[1]

@@ -13,7 +13,7 @@ from trunkline.cli.main import commands
 from trunkline.errors import UsageError
 from trunkline.flow.breaks import breaks
 from trunkline.flow.journeys import Data
-from trunkline.flow.openapi import Document, faults_of, findings, read
+from trunkline.flow.openapi import Document, escaped, faults_of, findings, names_in, read
 
 VENDOR = Path(__file__).parent / "vendor"
 OLD, NEW = VENDOR / "stock.v1.yaml", VENDOR / "stock.v2.json"
@@ -184,6 +184,11 @@ def test_what_cannot_be_understood_at_all_is_wrong_use(tmp_path: Path, text: str
     (tmp_path / "api.json").write_text(text)
     with pytest.raises(UsageError, match=r"^\S*api\.json is n"):
         findings(read(tmp_path / "api.json"), [("one.json", {"request": request({}, path="/a")})])
+
+
+@pytest.mark.parametrize("name", ["a", "a~b", "/orders/{id}", "~1", "~01", "~"])
+def test_a_name_is_written_into_a_pointer_and_read_out_of_it(name: str) -> None:
+    assert names_in(f"/paths/{escaped(name)}/post") == ["paths", name, "post"]
 
 
 @pytest.mark.parametrize("reference", ["other.yaml#/x", "#/components/schemas/None", "#/paths/~1a/post/requestBody"])
