@@ -1,13 +1,12 @@
 """`httpx` for sinks that make their calls themselves: the same way to the target as every other call takes."""
 
-import asyncio
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
 
 import httpx
 
-from trunkline.errors import Permanent, Unknown
+from trunkline.errors import Permanent
 from trunkline.http.transport import READ, Transport
 from trunkline.requests import sendable
 
@@ -38,11 +37,7 @@ class Way(httpx.AsyncBaseTransport):
         content = await request.aread()
         headers = sendable({name: value for name, value in request.headers.items() if name.lower() not in OURS})
         seconds = request.extensions.get("timeout", NOTHING).get("read")
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._transport.call(request.method, path, headers, content or None, kept=READ)
-        except TimeoutError:
-            raise Unknown(f"no answer from the target within the request's own timeout of {seconds:g} s") from None
+        answer = await self._transport.call(request.method, path, headers, content or None, kept=READ, seconds=seconds)
         left = {name: value for name, value in answer.headers.items() if name not in DECODED}
         return httpx.Response(answer.status, headers=left, content=answer.body, extensions={"whole": answer.whole})
 

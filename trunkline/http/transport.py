@@ -174,13 +174,15 @@ class Transport:
         *,
         careful: bool = True,
         kept: int = KEPT,
+        seconds: float | None = None,
     ) -> Response:
         """Make one call to a path below the target's address; the names of `headers`, which it keeps, in lower case.
 
         The answer has the headers that are text, of several with one name a list, and `kept` bytes of the body.
 
         With `careful` a body that breaks is cut there, without it the outcome is Unknown. All that one call takes, a
-        token, a second address, the same once more with a new token, has the one deadline.
+        token, a second address, the same once more with a new token, has the one deadline, or fewer `seconds`. Until
+        then the HTTP client stays with the target, even when whoever waits for the answer is cancelled.
 
         Raises:
             Retryable, Unknown, Permanent, NoToken, Halt: as `send`.
@@ -192,7 +194,7 @@ class Transport:
         if (trace := TRACE.get()) is not None:
             headers["traceparent"] = trace
         now = self._clock()
-        ends = now + self._deadline
+        ends = now + (self._deadline if seconds is None else min(self._deadline, seconds))
         tried, renewed = 0, False
         while True:
             if (client := self._pool.ready(now)) is None:
