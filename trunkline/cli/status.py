@@ -13,6 +13,7 @@ from trunkline.cli.sink import holder, tell_mixed, veiled
 from trunkline.errors import Halt
 from trunkline.kafka import orders
 from trunkline.kafka.control import Control
+from trunkline.kafka.events import START
 from trunkline.kafka.orders import Orders
 from trunkline.kafka.retention import ALARMING
 from trunkline.kafka.topics import control_of
@@ -108,7 +109,7 @@ def alarms(one: Standing, *, idle: bool = False) -> Iterator[str]:
     if one.gone:
         yield (
             f"{one.gone} records of {one.topic} were deleted before they were read; start its workers again with "
-            "trunkline run --start earliest|latest|TIME, which says where to go on."
+            f"{START}, which says where to go on."
         )
     if one.unread > ALARMING:
         yield (

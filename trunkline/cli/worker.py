@@ -23,7 +23,7 @@ from trunkline import settings
 from trunkline.cli.project import cluster_of, load_bus, looking, talk
 from trunkline.cli.run import moment
 from trunkline.errors import UsageError
-from trunkline.flow.declare import Bus, Deliver, sink_identity
+from trunkline.flow.declare import Bus, sink_identity
 from trunkline.gateway.server import serve
 from trunkline.kafka import orders
 from trunkline.kafka.clientlog import Once
@@ -136,8 +136,8 @@ def note(bus: Bus, cluster: Cluster, gaps: Sequence[Passed]) -> None:
 
 def reached(bus: Bus, db: Connection | None, name: str) -> Mapping[tuple[str, int], int]:
     """Give where the ledger knows that a flow was."""
-    flow = dict(bus.named())[name]
-    return progress.read(db, sink_identity(flow.to)) if db is not None and isinstance(flow, Deliver) else {}
+    flow = bus.delivering.get(name)
+    return {} if db is None or flow is None else progress.read(db, sink_identity(flow.to))
 
 
 def set_up_logging() -> None:

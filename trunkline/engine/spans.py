@@ -160,7 +160,7 @@ def calling(sink: str, flow: str, target: str, events: Sequence[Event[Any]], *, 
         if span is not None:
             TRACE.set(span.traceparent)
             return span
-    TRACE.set(single if single is not None and FORM.fullmatch(single) else None)
+    TRACE.set(single if single is not None and valid(single) else None)
     return None
 
 

@@ -30,6 +30,7 @@ from trunkline.kafka.continuity import continuity, written
 from trunkline.kafka.events import UNTOLD, Slot, is_added, is_of_another
 from trunkline.kafka.greeting import greet
 from trunkline.kafka.orders import Passed
+from trunkline.kafka.retention import remembered
 from trunkline.kafka.topics import COMPARED, Change, Create, Differ, Existing, Grow, Refuse, needed, reading
 
 T = TypeVar("T")
@@ -305,7 +306,7 @@ class Control:
         A partition with nothing to read begins at its end. On any other the person who starts the flow decides with
         `start`: a rename, a new flow on an old topic, or expired records never deliver or skip anything silently.
         `note` is told what flows will never read (L6), before anything is committed. `reached` gives what the ledger
-        knows of where a flow was: Kafka forgets it of a group that has no member for a week.
+        knows of where a flow was (`remembered`).
 
         Raises:
             UsageError: a topic is missing, or `start` is needed and not given; nothing was committed.
@@ -331,8 +332,7 @@ class Control:
             if flow.topic.key is None:  # members begin by themselves where it was given more, also beside running ones
                 numbers = {slot.partition for slot in known if slot.topic == flow.topic.name}
                 low = {slot: at for slot, at in low.items() if not is_added(slot.partition, numbers)}
-            forgotten = {slot: at for slot, at in reached(name).items() if slot not in known}
-            known |= {slot: forgotten[slot] for slot in low if forgotten.get(slot, low[slot]) < low[slot]}
+            known = remembered(known, reached(name), low)
             begin, open_, cut = beginning(low, high, known)
             if start is not None:
                 here = {slot: at for slot, at in committed.items() if slot in low and slot not in cut}

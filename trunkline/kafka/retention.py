@@ -42,6 +42,17 @@ def unread(
     return Unread(expired, max(timedelta(), now - min(waiting)) / keep)
 
 
+def remembered(
+    committed: Mapping[Slot, int], reached: Mapping[tuple[str, int], int], low: Mapping[Slot, int]
+) -> dict[Slot, int]:
+    """Add to committed offsets, where there are none, those that the ledger has reached and the topic has deleted.
+
+    Kafka forgets the offsets of a group that has no member for a week; without these nobody would know of a loss.
+    """
+    lost = {slot: reached[slot] for slot in low if slot not in committed and reached.get(slot, low[slot]) < low[slot]}
+    return {**committed, **lost}
+
+
 def kept_for(settings: Mapping[str, str]) -> timedelta | None:
     """Read from a topic's settings how long it keeps records; None for ever."""
     milliseconds = int(settings.get("retention.ms", "-1"))

@@ -23,7 +23,7 @@ from trunkline.flow.declare import (
 from trunkline.kafka.control import Control
 from trunkline.kafka.events import Slot, time_in
 from trunkline.kafka.orders import Announcement, Full, Orders, running
-from trunkline.kafka.retention import ALARMING, kept_for, unread
+from trunkline.kafka.retention import ALARMING, kept_for, remembered, unread
 from trunkline.kafka.topics import reading as reading_flows
 from trunkline.kafka.topics import used
 from trunkline.ledger import deliveries, progress
@@ -210,9 +210,8 @@ def reading(
     """Say how one reading flow stands; `reached` is what the ledger knows of where it was."""
     topic = flow.topic.name
     committed, at, written, high = seen.committed[name], seen.at[name], seen.written[name], seen.high
-    offsets = {slot: offset for slot, (offset, _) in committed.items()}
     low = {slot: seen.low[slot] for slot in at}
-    offsets = {**{slot: reached[slot] for slot in low if reached.get(slot, low[slot]) < low[slot]}, **offsets}
+    offsets = remembered({slot: offset for slot, (offset, _) in committed.items()}, reached, low)
     risk = unread(offsets, low, high, written, seen.kept.get(topic), now)  # none when it has been deleted meanwhile
     workers = running(held, [name], now)
     return Standing(
